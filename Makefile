@@ -1,0 +1,22 @@
+# make demo   the whole chain on NASA's Blue Marble: runs/quickstart/report.png
+# make test   everything, offline, on a CPU
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+.PHONY: demo test
+demo: .venv/ready
+	bash recipes/quickstart.sh
+
+test: .venv/tests
+	ruff check .
+	python -m pytest -q tests
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/tests: .venv/ready tests/requirements.txt
+	python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
