@@ -1,5 +1,5 @@
-"""Six self-supervised methods: the loss of each as a pure function, and the module that holds the backbone with
-the method's projector, predictor, prototypes and teacher. METHODS has the published settings.
+"""Six self-supervised methods: the loss of each as a pure function, and the module that holds the backbone
+with the method's projector, predictor, prototypes and teacher. Their published settings: models.lars.METHODS.
 
 Statistics are those of the *global* batch: on N processes loss and gradient equal those of one process.
 """
@@ -13,51 +13,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from models.lars import cosine_warmup
-
-# Files are those of facebookresearch/vicreg 4e12602, barlowtwins 8e8d284, dino 7c446df, swav 06b1b7c,
-# google-research/simclr 383d414, deepmind-research 09270ed (byol/).
-# lr: base of the scaling rule (models.lars.peak_lr). lr_1d: learning rate of biases and norms over that of the
-# rest. start, end: shares of the scaled lr at the first step and after the last. head: options of build_method.
-COMMON = dict(optimizer="lars", exclude_1d=True, scaling="linear", lr_1d=1.0, weight_decay=1e-6,
-              warmup_epochs=10, start=0.0, end=0.0, linspace=False, clip_grad=0.0, local_crops=0)
-METHODS = dict(
-    vicreg=COMMON | dict(  # LARS main_vicreg.py:245-254, not for 1-D :112, decay :53
-        lr=0.3, end=0.001,  # README, 100 epochs; the dissertation: 0.3 x 800 / 256; schedule :167-181
-        head=dict(projector=(8192, 8192, 8192),  # :223-232
-                  invariance=25.0, variance=25.0, covariance=1.0)),  # :58-63
-    barlow=COMMON | dict(  # LARS main.py:224-226, decay :37 and :100
-        lr=0.2, lr_1d=0.0048 / 0.2, end=0.001,  # :167-168, schedule :155-168
-        head=dict(projector=(8192, 8192, 8192), lambd=0.0051)),  # :195-202, :39
-    dino=COMMON | dict(
-        optimizer="sgd", lr=0.03, weight_decay=1e-4,  # README, ResNet-50; not on 1-D: utils.py:632-643
-        linspace=True, end=1e-6 / 0.06,  # utils.py:187-198; min_lr 1e-6 at batch 512
-        clip_grad=3.0,  # main_dino.py:87; each parameter's norm by itself: utils.py:132-141
-        local_crops=6,  # the dissertation, 5.1; the README has 8
-        head=dict(projector=(2048, 2048, 256, 65536),  # vision_transformer.py:257-291
-                  student_temp=0.1, center_momentum=0.9,  # main_dino.py:365-366
-                  teacher_temp=(0.04, 0.04, 0),  # from, to, epochs between: :66-72
-                  momentum=0.996, freeze=1.0)),  # :61; epochs without updates of the last layer :93
-    simclr=COMMON | dict(  # LARS tf2/model.py:40-46
-        lr=0.075, scaling="sqrt",  # README: better than linear below batch 4096, where both are 4.8
-        weight_decay=1e-4,  # run.py:55
-        head=dict(projector=(2048, 2048, 128), temperature=0.1)),  # tf2/model.py:157-217; run.py:191
-    byol=COMMON | dict(  # LARS configs/byol.py:57-61, decay :22, not on 1-D byol_experiment.py:193
-        lr=0.45,  # configs/byol.py:21, 100 epochs (300: 0.3, 1000: 0.2)
-        head=dict(projector=(4096, 256),  # :40-42, the predictor's widths too
-                  momentum=0.99)),  # :23, 100 and 300 epochs (40: 0.97, 1000: 0.996)
-    swav=COMMON | dict(
-        optimizer="larc", exclude_1d=False,  # main_swav.py:171-177: everything adapted and decayed
-        lr=0.3, start=0.3 / 4.8, end=0.0048 / 4.8, linspace=True,  # swav_100ep_pretrain.sh: 4.8 at batch 4096
-        head=dict(projector=(2048, 128, 3000),  # main_swav.py:65-68; src/resnet50.py:197-217
-                  temperature=0.1, epsilon=0.05, iterations=3,  # main_swav.py:59-64
-                  queue=3840, queue_start=15.0,  # the batch-256 recipe: for batches below the prototypes; 0: none
-                  freeze=1.0,  # published: 313 iterations at batch 4096, 5005 at 256: an epoch and one step
-                  global_views=2)),
-)
+from models.lars import METHODS, cosine_warmup
+from models.run import rank, world
 
 
-# ------------------------------------------- precision and processes -------------------------------------------
+# ---------------- precision and processes ----------------
 def full_precision(function):
     """`function(*tensors, **options)` outside autocast, with half-precision tensors as float32."""
     @functools.wraps(function)
@@ -68,16 +28,10 @@ def full_precision(function):
     return wrapped
 
 
-def processes():
-    """(rank, number of processes)."""
-    on = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        parts = [torch.empty_like(x) for _ in range(processes()[1])]
+        parts = [torch.empty_like(x) for _ in range(world())]
         dist.all_gather(parts, x)
         return torch.cat(parts)
 
@@ -85,31 +39,30 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad):
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
-        rank, world = processes()
-        return grad.chunk(world)[rank]
+        return grad.chunk(world())[rank()]
 
 
 @full_precision
 def gather(x):
     """x (b, ...) of every process -> (b * processes, ...) in the order of ranks; b must be equal on all.
 
-    Its gradient is the *sum* of those of the processes. Where each computes the same loss of the global batch,
-    the mean over processes that DistributedDataParallel takes in the end makes it exact.
+    Its gradient is the *sum* of those of the processes. Where each has the same loss of the global batch, the
+    mean over processes that DistributedDataParallel takes in the end makes it exact.
     """
-    return x if processes()[1] == 1 else _Gather.apply(x.contiguous())
+    return x if world() == 1 else _Gather.apply(x.contiguous())
 
 
-# --------------------- losses: each returns (loss, terms), terms a dict of detached scalars ---------------------
-def off_diagonal(a, b):
-    """sum_{i != j} (a'b)_ij^2 of a, b (n, d); for n < d from n x n matrices, equal in value and gradient:
+# ---------------- losses: each returns (loss, terms), terms a dict of detached scalars ----------------
+def off_diagonal(a, b, diagonal):
+    """sum_{i != j} (a'b)_ij^2 of a, b (n, d), for n < d by sum_ij (a'b)_ij^2 = sum_kl (aa')_kl (bb')_kl.
 
-    sum_ij (a'b)_ij^2 = sum_kl (aa')_kl (bb')_kl. No digits cancel in the difference below: a'b has rank <= n, so
-    its squared norm is at least (tr a'b)^2 / n, which is d / n times the squares of an even diagonal.
+    diagonal: (d,), of a'b. No digits cancel in the difference: a'b has rank <= n, so its squared norm is at
+    least (tr a'b)^2 / n, which is d / n times the squares of an even diagonal.
     """
     if len(a) >= a.shape[1]:
         return (a.T @ b).fill_diagonal_(0).square().sum()
     gram = a @ a.T
-    return (gram * (gram if b is a else b @ b.T)).sum() - (a * b).sum(0).square().sum()
+    return (gram * (gram if b is a else b @ b.T)).sum() - diagonal.square().sum()
 
 
 @full_precision
@@ -119,13 +72,18 @@ def vicreg_loss(x, y, invariance=25.0, variance=25.0, covariance=1.0):
     lambda s(x, y) + mu (v(x) + v(y)) / 2 + nu (c(x) + c(y)): s the mean squared difference, v the mean over
     columns of max(0, 1 - sqrt(var + 1e-4)), c the sum of squared off-diagonal covariances over d. As in the
     official code (main_vicreg.py:194-220), to which 25, 25, 1 belong: the paper has no half on v, and no mean
-    over d in s. Covariances are over n - 1; the code takes the configured batch, wrong for a smaller last one.
+    over d in s. Covariances are over n - 1; the code has the configured batch - 1, wrong for a smaller one.
     """
-    n, d = x.shape
+    def variance_covariance(z):
+        n, d = z.shape
+        z = z - z.mean(0)
+        squares = z.square().sum(0)
+        v = F.relu(1 - torch.sqrt(squares / (n - 1) + 1e-4)).mean()
+        return v, off_diagonal(z, z, squares) / (n - 1) ** 2 / d
+
     s = F.mse_loss(x, y)
-    v = sum(F.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean() for z in (x, y)) / 2
-    x, y = x - x.mean(0), y - y.mean(0)
-    c = sum(off_diagonal(z, z) for z in (x, y)) / (n - 1) ** 2 / d
+    (v_x, c_x), (v_y, c_y) = variance_covariance(x), variance_covariance(y)
+    v, c = (v_x + v_y) / 2, c_x + c_y
     terms = dict(invariance=s.detach(), variance=v.detach(), covariance=c.detach())
     return invariance * s + variance * v + covariance * c, terms
 
@@ -136,13 +94,13 @@ def barlow_loss(x, y, lambd=0.0051):
 
     sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, C the cross-correlation (main.py:207-221). Columns are
     standardised here (biased variance, eps 1e-5) as by the official BatchNorm1d(affine=False), whose running
-    statistics nothing reads, and C is over n, not the configured batch. The official gradient on N processes is
-    1 / N of the true one, since its all_reduce of C does not differentiate; ours is exact.
+    statistics nothing reads, and C is over n, not the configured batch. On N processes the official gradient
+    is 1 / N of the true one, since its all_reduce of C does not differentiate; ours is exact.
     """
     n = len(x)
     x, y = (F.batch_norm(z, None, None, training=True, eps=1e-5) for z in (x, y))
-    on = ((x * y).sum(0) / n - 1).square().sum()
-    off = off_diagonal(x, y) / n ** 2
+    diagonal = (x * y).sum(0)
+    on, off = (diagonal / n - 1).square().sum(), off_diagonal(x, y, diagonal) / n ** 2
     return on + lambd * off, dict(on_diagonal=on.detach(), off_diagonal=off.detach())
 
 
@@ -150,8 +108,8 @@ def barlow_loss(x, y, lambd=0.0051):
 def simclr_loss(x, y, temperature=0.1):
     """NT-Xent of SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1) of embeddings x, y (n, d).
 
-    The *sum* of both directions, each a mean over n, as in the official code (tf2/objective.py:33-86), to which
-    the learning rates belong: twice the mean over 2n of the paper's Algorithm 1.
+    The *sum* of both directions, each a mean over n, as in the official code (tf2/objective.py:33-86) with
+    its learning rates: twice the mean over 2n of the paper's Algorithm 1.
     """
     n = len(x)
     z = F.normalize(torch.cat([x, y]), dim=1)
@@ -163,10 +121,10 @@ def simclr_loss(x, y, temperature=0.1):
 
 @full_precision
 def byol_loss(p1, p2, z1, z2):
-    """BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2) of predictions p and the teacher's projections z (b, d).
+    """BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2) of predictions p and teacher's projections z (b, d).
 
-    |p1 - z2|^2 + |p2 - z1|^2 of normalised vectors, mean over b: the sum of both directions, as in the paper and
-    the official code (utils/helpers.py:109-112).
+    |p1 - z2|^2 + |p2 - z1|^2 of normalised vectors, mean over b: the sum of both directions, as in the paper
+    and the official code (utils/helpers.py:109-112).
     """
     cosine = F.cosine_similarity(p1, z2.detach()) + F.cosine_similarity(p2, z1.detach())
     return (4 - 2 * cosine).mean(), dict(cosine=cosine.detach().mean() / 2)
@@ -179,7 +137,8 @@ def swav_loss(scores, q, temperature=0.1):
     scores (V, b, K) of all crops, the G global ones first; q (G, b, K) assignments of these. Cross-entropy of
     softmax(scores / temperature) to q of every *other* global crop, mean over b and the G (V - 1) pairs.
     """
-    others = [sum(t for g, t in enumerate(q) if g != v) for v in range(len(scores))]
+    others = [sum(t for g, t in enumerate(q) if g != v) for v in range(len(q))]
+    others += [q.sum(0)] * (len(scores) - len(q))
     loss = sum(F.cross_entropy(s / temperature, t) for s, t in zip(scores, others, strict=True))
     entropy = torch.special.entr(q.detach()).sum(-1).mean()  # towards 0 or ln K in the two kinds of collapse
     return loss / (len(q) * (len(scores) - 1)), dict(target_entropy=entropy)
@@ -187,13 +146,12 @@ def swav_loss(scores, q, temperature=0.1):
 
 @full_precision
 def dino_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04):
-    """DINO (Caron et al. 2021, arXiv 2104.14294, eq. 2-4; main_dino.py:363-416): the swapped prediction again.
+    """DINO (Caron et al. 2021, arXiv 2104.14294, eq. 2-4; main_dino.py:363-416): swapped prediction again.
 
     student (V, b, K) of all crops; teacher (G, b, K) of the global ones, whose targets are
     softmax((teacher - center) / teacher_temp); center (1, K).
     """
-    targets = F.softmax((teacher.detach() - center) / teacher_temp, dim=-1)
-    return swav_loss(student, targets, temperature=student_temp)
+    return swav_loss(student, F.softmax((teacher - center) / teacher_temp, dim=-1), temperature=student_temp)
 
 
 @torch.no_grad()
@@ -201,8 +159,8 @@ def dino_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04):
 def sinkhorn(scores, epsilon=0.05, iterations=3):
     """scores (n, K) -> assignments with rows of sum 1 that use the K prototypes equally (SwAV, eq. 3-5).
 
-    The largest score is subtracted for exp's sake: a common factor leaves with the first division. The largest
-    of each row would not leave, as three iterations do not converge.
+    The largest score is subtracted for exp's sake: a common factor leaves with the first division. The
+    largest of each row would not, as three iterations do not converge.
     """
     n, k = scores.shape
     q = torch.exp((scores - scores.max()) / epsilon)
@@ -225,7 +183,7 @@ def embedding_stats(z):
     return dict(embedding_std=z.std(0).mean(), effective_rank=torch.special.entr(s / s.sum()).sum().exp())
 
 
-# --------------------------------------------------- networks --------------------------------------------------
+# ---------------- networks ----------------
 def mlp(*widths, hidden_bias=True, last_bias=False, norm=True, activation=nn.ReLU):
     """Linear, BatchNorm (`norm`) and activation, again and again; the last layer is only Linear."""
     layers = []
@@ -240,7 +198,7 @@ def features(backbone, crops):
     return torch.cat([backbone(torch.cat(list(group))) for _, group in groups])
 
 
-linear = full_precision(F.linear)  # bfloat16 scores would be off by 0.1 once divided by a temperature of 0.04
+linear = full_precision(F.linear)  # bfloat16 scores would be off by 0.1 once over a temperature of 0.04
 unit = full_precision(functools.partial(F.normalize, dim=-1))
 
 
@@ -256,13 +214,14 @@ def move_teacher(teacher, students, momentum, progress):
     torch._foreach_lerp_(list(teacher.parameters()), [p for s in students for p in s.parameters()], 1 - m)
 
 
-def over_partners(loss, count):
-    """Mean of loss(k), a (loss, terms), over the partners k = 1 ... count of view 0."""
-    losses, terms = zip(*map(loss, range(1, count + 1)), strict=True)
-    return sum(losses) / count, {name: sum(t[name] for t in terms) / count for name in terms[0]}
+def over_pairs(loss, *views):
+    """Mean over k >= 1 of loss(x[0], x[k], y[0], y[k], ...), a (loss, terms), of `views` x, y, ..."""
+    results = [loss(*(x for v in views for x in (v[0], v[k]))) for k in range(1, len(views[0]))]
+    n, names = len(results), results[0][1]
+    return sum(r[0] for r in results) / n, {name: sum(r[1][name] for r in results) / n for name in names}
 
 
-# --------------------------------------------------- methods ---------------------------------------------------
+# ---------------- methods ----------------
 class Method(nn.Module):
     """What a training loop sees. All state is in parameters and buffers: a state_dict resumes exactly.
 
@@ -272,6 +231,7 @@ class Method(nn.Module):
     process's share, as is the loss; embedding (b, d): what the projector makes of views[0], detached.
 
     A step: forward, backward, clip, before_update(epoch), the optimizer, after_update(step / all steps).
+    encoder() is the backbone to keep and to evaluate.
     """
     freeze = 0.0  # epochs in which the prototypes are not updated
 
@@ -280,7 +240,6 @@ class Method(nn.Module):
         self.backbone = backbone
 
     def encoder(self):
-        """The backbone to keep and to evaluate."""
         return self.backbone
 
     def before_update(self, epoch):
@@ -292,43 +251,31 @@ class Method(nn.Module):
 
 
 class Siamese(Method):
-    """VICReg, Barlow Twins, SimCLR: one network, and the mean loss of the pairs (views[0], partner) of the
-    global batch. A local crop is one more partner. Each view has a forward pass, hence BatchNorm statistics, of
-    its own, as published; in SimCLR those of one size share it.
+    """VICReg, Barlow Twins, SimCLR: mean loss of the pairs (views[0], partner) of the global batch; a local
+    crop is one more partner. As published, each view has a forward pass and BatchNorm statistics of its own.
     """
+
+    def __init__(self, backbone, dim, projector, loss, hidden_bias, **options):
+        super().__init__(backbone)
+        self.projector = mlp(dim, *projector, hidden_bias=hidden_bias)
+        self.loss = functools.partial(loss, **options)
 
     def forward(self, views, local=(), epoch=0.0):
         z = torch.stack(self.embed([*views, *local]), dim=1)
-        whole = gather(z).unbind(1)  # one collective for all views
-        return *over_partners(lambda k: self.loss(whole[0], whole[k]), len(whole) - 1), z[:, 0].detach()
+        return *over_pairs(self.loss, gather(z).unbind(1)), z[:, 0].detach()  # one collective for all views
 
     def embed(self, crops):
         return [self.projector(self.backbone(x)) for x in crops]
 
 
-class VICReg(Siamese):
-    def __init__(self, backbone, dim, projector, **coefficients):
-        super().__init__(backbone)
-        self.projector = mlp(dim, *projector)
-        self.loss = functools.partial(vicreg_loss, **coefficients)
-
-
-class BarlowTwins(Siamese):
-    def __init__(self, backbone, dim, projector, lambd):
-        super().__init__(backbone)
-        self.projector = mlp(dim, *projector, hidden_bias=False)
-        self.loss = functools.partial(barlow_loss, lambd=lambd)
-
-
 class SimCLR(Siamese):
-    def __init__(self, backbone, dim, projector, temperature):
-        super().__init__(backbone)
+    def __init__(self, backbone, dim, projector, **options):
+        super().__init__(backbone, dim, projector, simclr_loss, hidden_bias=False, **options)
         norm = nn.BatchNorm1d(projector[-1])  # on the last layer too, without a shift: tf2/model.py:120-190
         norm.bias.requires_grad_(False)
-        self.projector = mlp(dim, *projector, hidden_bias=False).append(norm)
-        self.loss = functools.partial(simclr_loss, temperature=temperature)
+        self.projector.append(norm)
 
-    def embed(self, crops):
+    def embed(self, crops):  # as published, crops of one size share a forward pass and its statistics
         return self.projector(features(self.backbone, crops)).chunk(len(crops))
 
 
@@ -344,21 +291,21 @@ class BYOL(Method):
     def forward(self, views, local=(), epoch=0.0):
         crops = [*views, *local]
         z = [self.projector(self.backbone(x)) for x in crops]
-        p = [self.predictor(x) for x in z]
         with torch.no_grad():
             t = [self.teacher(x) for x in crops]
-        return *over_partners(lambda k: byol_loss(p[0], p[k], t[0], t[k]), len(crops) - 1), z[0].detach()
+        return *over_pairs(byol_loss, [self.predictor(x) for x in z], t), z[0].detach()
 
     def after_update(self, progress):
         move_teacher(self.teacher, [self.backbone, self.projector], self.momentum, progress)
 
 
 class DINO(Method):
-    """The student sees all crops, the teacher `views`; crops of one size share a forward pass (utils.py:610-627).
-    Rows of the last layer have norm 1 (official: weight-norm, g frozen at 1). The teacher is in training mode.
+    """The student sees all crops, the teacher `views`; one forward pass per size (utils.py:610-627). Rows of
+    the last layer have norm 1 (official: weight-norm, g frozen at 1). The teacher is in training mode.
     """
 
-    def __init__(self, backbone, dim, projector, student_temp, teacher_temp, center_momentum, momentum, freeze):
+    def __init__(self, backbone, dim, projector, student_temp, teacher_temp, center_momentum, momentum,
+                 freeze):
         super().__init__(backbone)
         *hidden, k = projector
         self.projector = mlp(dim, *hidden, last_bias=True, norm=False, activation=nn.GELU)
@@ -366,23 +313,26 @@ class DINO(Method):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.prototypes = nn.Linear(hidden[-1], k, bias=False)
-        self.teacher = frozen_copy(self.backbone, self.projector, self.prototypes)
+        self.teacher = frozen_copy(*self.student())
         self.register_buffer("center", torch.zeros(1, k))
-        self.student_temp, self.teacher_temp = student_temp, teacher_temp
-        self.center_momentum, self.momentum, self.freeze = center_momentum, momentum, freeze
+        self.student_temp, self.teacher_temp, self.freeze = student_temp, teacher_temp, freeze
+        self.center_momentum, self.momentum = center_momentum, momentum
 
     def forward(self, views, local=(), epoch=0.0):
-        z, student = self.scores([*views, *local], self.backbone, self.projector, self.prototypes)
+        z, student = self.scores([*views, *local], *self.student())
         with torch.no_grad():
             _, teacher = self.scores(views, *self.teacher)
-        result = dino_loss(student, teacher, self.center, student_temp=self.student_temp,
-                           teacher_temp=self.temperature(epoch))
+        temps = dict(student_temp=self.student_temp, teacher_temp=self.temperature(epoch))
+        loss, terms = dino_loss(student, teacher, self.center, **temps)
         self.move_center(teacher)
-        return *result, z[0].detach()
+        return loss, terms, z[0].detach()
+
+    def student(self):
+        return self.backbone, self.projector, self.prototypes
 
     def scores(self, crops, backbone, projector, prototypes):
-        z = unit(projector(features(backbone, crops)))
-        return tuple(x.unflatten(0, (len(crops), -1)) for x in (z, linear(z, unit(prototypes.weight))))
+        z = unit(projector(features(backbone, crops))).unflatten(0, (len(crops), -1))
+        return z, linear(z, unit(prototypes.weight))
 
     def temperature(self, epoch):
         first, last, warmup = self.teacher_temp
@@ -390,8 +340,8 @@ class DINO(Method):
 
     @torch.no_grad()
     def move_center(self, teacher):
-        mean = teacher.mean((0, 1))[None] / processes()[1]
-        if processes()[1] > 1:
+        mean = teacher.mean((0, 1))[None] / world()
+        if world() > 1:
             dist.all_reduce(mean)
         self.center.lerp_(mean.to(self.center), 1 - self.center_momentum)
 
@@ -399,20 +349,21 @@ class DINO(Method):
         return self.teacher[0]  # which the official evaluations load (eval_knn.py, eval_linear.py)
 
     def after_update(self, progress):
-        move_teacher(self.teacher, [self.backbone, self.projector, self.prototypes], self.momentum, progress)
+        move_teacher(self.teacher, self.student(), self.momentum, progress)
 
 
 class SwAV(Method):
-    """Crops of one size share the backbone's pass, all share the head's (src/resnet50.py:308-323). `views`, which
-    are `global_views` many, get assignments. The `queue` last embeddings of each view, of the global batch and
-    equal on all processes, join the Sinkhorn once there are so many, from epoch `queue_start`.
+    """Crops of one size share the backbone's pass, all share the head's (src/resnet50.py:308-323). `views`
+    (`global_views` many) get assignments. The last `queue` embeddings of each, of the global batch and equal
+    on all processes, join the Sinkhorn once there are so many, from epoch `queue_start`.
     """
 
     def __init__(self, backbone, dim, projector, temperature, epsilon, iterations, queue, queue_start, freeze,
                  global_views):
         super().__init__(backbone)
         *hidden, k = projector
-        self.projector, self.prototypes = mlp(dim, *hidden, last_bias=True), nn.Linear(hidden[-1], k, bias=False)
+        self.projector = mlp(dim, *hidden, last_bias=True)
+        self.prototypes = nn.Linear(hidden[-1], k, bias=False)
         self.register_buffer("queue", torch.zeros(global_views, queue, hidden[-1]))
         self.sinkhorn = functools.partial(sinkhorn, epsilon=epsilon, iterations=iterations)
         self.temperature, self.queue_start, self.freeze = temperature, queue_start, freeze
@@ -420,33 +371,36 @@ class SwAV(Method):
     def forward(self, views, local=(), epoch=0.0):
         with torch.no_grad():
             self.prototypes.weight.copy_(unit(self.prototypes.weight))
-        z = unit(self.projector(features(self.backbone, [*views, *local])))
-        z, scores = (x.unflatten(0, (len(views) + len(local), -1)) for x in (z, linear(z, self.prototypes.weight)))
+        crops = [*views, *local]
+        z = unit(self.projector(features(self.backbone, crops))).unflatten(0, (len(crops), -1))
+        scores = linear(z, self.prototypes.weight)
         q = self.assign(z[:len(views)].detach(), epoch >= self.queue_start)
         return *swav_loss(scores, q, temperature=self.temperature), z[0].detach()
 
     @torch.no_grad()
     def assign(self, z, use_queue):
         """z (G, b, d) of the global crops -> this process's assignments (G, b, K)."""
-        rank, world = processes()
         batch = gather(z.transpose(0, 1)).transpose(0, 1)
-        n, size, known = batch.shape[1], self.queue.shape[1], batch
+        known, size = batch, self.queue.shape[1]
         if use_queue and size:
+            both = torch.cat([batch, self.queue.to(batch)], dim=1)
             if self.queue[0, -1].any():  # full; waits for the device, in small-batch runs only
-                known = torch.cat([self.queue.to(batch), batch], dim=1)
-            self.queue.copy_(torch.cat([batch, self.queue.to(batch)], dim=1)[:, :size])
-        q = [self.sinkhorn(linear(x, self.prototypes.weight))[-n:] for x in known]
-        return torch.stack(q).chunk(world, dim=1)[rank]
+                known = both
+            self.queue.copy_(both[:, :size])
+        q = [self.sinkhorn(linear(x, self.prototypes.weight))[:batch.shape[1]] for x in known]
+        return torch.stack(q).chunk(world(), dim=1)[rank()]
 
 
 def build_method(name, backbone, dim, **options):
     """The module of method `name` around `backbone`, which maps (b, 3, H, W) to (b, dim).
 
-    `options` replace those of METHODS[name]["head"]; an unknown one is a TypeError. projector: the widths after
-    `dim`, with DINO's outputs and SwAV's prototypes the last, as a tuple or as "2048-2048-128".
+    `options` replace those of METHODS[name]["head"]. projector: the widths after `dim` as a tuple or
+    "2048-2048-128"; the last one is DINO's outputs, SwAV's prototypes.
     """
     options = METHODS[name]["head"] | options
     if isinstance(options["projector"], str):
         options["projector"] = tuple(map(int, options["projector"].split("-")))
-    kinds = dict(vicreg=VICReg, barlow=BarlowTwins, dino=DINO, simclr=SimCLR, byol=BYOL, swav=SwAV)
+    kinds = dict(vicreg=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
+                 barlow=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
+                 dino=DINO, simclr=SimCLR, byol=BYOL, swav=SwAV)
     return kinds[name](backbone, dim, **options)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ("generator.pth", "backbone.pth", "result.json", "model_index.json")  # a finished run has one of them
 FREE = ("workers", "device", "precision", "checkpoint_minutes")  # may change when a run is resumed
 
 
@@ -235,31 +236,36 @@ def versions():
             "numpy": np.__version__, "git": revision}
 
 
-def open_run(out, stage, args, free=()):
-    """Create the run folder, or check that it belongs to the same command.
+def claim(path, identity, what, extra=None):
+    """Write `identity` (a dict) to `path`, or check that what stands there is equal (process 0).
 
-    Writes `args.json` and the first line of `log.jsonl`. Refuses the folder of another stage, a folder
-    that is no run, and other arguments than those it was started with (FREE and `free` may differ)."""
-    out = Path(out)
-    free = {*FREE, *free, "out"}
-    wanted = {"stage": stage, **{key: value for key, value in vars(args).items() if key not in free}}
-    wanted = json.loads(json.dumps(wanted, default=str))
+    A folder belongs to one set of arguments: another one is refused, and so is a folder that holds other
+    things. `extra` is written along but not compared."""
+    path, identity = Path(path), json.loads(json.dumps(identity, default=str))
+    if path.exists():
+        there = read_json(path)
+        if there.get("stage") != identity["stage"]:
+            fail(f"{path.parent} is {there.get('stage')}'s, not {identity['stage']}'s: choose another --out.", 2)
+        changed = [f"--{key.replace('_', '-')} was {there.get(key)}, now {identity.get(key)}"
+                   for key in sorted({*there, *identity} - {*(extra or {})}) if there.get(key) != identity.get(key)]
+        if changed:
+            fail(f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them to go on, or "
+                 "choose another --out.", 2)
+    elif path.parent.exists() and any(not p.name.startswith(".") for p in path.parent.iterdir()):
+        fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
+    else:
+        write_json(path, {**identity, **(extra or {})})
+
+
+def open_run(out, stage, args, free=(), extra=None):
+    """Create the run folder, or check that it belongs to the same command (see `claim`).
+
+    Writes `args.json` (with `extra`, which describes the inputs) and the first line of `log.jsonl`."""
+    out, free = Path(out), {*FREE, *free, "out"}
     if rank() == 0:
-        if (out / "args.json").exists():
-            there = read_json(out / "args.json")
-            if there.get("stage") != stage:
-                fail(f"{out} is a run of {there.get('stage')}, not of {stage}: choose another --out.", 2)
-            changed = [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]
-            if changed:
-                differences = ", ".join(f"--{key.replace('_', '-')} was {there.get(key)}, now {wanted.get(key)}"
-                                        for key in changed)
-                fail(f"{out} was started with other arguments ({differences}): repeat them to go on, "
-                     "or choose another --out.", 2)
-        elif out.exists() and any(p for p in out.iterdir() if not p.name.startswith(".")):
-            fail(f"{out} is not empty and not a run folder: choose another --out.", 2)
-        else:
-            write_json(out / "args.json", wanted)
-        if not (out / "checkpoint.pth").exists() and not (out / "result.json").exists():
+        identity = {"stage": stage, **{key: value for key, value in vars(args).items() if key not in free}}
+        claim(out / "args.json", identity, "a run folder", extra)
+        if not any((out / name).exists() for name in ("checkpoint.pth", *RESULTS)):
             first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time(), **versions()}
             with atomic(out / "log.jsonl") as temporary:
                 temporary.write_text(json.dumps(first) + "\n")
@@ -267,11 +273,13 @@ def open_run(out, stage, args, free=()):
     return out
 
 
-def finished(out, result):
+def finished(result, stage, args, free=()):
     """True, with a word to the user, when an earlier run of this command has ended."""
-    done = (Path(out) / result).exists()
-    if done and rank() == 0:
-        print(f"{out} is finished: {Path(out) / result}")
+    done = (Path(args.out) / result).exists()
+    if done:
+        open_run(args.out, stage, args, free)  # refuses other arguments
+        if rank() == 0:
+            print(f"{args.out} is finished: {Path(args.out) / result}")
     return done
 
 

@@ -6,6 +6,7 @@ whole batch on the device (`apply_batch`): the same choices give the same image 
 """
 
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -19,9 +20,9 @@ from models.run import fail, seed_rng
 cv2.setNumThreads(0)  # the loader's processes are the parallelism
 
 # ---------------------------------------------------------------- what is published
-# One dict a view. scale: share of the image's area that is cropped (None: no crop); jitter: strengths of
-# brightness, contrast, saturation, hue, in random order with probability jitter_p; flip, grayscale, blur
-# (sigma 0.1 to 2 pixels), solarize (threshold 128): probabilities. They are applied in this order.
+# One dict a view, applied in this order. scale: share of the image's area that is cropped (None: no crop);
+# flip: probability; jitter: strengths of brightness, contrast, saturation, hue, in random order with
+# probability jitter_p; grayscale, blur (sigma 0.1 to 2 pixels), solarize (threshold 128): probabilities.
 BASE = dict(scale=(0.08, 1.0), interpolation="bicubic", flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8,
             grayscale=0.2, blur=1.0, solarize=0.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SECOND = dict(blur=0.1, solarize=0.2)
@@ -105,39 +106,43 @@ def draw(spec, height, width, rng):
 
 
 # ---------------------------------------------------------------- one image: uint8 (H, W, 3) RGB, OpenCV
-# The arithmetic is PIL's: a blend of two images truncates, which rounding would shift by 0.4 levels.
-LEVELS = np.arange(256, dtype=np.float32)
+# The arithmetic is PIL's up to a level in a few pixels: a blend of two images truncates (OpenCV rounds, hence
+# TRUNCATE), which is 0.4 levels darker on average.
+TRUNCATE = -0.499
+LUMA = np.array([0.299, 0.587, 0.114])
+SOLARIZED = np.array([level if level < 128 else 255 - level for level in range(256)], np.uint8)
 COSINES = np.cos(2 * np.pi / 13 * np.outer(np.arange(13), np.arange(-6, 7)))
 
 
 def resized_crop(image, box, size, interpolation="bicubic"):
     """The box of an image, resized with antialiasing as PIL does: uint8 (size, size, 3)."""
     top, left, h, w = box
-    patch = torch.from_numpy(np.require(image, requirements="W"))[None, top : top + h, left : left + w].permute(0, 3, 1, 2)
+    image = torch.from_numpy(np.require(image, requirements="W"))  # torch wants a writable array
+    patch = image[None, top : top + h, left : left + w].permute(0, 3, 1, 2)
     view = F.interpolate(patch, (size, size), mode=interpolation, antialias=True)
     return np.ascontiguousarray(view[0].permute(1, 2, 0).numpy())
 
 
-def lookup(image, values):
-    return cv2.LUT(image, np.clip(values, 0, 255).astype(np.uint8))
-
-
 def brightness(image, factor):
-    return lookup(image, LEVELS * np.float32(factor))
+    return cv2.addWeighted(image, factor, image, 0, TRUNCATE)
 
 
 def contrast(image, factor):
-    mean = np.float32(int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5))
-    return lookup(image, mean + np.float32(factor) * (LEVELS - mean))
+    mean = int(LUMA @ cv2.mean(image)[:3] + 0.5)
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean + TRUNCATE)
 
 
 def saturation(image, factor):
-    return cv2.addWeighted(image, factor, grayscale(image), 1 - factor, -0.499)  # rounding - 0.499 truncates
+    mixture = np.full((3, 4), TRUNCATE)
+    mixture[:, :3] = factor * np.eye(3) + (1 - factor) * LUMA
+    return cv2.transform(image, mixture)
 
 
 def hue(image, factor):
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(int(factor * 255) % 256)  # the hue is a circle of 256 levels: overflow is meant
+    shift = np.zeros(image.shape[1:], np.uint8)  # a whole row: numpy is slow on every third byte
+    shift[:, 0] = int(factor * 255) % 256
+    hsv += shift  # overflows as it should: the hue is a circle of 256 levels
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -168,7 +173,7 @@ def blur(image, sigma):
 
 
 def solarize(image, _=1):
-    return lookup(image, np.where(LEVELS < 128, LEVELS, 255 - LEVELS))
+    return cv2.LUT(image, SOLARIZED)
 
 
 OPERATIONS = (brightness, contrast, saturation, hue, grayscale, blur, solarize)
@@ -242,27 +247,24 @@ def apply_batch(images, params, mean, std):
     images: uint8 (B, H, W, 3); params: float32 (B, 11) on the CPU, rows as `draw` gives them (where all are
     neutral, the images are only normalised).
     Returns float32 (B, 3, H, W) in channels_last memory: (images / 255 - mean) / std.
-    Which image needs what, in which order, is sorted on the CPU and sent once: the device never waits.
+    Which image needs what, in which order, is sorted on the CPU and sent once: neither waits for the other.
     """
-    device = images.device
-    order, factors = params[:, :4], params[:, 4:]
-    active = factors != torch.from_numpy(NEUTRAL[4:])
-    steps = [(op, active[:, op] & (order[:, place] == op)) for place in range(4) for op in range(4)]
+    def send(tensor):  # from pinned memory: only then without waiting
+        pinned = tensor.pin_memory() if images.is_cuda else tensor
+        return pinned.to(images.device, non_blocking=True)
+
+    active = params[:, 4:] != torch.from_numpy(NEUTRAL[4:])
+    steps = [(op, active[:, op] & (params[:, place] == op)) for place in range(4) for op in range(4)]
     steps += [(op, active[:, op]) for op in (4, 5, 6)]
     rows = [mask.nonzero()[:, 0] for _, mask in steps]
-    index = torch.cat(rows)
     x = images.permute(0, 3, 1, 2)
-    if len(index):
-        x = x.clone()
-        if device.type == "cuda":
-            index, factors = index.pin_memory(), factors.contiguous().pin_memory()
-        index, factors = index.to(device, non_blocking=True), factors.to(device, non_blocking=True)
-    for (op, _), row in zip(steps, index.split([len(row) for row in rows]), strict=True):
-        if len(row):  # truncated to 8 bits after each operation, as PIL does
-            changed = BATCH_OPERATIONS[op](x[row].float(), factors[row, op].view(-1, 1, 1, 1))
-            x[row] = changed.clamp(0, 255).to(torch.uint8)
-    scale = [torch.tensor(v, dtype=torch.float32).mul(255).view(1, 3, 1, 1) for v in (mean, std)]
-    mean, std = (v.to(device, non_blocking=True) for v in scale)
+    if any(map(len, rows)):
+        x, sizes, params = x.clone(), [len(row) for row in rows], send(params)
+        for (op, _), row in zip(steps, send(torch.cat(rows)).split(sizes), strict=True):
+            if len(row):  # truncated to 8 bits after each operation, as PIL does
+                changed = BATCH_OPERATIONS[op](x[row].float(), params[row, 4 + op].view(-1, 1, 1, 1))
+                x[row] = changed.clamp(0, 255).to(torch.uint8)
+    mean, std = send(255 * torch.tensor([mean, std], dtype=torch.float32).view(2, 1, 3, 1, 1))
     return x.float().sub_(mean).div_(std)
 
 
@@ -283,7 +285,7 @@ def check_mirrors(paths, mirrors):
             folder, _, name = stem.rpartition("/")
             if folder not in files:
                 path = Path(mirror, folder)
-                files[folder] = {file.name for file in path.iterdir()} if path.is_dir() else set()
+                files[folder] = set(os.listdir(path)) if path.is_dir() else set()
             found = [k for k, suffix in enumerate(STORED) if name + suffix in files[folder]]
             if found:
                 row[i] = found[0]
@@ -356,7 +358,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, item):
         epoch, index = item
-        path = self.paths[index].read_image()
+        path = self.paths[index].decode()
         real = read_image(self.root / path)
         partners = self.partners(real, path, epoch, index)
         out = [self.view(real, self.first, self.size, seed_rng(self.seed, epoch, index, "first"))]

@@ -1,0 +1,314 @@
+"""Views against PIL and torchvision (reference values and distributions), and the data set's promises.
+
+goldens/ssl/augmentations.npz: PIL 13.0.0 and torchvision 0.29.1 on one image at fixed parameters.
+"""
+
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from scipy.stats import ks_2samp
+from torch.utils.data import DataLoader
+from torchvision import transforms as T
+
+from models import views as V
+from models.images import read_image, square, write_image
+from models.run import seed_rng
+
+GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
+NAMES = [operation.__name__ for operation in V.OPERATIONS]
+
+
+def photographs(shape=(375, 500)):
+    """Sample photographs, cut to `shape`."""
+    import skimage.data
+    from sklearn.datasets import load_sample_images
+    photos = [*load_sample_images().images, skimage.data.astronaut(), skimage.data.coffee(),
+              skimage.data.chelsea(), skimage.data.rocket()]
+    return [np.asarray(ImageOps.fit(Image.fromarray(photo), shape[::-1])) for photo in photos]
+
+
+def on_device(images, params, **norm):
+    """The batch's colour operations as uint8 (B, H, W, 3)."""
+    out = V.apply_batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(params)),
+                        norm.get("mean", (0, 0, 0)), norm.get("std", (1, 1, 1)))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    return (out * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def parameters(**factors):
+    params = V.NEUTRAL.copy()
+    for name, factor in factors.items():
+        params[4 + NAMES.index(name)] = factor
+    return params
+
+
+# ---------------------------------------------------------------- reference values
+# largest |bias|, mean and maximum difference in levels: (one image by OpenCV, a batch by torch)
+TOLERANCE = {
+    "brightness": ((0.01, 0.01, 1), (0, 0, 0)),
+    "contrast": ((0.02, 0.02, 1), (0, 0, 0)),
+    "saturation": ((0.15, 0.15, 1), (0, 0, 0)),  # OpenCV: the gray value is not rounded first
+    "hue": ((0.3, 0.35, 6), (0.01, 0.01, 2)),  # OpenCV: the saturation is rounded, not truncated
+    "gray": ((0, 0, 0), (0, 0, 0)),
+    "solarize": ((0, 0, 0), (0, 0, 0)),
+    "gaussianblur": ((0.4, 0.6, 24), (0.4, 0.6, 24)),  # PIL rounds six times, and differently at the border
+}
+CASES = [key for key in GOLDEN if key.split("_")[0] in TOLERANCE]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_colour_operations_match_pil(case):
+    name, _, factor = case.partition("_")
+    operation = {"gray": "grayscale", "gaussianblur": "blur"}.get(name, name)
+    params = parameters(**{operation: float(factor or 1) if name != "solarize" else 1})
+    ours = V.colour(GOLDEN["view"], params), on_device([GOLDEN["view"]], [params])[0]
+    for image, (bias, mean, most) in zip(ours, TOLERANCE[name], strict=True):
+        difference = image.astype(int) - GOLDEN[case].astype(int)
+        assert abs(difference.mean()) <= bias and abs(difference).mean() <= mean
+        assert abs(difference).max() <= most
+
+
+@pytest.mark.parametrize("case", [key for key in GOLDEN if key.startswith("rrc_bi")])
+def test_resized_crops_match_pil(case):
+    _, interpolation, number = case.split("_")
+    box = GOLDEN["rrc_boxes_ijhw"][int(number)].tolist()
+    difference = V.resized_crop(GOLDEN["image"], box, 64, interpolation).astype(int) - GOLDEN[case]
+    assert abs(difference).mean() < 0.2 and abs(difference.mean()) < 0.01 and abs(difference).max() <= 7
+
+
+def test_normalisation_and_flip_match_torchvision():
+    norm = V.BASE["mean"], V.BASE["std"]
+    out = V.apply_batch(torch.from_numpy(GOLDEN["view"])[None], torch.from_numpy(V.NEUTRAL)[None], *norm)
+    np.testing.assert_allclose(out[0].numpy(), GOLDEN["to_tensor_normalised"], rtol=0, atol=1e-6)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert (cv2.flip(GOLDEN["view"], 1) == GOLDEN["hflip"]).all()
+
+
+def test_blur_kernel_is_a_gaussian_of_its_sigma():
+    for sigma in (0.1, 0.7, 1.3, 1.45, 2.0):
+        taps = V.blur_kernel(sigma)
+        assert taps.sum() == pytest.approx(1) and (taps > -1e-12).all()
+        assert (taps * np.arange(-6, 7) ** 2).sum() == pytest.approx(sigma**2)
+
+
+def test_batch_and_single_image_agree():
+    """Same choices, same image up to rounding: every operation, any order, one image that needs none."""
+    rng = np.random.default_rng(0)
+    images = [V.resized_crop(photo, (0, 0, 375, 375), 96) for photo in photographs()] * 8
+    strong = V.SIMCLR | V.SECOND | dict(blur=0.5)
+    params = [V.draw(strong, 96, 96, rng)[2] for _ in images]
+    params[3] = V.NEUTRAL
+    before = np.stack(images)
+    batch = on_device(before, params)
+    assert (before == np.stack(images)).all()  # left as it was
+    single = np.stack([V.colour(*pair) for pair in zip(images, params, strict=True)])
+    difference = abs(single.astype(int) - batch)
+    assert difference.mean() < 0.5 and difference.mean((1, 2, 3)).max() < 2
+    assert (batch[3] == images[3]).all()
+
+
+# ---------------------------------------------------------------- distributions
+def test_crops_follow_the_law_of_torchvision():
+    rng = np.random.default_rng(0)
+    for height, width, scale in ((375, 500, (0.08, 1.0)), (300, 200, (0.14, 1.0)), (64, 64, (0.05, 0.14)),
+                                 (100, 170, (0.7, 1.0))):
+        blank = torch.empty(3, height, width)
+        torch.manual_seed(0)
+        theirs = np.array([T.RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3])
+                           for _ in range(1500)])
+        ours = np.array([V.draw_box(scale, height, width, rng) for _ in range(1500)])
+        for a, b in zip(ours.T, theirs.T, strict=True):
+            assert ks_2samp(a, b).pvalue > 1e-3
+        assert ks_2samp(ours[:, 2] / ours[:, 3], theirs[:, 2] / theirs[:, 3]).pvalue > 1e-3
+    for height, width in ((10, 400), (400, 10)):  # no box fits: the central one
+        theirs = T.RandomResizedCrop.get_params(torch.empty(3, height, width), [1.0, 1.0], [3 / 4, 4 / 3])
+        assert V.draw_box((1.0, 1.0), height, width, rng) == theirs
+
+
+# As published: crop scale, interpolation, jitter; blur and solarize of each view (first, second, local crop).
+PUBLISHED = {
+    "vicreg": ((0.08, 1.0), "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2)),
+    "dino": ((0.14, 1.0), "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), (0.5, 0.0)),
+    "simclr": ((0.08, 1.0), "bicubic", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (0.5, 0.0)),
+    "swav": ((0.14, 1.0), "bilinear", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (0.5, 0.0), (0.5, 0.0)),
+}
+
+
+def official(method, view, size):
+    """The published pipeline of one view, of PIL and torchvision; uint8 out."""
+    scale, interpolation, jitter, *views = PUBLISHED[method]
+    blur, solarize = views[view]
+    return T.Compose([
+        T.RandomResizedCrop(size, scale if view < 2 else (0.05, 0.14),
+                            interpolation=T.InterpolationMode(interpolation)),
+        T.RandomHorizontalFlip(), T.RandomApply([T.ColorJitter(*jitter)], p=0.8), T.RandomGrayscale(0.2),
+        T.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+                 if random.random() < blur else image),
+        T.Lambda(lambda image: ImageOps.solarize(image) if random.random() < solarize else image),
+        np.asarray])
+
+
+def statistics(view):
+    """What a change of the distribution would show in: levels, colour, sharpness, symmetry."""
+    x = view.astype(np.float32)
+    left, right = np.array_split(x.mean((0, 2)), 2)
+    return [*x.mean((0, 1)), x.std(), np.ptp(x, axis=2).mean(), abs(np.diff(x, axis=0)).mean(),
+            abs(np.diff(x, axis=1)).mean(), (x < 1).mean(), (x > 254).mean(), left.mean() - right.mean()]
+
+
+@pytest.mark.parametrize("method, view", [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0),
+                                          ("swav", 1)])
+def test_distribution_is_the_published_one(method, view):
+    """Moments and Kolmogorov-Smirnov over views of photographs; both halves that apply colour."""
+    random.seed(0)
+    torch.manual_seed(0)
+    size, n, photos = 64, 400, photographs((150, 200))
+    transform, pictures = official(method, view, size), [Image.fromarray(photo) for photo in photos]
+    theirs = np.array([statistics(transform(pictures[i % len(photos)])) for i in range(n)])
+    spec, rng = V.SPECS[method][view], np.random.default_rng(1)
+    cropped, params = [], []
+    for i in range(n):
+        box, flip, choice = V.draw(spec, 150, 200, rng)
+        image = V.resized_crop(photos[i % len(photos)], box, size, spec["interpolation"])
+        cropped.append(cv2.flip(image, 1) if flip else image)
+        params.append(choice)
+    single = [V.colour(*pair) for pair in zip(cropped, params, strict=True)]
+    for ours in (single, on_device(cropped, params)):
+        ours = np.array([statistics(image) for image in ours])
+        error = np.sqrt((ours.var(0) + theirs.var(0)) / n) + 1e-9
+        assert (abs(ours.mean(0) - theirs.mean(0)) < 4 * error).all()
+        assert (abs(np.log((ours.std(0) + 1e-3) / (theirs.std(0) + 1e-3))) < 0.35).all()
+        assert min(ks_2samp(a, b).pvalue for a, b in zip(ours.T, theirs.T, strict=True)) > 1e-3
+
+
+def test_pairing_takes_the_second_view_s_probabilities():
+    everything = V.pair_spec(["crop", "flip", "jitter", "blur", "solarize", "grayscale"], "vicreg")
+    assert everything == V.SPECS["vicreg"][1]
+    assert V.pair_spec(["solarize"], "swav")["solarize"] == 0.2
+    nothing = V.pair_spec(["none"], "vicreg")
+    box, flip, params = V.draw(nothing, 60, 80, np.random.default_rng(0))
+    assert box == (0, 10, 60, 60) and not flip and (params == V.NEUTRAL).all()
+    crop = V.pair_spec(["crop"], "dino")
+    assert crop["scale"] == (0.14, 1.0) and crop["flip"] == crop["jitter_p"] == crop["grayscale"] == 0
+    for names in (["warp"], ["none", "crop"]):
+        with pytest.raises(SystemExit) as error:
+            V.pair_spec(names, "vicreg")
+        assert error.value.code == 2
+
+
+# ---------------------------------------------------------------- the data set
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Eight photographs, JPEG and PNG, and three mirrors: mirror m is everywhere of level 60 * m."""
+    root = tmp_path_factory.mktemp("views")
+    paths = [f"c{i % 2}/{i}.{'png' if i % 3 else 'jpg'}" for i in range(8)]
+    photos = photographs((60, 80))
+    for i, path in enumerate(paths):
+        write_image(root / "real" / path, photos[i % len(photos)])
+        for m in range(3):
+            stored = root / f"view{m}" / path
+            write_image(stored.with_suffix(".png" if m else ".jpg"), np.full((48, 48, 3), 60 * m, np.uint8))
+    return root, paths, [root / f"view{m}" for m in range(3)]
+
+
+def items(data, epochs=1):
+    return [data[(epoch, index)] for epoch in range(epochs) for index in range(len(data))]
+
+
+def level(view):
+    """The mirror that a view shows, or None for a photograph."""
+    return round(view.max().item() / 60) if view.min() == view.max() else None
+
+
+def test_without_mixing_it_is_the_baseline(folders):
+    root, paths, _ = folders
+    plain = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16))
+    absent = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16, mix=0.0,
+                                 pair=["blur"], generated=[root / "nowhere"], local_from="generated"))
+    mixed = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16, mix=0.5,
+                                pair=["none"], generated=folders[2]))
+    for (a, _, i), (b, _, _), (c, _, j) in zip(plain, absent, mixed, strict=True):
+        assert i == j and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        partner = c.pop(1)  # generated or the very view of the baseline
+        assert level(partner) is not None or torch.equal(partner, a[1])
+        del a[1]
+        assert all(torch.equal(x, y) for x, y in zip(a, c, strict=True))
+    again = items(V.PairDataset(root / "real", paths, "vicreg", 32), epochs=2)
+    assert torch.equal(again[0][0][0], plain[0][0][0])
+    assert not torch.equal(again[0][0][0], again[len(paths)][0][0])  # another epoch, another view
+
+
+def test_mixing_rate_and_mirrors(folders):
+    root, paths, mirrors = folders
+    data = V.PairDataset(root / "real", paths, "vicreg", 16, mix=0.3, pair=["none"], generated=mirrors)
+    shown = [level(views[1]) for views, _, _ in items(data, epochs=60)]
+    share = np.mean([m is not None for m in shown])
+    assert abs(share - 0.3) < 4 * (0.21 / len(shown)) ** 0.5
+    counts = np.bincount([m for m in shown if m is not None], minlength=3)
+    assert len(counts) == 3 and counts.min() > 0.2 * counts.sum()  # each mirror is drawn as often
+
+    data = V.PairDataset(root / "real", paths, "vicreg", 16, mix=1.0, generated=mirrors, views=3)
+    orders = [tuple(level(view) for view in views[1:]) for views, _, _ in items(data, epochs=4)]
+    assert {frozenset(order) for order in orders} == {frozenset({0, 1, 2})} and len(set(orders)) > 2
+
+    data = V.PairDataset(root / "real", paths, "dino", 16, mix=1.0, generated=mirrors[:2], views=2,
+                         local_crops=4, local_size=8, local_from="generated")
+    for views, _, _ in items(data):
+        shown = [level(view) for view in views]
+        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[3:]) == {0, 1}
+
+
+def test_control_takes_the_generated_image_s_way(folders):
+    root, paths, mirrors = folders
+    settings = dict(mix=0.5, pair=["flip"], seed=3)
+    control = V.PairDataset(root / "real", paths, "vicreg", 32, generated="real", store_size=48, **settings)
+    generated = V.PairDataset(root / "real", paths, "vicreg", 32, generated=mirrors, **settings)
+    taken = 0
+    for i, ((views, _, _), (other, _, _)) in enumerate(zip(items(control), items(generated), strict=True)):
+        if level(other[1]) is None:
+            assert torch.equal(views[1], other[1])
+            continue
+        taken += 1
+        stored = square(read_image(root / "real" / paths[i]), 48)
+        expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
+        if V.draw(control.pair, 48, 48, seed_rng(3, 0, i, "pair", 0))[1]:
+            expected = cv2.flip(expected, 1)
+        assert (views[1].numpy() == expected).all()
+    assert 0 < taken < len(paths)
+
+
+def test_device_path_and_collation(folders):
+    root, paths, _ = folders
+    settings = dict(local_crops=1, local_size=16)
+    workers = V.PairDataset(root / "real", paths, "vicreg", 32, **settings)
+    device = V.PairDataset(root / "real", paths, "vicreg", 32, on_device=True, **settings)
+    order = [[(2, i) for i in range(len(paths))]]
+    a, p, index = next(iter(DataLoader(workers, batch_sampler=order)))
+    b, q, _ = next(iter(DataLoader(device, batch_sampler=order)))
+    assert index.tolist() == list(range(len(paths))) and len(a) == len(p) == 3
+    assert a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3) and a[0].dtype == torch.uint8
+    norm = V.BASE["mean"], V.BASE["std"]
+    for x, y, neutral, params in zip(a, b, p, q, strict=True):
+        x, y = V.apply_batch(x, neutral, *norm), V.apply_batch(y, params, *norm)
+        assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
+
+
+def test_bad_input_is_named(folders, tmp_path, capsys):
+    root, paths, mirrors = folders
+    for path in paths[:5]:
+        write_image((tmp_path / "part" / path).with_suffix(".jpg"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(SystemExit) as error:
+        V.PairDataset(root / "real", paths, "vicreg", 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"])
+    assert error.value.code == 1
+    said = capsys.readouterr().err
+    assert "3 of 8" in said and paths[5] in said and "part" in said and len(said.splitlines()) == 1
+    with pytest.raises(SystemExit):
+        V.PairDataset(root / "real", paths, "vicreg", 32, mix=0.5, generated=mirrors, views=4)
+    (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
+    with pytest.raises(OSError, match="broken.jpg"):
+        V.PairDataset(tmp_path, ["broken.jpg"], "vicreg", 32)[(0, 0)]
