@@ -219,7 +219,7 @@ def train_navigator(args, device, out):
 
     def contrast(plain, moved, rngs):
         images = torch.cat([view(plain.float(), rngs), view(moved.float(), rngs)])
-        return simclr_loss(*simclr(images).float().chunk(2), args.temperature)
+        return simclr_loss(*simclr(images).float().chunk(2), temperature=args.temperature)[0]
 
     def loss_of(feature, rngs):
         z = icgan.draw_z(rngs, generator.z_width).to(device)

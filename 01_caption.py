@@ -10,7 +10,8 @@ An image that cannot be read gets an empty caption and an "error".
 
 The same command continues a run that was interrupted (.captions.jsonl.part* hold what is done), with any
 number of processes; finished, it returns at once, and captions only images that were added since. Greedy
-and beam search are deterministic. BLIP-base (247 million parameters) needs 4 GB on a GPU at the default batch size.
+and beam search are deterministic. BLIP-base has
+247 million parameters: any GPU will do.
 """
 
 import json
@@ -19,7 +20,6 @@ from pathlib import Path
 
 from models.run import (
     atomic,
-    autocast,
     barrier,
     count,
     device_arguments,
@@ -45,8 +45,8 @@ def arguments(argv=None):
     p.add_argument("--out", default="captions.jsonl", help="the caption file")
     p.add_argument("--model", default="Salesforce/blip-image-captioning-base",
                    help=f"hub id of a BLIP captioning model, or {LAYOUT}")
-    p.add_argument("--prompt", default="", help='how every caption begins, such as "a photo of"; it is part of the caption')
-    p.add_argument("--num-beams", type=count, default=3, help="beam search as published with BLIP; 1: greedy, 3 x faster")
+    p.add_argument("--prompt", default="", help='how every caption begins, such as "a photo of"')
+    p.add_argument("--num-beams", type=count, default=3, help="beams, 3 as published with BLIP; 1: greedy, faster")
     p.add_argument("--max-tokens", type=count, default=20, help="longest caption, in tokens, without the prompt")
     p.add_argument("--batch-size", type=count, default=32, help="images at once, per process")
     device_arguments(p)
@@ -56,10 +56,11 @@ def arguments(argv=None):
 if __name__ == "__main__":
     args = arguments()
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from models.hub import folder_hash, load_strictly, model_folder
+from models.hub import first_line, folder_hash, load_strictly, model_folder, network_dtype
 from models.images import contact_sheet, find_images, read_image, square
 
 
@@ -75,9 +76,9 @@ class Images(Dataset):
     def __getitem__(self, index):
         error = None
         try:
-            image = read_image(os.path.join(self.root, self.paths[index]))
+            image = read_image(os.path.join(self.root, self.paths[index])).copy()
         except OSError as unreadable:
-            error, image = str(unreadable), torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()
+            error, image = str(unreadable), np.zeros((32, 32, 3), np.uint8)
         values = self.processor(images=[image], return_tensors="pt", input_data_format="channels_last").pixel_values
         return self.paths[index], values[0], error
 
@@ -98,10 +99,8 @@ def load_blip(model, device, precision):
     try:
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        fail(f"{folder} has no usable processor ({str(error).splitlines()[0]}). Expected: {LAYOUT}.")
-    with autocast(device, precision):
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-    return blip.to(device, dtype), processor, folder_hash(folder)
+        fail(f"{folder} has no usable processor ({first_line(error)}). Expected: {LAYOUT}.")
+    return blip.to(device, network_dtype(device, precision)), processor, folder_hash(folder)
 
 
 # ---------------------------------------------------------------- what is done already

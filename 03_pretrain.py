@@ -262,7 +262,8 @@ def main(args):
         del saved
     network = model
     if world() > 1:
-        network = DistributedDataParallel(model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
+        network = DistributedDataParallel(model, [device] if device.type == "cuda" else None,
+                                          gradient_as_bucket_view=True)
     if rank() == 0 and not first:
         print(f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} ({args.batch_size // world()} a "
               f"process), learning rate {peak:.4g}, mixing rate {args.mix}")
@@ -280,7 +281,8 @@ def main(args):
             group["lr"] = group["lr_scale"] * cosine_warmup(
                 step, total, round(args.warmup_epochs * per_epoch), peak, start=recipe["start"] * peak,
                 end=recipe["end"] * peak, linspace=recipe["linspace"])
-        crops = [apply_batch(x.to(device, non_blocking=True), p, mean, std) for x, p in zip(crops, params, strict=True)]
+        crops = [apply_batch(x.to(device, non_blocking=True), p, mean, std)
+                 for x, p in zip(crops, params, strict=True)]
         if step == 0 and rank() == 0:
             draw_views(out / "views.png", crops, args, mean, std)
         with autocast(device, args.precision):
@@ -339,7 +341,8 @@ def draw_views(path, crops, args, mean, std):
     """The first images of the first batch, exactly as the network gets them."""
     pixels = [(x[:8].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) for x in crops]
     pixels = [(x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for x in pixels]
-    titles = ["real", *(f"partner {k + 1}" for k in range(args.views)), *(f"local {k + 1}" for k in range(args.local_crops))]
+    titles = ["real", *(f"partner {k + 1}" for k in range(args.views))]
+    titles += [f"local {k + 1}" for k in range(args.local_crops)]
     contact_sheet(path, [list(row) for row in zip(*pixels, strict=True)], titles)
 
 

@@ -134,7 +134,8 @@ def maskgit_model(args, device):
 
 def from_bytes(images, device):
     """uint8 (B, S, S, 3) -> float (B, 3, S, S) in [0, 1] on the device."""
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+    # contiguous: on a CPU torch's group norm loses digits in the channels-last layout that a permute leaves
+    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def to_bytes(images):

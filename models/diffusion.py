@@ -9,38 +9,32 @@ import argparse
 import json
 from pathlib import Path, PurePosixPath
 
-from models.run import count, fail, file_hash, image_seed, read_json, share
+from models.hub import PIPELINE_LAYOUT, folder_hash, load_pipeline
+from models.run import count, fail, file_hash, image_seed, share
 
-LAYOUT = ("a diffusers pipeline folder with model_index.json and *.safetensors weights, either of SDXL or Stable "
-          "Diffusion (scheduler/ text_encoder/ tokenizer/ unet/ vae/, for SDXL also text_encoder_2/ tokenizer_2/) "
-          "or unconditional (scheduler/ unet/)")
-LATENT = {"StableDiffusionXLPipeline": "StableDiffusionXLImg2ImgPipeline",
-          "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLImg2ImgPipeline",
-          "StableDiffusionPipeline": "StableDiffusionImg2ImgPipeline",
-          "StableDiffusionImg2ImgPipeline": "StableDiffusionImg2ImgPipeline"}
-PIXEL = ("DDPMPipeline", "DDIMPipeline")
 FIGURE_28 = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def diffusion_arguments(p):
-    p.add_argument("--model", default="stabilityai/sdxl-turbo", help=f"hub id, or {LAYOUT}")
+    p.add_argument("--model", default="stabilityai/sdxl-turbo", help=f"hub id, or {PIPELINE_LAYOUT}")
     p.add_argument("--captions", metavar="FILE", help="captions.jsonl of 01_caption.py, for a model that takes text")
     p.add_argument("--no-caption", action="store_true", help="give such a model an empty prompt instead")
     p.add_argument("--strength", type=share, nargs="+", default=[0.2], metavar="ALPHA",
-                   help="share of the noise schedule the image is sent back through; 0.2 was best, above 0.3 hurt (Figure "
-                   "30). 0: the VAE's reconstruction, the control. Several make OUT/strengthALPHA/view0 each. What is "
-                   "reached is int(steps x alpha) / steps: 0.25 at alpha 0.3 and 0.33 at 0.4; augment.json has the level")
-    p.add_argument("--steps", type=count, help="of the whole schedule, of which int(steps x alpha) are run, at least one. "
-                   "Default: the fewest, 1/alpha rounded up, which is what distilled models such as SDXL-Turbo or LCM "
-                   "want; 50 for an unconditional model with another scheduler")
+                   help="share of the noise schedule the image is sent back through; 0.2 was best, above 0.3 hurt "
+                   "(Figure 30). 0: the VAE's reconstruction, the control. Several make OUT/strengthALPHA/view0 each. "
+                   "What is reached is int(steps x alpha) / steps, 0.25 at alpha 0.3 and 0.33 at 0.4: the level in "
+                   "augment.json")
+    p.add_argument("--steps", type=count, help="of the whole schedule; int(steps x alpha) of them are run, at least "
+                   "one. Default: the fewest, 1/alpha rounded up, which is what distilled models such as SDXL-Turbo "
+                   "or LCM want; 50 for an unconditional model with another scheduler")
     p.add_argument("--size", type=count, help="side in pixels at which the model works (default: the model's own, 512 "
                    "for SDXL-Turbo); images are resized and centre-cropped to it")
     p.add_argument("--store-size", type=count, default=256, help="side of the stored images; never more than --size")
-    p.add_argument("--variant", help='which weight files of the folder: "fp16" for *.fp16.safetensors, half the download')
+    p.add_argument("--variant", help="fp16: the weight files *.fp16.safetensors, half the download")
     p.add_argument("--vae-slicing", action=argparse.BooleanOptionalAction, default=True,
-                   help="the VAE takes one image at a time: SDXL-Turbo at 512 px and batch 32 then needs about 11 GB in "
-                   "bf16 (an estimate; 26 GB without, so --batch-size 16), at hardly any cost in time")
-    p.add_argument("--vae-tiling", action="store_true", help="the VAE takes tiles of an image: for --size above 1024")
+                   help="the VAE takes one image at a time: SDXL-Turbo at 512 px and batch 32 then needs about 11 GB "
+                   "in bf16 (an estimate; 26 GB without, so --batch-size 16), at hardly any cost in time")
+    p.add_argument("--vae-tiling", action="store_true", help="the VAE takes an image in tiles: for --size over 1024")
 
 
 # ---------------------------------------------------------------- captions
@@ -74,15 +68,15 @@ def captions_of(args):
     """{path: caption} for every image of --data; with --no-caption None."""
     from models.images import find_images
     if args.no_caption == bool(args.captions):
-        fail(f"{args.model} takes a text: give --captions FILE, which python 01_caption.py --data {args.data} --out FILE "
-             "writes, or else --no-caption for an empty prompt.", 2)
+        fail(f"{args.model} takes a text: give --captions FILE, which python 01_caption.py --data {args.data} --out "
+             "FILE writes, or else --no-caption for an empty prompt.", 2)
     if args.no_caption:
         return None
     captions, paths = read_captions(args.captions), find_images(args.data)
     missing = [path for path in paths if path not in captions]
     if missing:
-        fail(f"{args.captions} lacks {len(missing)} of the {len(paths)} images, the first is {missing[0]}: complete it with "
-             f"python 01_caption.py --data {args.data} --out {args.captions}")
+        fail(f"{args.captions} lacks {len(missing)} of the {len(paths)} images, the first is {missing[0]}: complete "
+             f"it with python 01_caption.py --data {args.data} --out {args.captions}")
     return captions
 
 
@@ -113,67 +107,6 @@ def plan(strength, scheduler, steps=None):
 
 
 # ---------------------------------------------------------------- the model
-def load_pipeline(args, device):
-    """(image-to-image pipeline of diffusers, its folder). Weights come from safetensors, and must be all there."""
-    import diffusers
-    import torch
-    import transformers
-
-    from models.hub import load_strictly, model_folder
-    from models.run import autocast
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
-    folder = model_folder(args.model, "model_index.json", LAYOUT, lambda name: diffusers.DiffusionPipeline.download(
-        name, use_safetensors=True, variant=args.variant))
-    index = read_json(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind not in (*LATENT, *PIXEL):
-        fail(f"--model {args.model} is a {kind}. Expected: {LAYOUT}.", 2)
-    with autocast(device, args.precision):
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-    # bf16 has the range of float32: SDXL's VAE, whose activations overflow in fp16, is safe in it. fp16 is never used.
-    parts = {}
-    for name, entry in index.items():
-        if not isinstance(entry, list) or name in ("safety_checker", "feature_extractor", "image_encoder"):
-            continue
-        library = {"diffusers": diffusers, "transformers": transformers}.get(entry[0])
-        cls = getattr(library, entry[1] or "", None)
-        if cls is None:
-            fail(f"{folder}/model_index.json: {name} is {entry[0]}.{entry[1]}, which diffusers and transformers do not have.")
-        if issubclass(cls, torch.nn.Module):
-            precision = {"torch_dtype" if library is diffusers else "dtype": dtype}
-            parts[name] = load_strictly(cls, folder / name, use_safetensors=True, variant=args.variant, **precision)
-        else:
-            try:
-                parts[name] = cls.from_pretrained(folder / name, local_files_only=True)
-            except (OSError, ValueError) as error:
-                fail(f"{folder / name} cannot be loaded as {entry[1]}: {str(error).splitlines()[0]}")
-    options = {}
-    if kind.startswith("StableDiffusionXL"):
-        options = {"add_watermarker": False,  # it would mark every training image
-                   "force_zeros_for_empty_prompt": index.get("force_zeros_for_empty_prompt", True),
-                   "requires_aesthetics_score": index.get("requires_aesthetics_score", False)}
-    elif kind in LATENT:  # the safety checker blackens images, also innocent ones
-        options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    try:
-        pipe = getattr(diffusers, LATENT.get(kind, "DDIMPipeline"))(**parts, **options)
-    except TypeError as error:
-        fail(f"{folder}/model_index.json: {str(error).split('__init__() ')[-1]}. Expected: {LAYOUT}.")
-    if kind == "DDPMPipeline" and isinstance(parts["scheduler"], diffusers.DDPMScheduler):
-        # DDPM's own sampler wants all 1,000 steps; trailing: start at the noise level that was asked for
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(parts["scheduler"].config, timestep_spacing="trailing")
-    pipe.set_progress_bar_config(disable=True)
-    pipe.to(device)
-    if device.type == "cuda":
-        pipe.unet.to(memory_format=torch.channels_last)
-    if kind in LATENT:
-        pipe.vae.use_slicing, pipe.vae.use_tiling = args.vae_slicing, args.vae_tiling
-        if device.type == "cuda":
-            pipe.vae.to(memory_format=torch.channels_last)
-    return pipe, folder
-
-
 def latent_model(pipe, captions):
     """prepare(x, paths, generators), redraw(prepared, strength, plan, generators) of a text-conditioned model.
 
@@ -188,7 +121,8 @@ def latent_model(pipe, captions):
         latents = (vae.encode(x.to(vae.dtype)).latent_dist.sample(generators) - shift) * scale / spread
         prompts = [captions[path] if captions else "" for path in paths]
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        encoded = pipe.encode_prompt(prompts, device=vae.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        encoded = pipe.encode_prompt(prompts, device=vae.device, num_images_per_prompt=1,
+                                     do_classifier_free_guidance=False)
         return latents, {name: value for name, value in zip(names, encoded, strict=False) if value is not None}
 
     def redraw(prepared, strength, steps, generators):
@@ -231,17 +165,18 @@ def diffusion(args, device):
     import torch.nn.functional as F
 
     from models.augmenters import Strategy
-    from models.hub import folder_hash
     from models.images import read_image, square
     strengths = list(dict.fromkeys(args.strength))
     for strength in strengths:
         if strength and args.steps and int(args.steps * strength) < 1:
-            fail(f"--steps {args.steps} is too few for --strength {strength:g}: strength x steps must be at least 1, so use "
-                 f"--steps {fewest_steps(strength)} or more, or leave --steps out.", 2)
-    pipe, folder = load_pipeline(args, device)
+            fail(f"--steps {args.steps} is too few for --strength {strength:g}: strength x steps must be at least 1, "
+                 f"so use --steps {fewest_steps(strength)} or more, or leave --steps out.", 2)
+    pipe, folder = load_pipeline(args.model, device, args.precision, args.variant)
     latent = hasattr(pipe, "vae")
+    if latent:
+        pipe.vae.use_slicing, pipe.vae.use_tiling = args.vae_slicing, args.vae_tiling
     if not latent and (args.captions or args.no_caption):
-        fail(f"--captions, --no-caption: {args.model} is an unconditional model, which takes no text; leave them out.", 2)
+        fail(f"--captions, --no-caption: {args.model} is unconditional and takes no text; leave them out.", 2)
     captions = captions_of(args) if latent else None
 
     # ---- sizes and steps
@@ -292,5 +227,5 @@ def diffusion(args, device):
              "parameters": sum(p.numel() for part in pipe.components.values() if isinstance(part, torch.nn.Module)
                                for p in part.parameters())}
     views = [f"strength{s:g}/view0" for s in strengths] if len(strengths) > 1 else ["view0"]
-    return Strategy(views, lambda path: square(read_image(path), size), lambda images, paths: draw(images, paths, plans),
-                    stored, about, sheet)
+    return Strategy(views, lambda path: square(read_image(path), size),
+                    lambda images, paths: draw(images, paths, plans), stored, about, sheet)

@@ -23,8 +23,7 @@ def full_precision(function):
     @functools.wraps(function)
     def wrapped(*tensors, **options):
         with torch.autocast(tensors[0].device.type, enabled=False):
-            half = torch.float16, torch.bfloat16
-            return function(*(t.float() if t.dtype in half else t for t in tensors), **options)
+            return function(*(t.float() if t.itemsize < 4 else t for t in tensors), **options)
     return wrapped
 
 
@@ -77,7 +76,7 @@ def vicreg_loss(x, y, invariance=25.0, variance=25.0, covariance=1.0):
     def variance_covariance(z):
         n, d = z.shape
         z = z - z.mean(0)
-        squares = z.square().sum(0)
+        squares = torch.linalg.vector_norm(z, dim=0).square()
         v = F.relu(1 - torch.sqrt(squares / (n - 1) + 1e-4)).mean()
         return v, off_diagonal(z, z, squares) / (n - 1) ** 2 / d
 
@@ -123,8 +122,7 @@ def simclr_loss(x, y, temperature=0.1):
 def byol_loss(p1, p2, z1, z2):
     """BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2) of predictions p and teacher's projections z (b, d).
 
-    |p1 - z2|^2 + |p2 - z1|^2 of normalised vectors, mean over b: the sum of both directions, as in the paper
-    and the official code (utils/helpers.py:109-112).
+    |p1 - z2|^2 + |p2 - z1|^2 of unit vectors: the sum of both directions as published (utils/helpers.py:109).
     """
     cosine = F.cosine_similarity(p1, z2.detach()) + F.cosine_similarity(p2, z1.detach())
     return (4 - 2 * cosine).mean(), dict(cosine=cosine.detach().mean() / 2)
@@ -148,8 +146,7 @@ def swav_loss(scores, q, temperature=0.1):
 def dino_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04):
     """DINO (Caron et al. 2021, arXiv 2104.14294, eq. 2-4; main_dino.py:363-416): swapped prediction again.
 
-    student (V, b, K) of all crops; teacher (G, b, K) of the global ones, whose targets are
-    softmax((teacher - center) / teacher_temp); center (1, K).
+    student (V, b, K) of all crops; teacher (G, b, K) of the global ones, no gradient; center (1, K).
     """
     return swav_loss(student, F.softmax((teacher - center) / teacher_temp, dim=-1), temperature=student_temp)
 
@@ -173,10 +170,9 @@ def sinkhorn(scores, epsilon=0.05, iterations=3):
 @torch.no_grad()
 @full_precision
 def embedding_stats(z):
-    """Does z (n, d) collapse? dict of two scalars on the device, from the first 512 rows.
-
-    embedding_std: mean standard deviation of the columns. effective_rank: exp of the entropy of the singular
+    """Does z (n, d) collapse? Mean standard deviation of the columns, and exp of the entropy of the singular
     values over their sum (RankMe, Garrido et al. 2023, eq. 1-2; not centred: 1 if all rows are equal).
+    Two scalars on the device, from the first 512 rows.
     """
     z = z[:512].double()  # singular values from the eigenvalues of z z' have half the digits
     s = torch.linalg.eigvalsh(z @ z.T if len(z) < z.shape[1] else z.T @ z).clamp(min=0).sqrt()
@@ -229,7 +225,6 @@ class Method(nn.Module):
     (b, 3, H, W) each, normalised; local: smaller crops; epoch: step / steps per epoch. Call it through
     DistributedDataParallel on several processes. terms: detached scalars, in BYOL, DINO and SwAV of this
     process's share, as is the loss; embedding (b, d): what the projector makes of views[0], detached.
-
     A step: forward, backward, clip, before_update(epoch), the optimizer, after_update(step / all steps).
     encoder() is the backbone to keep and to evaluate.
     """
@@ -381,12 +376,11 @@ class SwAV(Method):
     def assign(self, z, use_queue):
         """z (G, b, d) of the global crops -> this process's assignments (G, b, K)."""
         batch = gather(z.transpose(0, 1)).transpose(0, 1)
-        known, size = batch, self.queue.shape[1]
-        if use_queue and size:
+        known = batch
+        if use_queue and self.queue.numel():
             both = torch.cat([batch, self.queue.to(batch)], dim=1)
-            if self.queue[0, -1].any():  # full; waits for the device, in small-batch runs only
-                known = both
-            self.queue.copy_(both[:, :size])
+            known = both if self.queue[0, -1].any() else batch  # full? (a wait for the device)
+            self.queue.copy_(both[:, :self.queue.shape[1]])
         q = [self.sinkhorn(linear(x, self.prototypes.weight))[:batch.shape[1]] for x in known]
         return torch.stack(q).chunk(world(), dim=1)[rank()]
 

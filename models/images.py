@@ -5,10 +5,9 @@ import os
 import textwrap
 from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from models.run import atomic, fail
 
@@ -62,12 +61,11 @@ def read_image(path):
     """uint8 (H, W, 3) RGB of any common image file. Raises OSError naming a file that cannot be read."""
     try:
         data = Path(path).read_bytes()
-        if data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9":  # a whole JPEG: the fast decoder
-            raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            try:
-                return decode_jpeg(raw, ImageReadMode.RGB, apply_exif_orientation=True).permute(1, 2, 0).numpy()
-            except RuntimeError:  # a variant it does not know; Pillow decides
-                pass
+        whole_jpeg = data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
+        if whole_jpeg and b"Adobe" not in data[:4096]:  # the fast decoder; Adobe's are left to Pillow, some are CMYK
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if image is not None:
+                return image
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(_to_rgb(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

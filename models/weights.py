@@ -86,8 +86,10 @@ def fill(module, state, what):
 
 
 def load_maskgit(where=None):
-    """(tokenizer, transformer or None, {file: sha256}); tokenizer.image_size is its side in px. From a run folder of 00_train_generator.py, from a
-    folder with the two published files, or (None) the published files from the cache or the net."""
+    """(tokenizer, transformer or None, {file: sha256}); tokenizer.image_size is the side in pixels.
+
+    where: a run folder of 00_train_generator.py, or a folder with the two published files; None: these from
+    the cache or the net."""
     tokenizer_name, transformer_name = PUBLISHED["maskgit-tokenizer"][1], PUBLISHED["maskgit-transformer"][1]
     if where and (Path(where) / "generator.pth").exists():
         path = Path(where) / "generator.pth"

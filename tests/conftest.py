@@ -1,26 +1,35 @@
 """Tests run each stage as a user would, on a CPU, offline; every process gets one thread."""
 
+import hashlib
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GCL_WEIGHTS"] = "/nonexistent"  # no test may use weights that happen to be on the machine
+
+
+def command(script, *args, processes=1):
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launcher, str(script), *map(str, args)]
 
 
 def run(script, *args, processes=1, code=0, env=None, timeout=600):
     """Run `python script args` (under torchrun for several processes); return the finished process.
 
     Fails unless it exits with `code`; an error must be a sentence, never a traceback."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run([*command, str(script), *map(str, args)], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run(command(script, *args, processes=processes), cwd=ROOT, capture_output=True, text=True,
                           timeout=timeout, env={**os.environ, **(env or {})})
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     if processes == 1:
@@ -28,6 +37,85 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600):
     return done
 
 
+def run_killed(script, *args, when, processes=1, delay=0.0):
+    """Start the stage, kill -9 all its processes `delay` seconds after `when()` is first true.
+
+    False if it ended before that (then nothing was interrupted)."""
+    process = subprocess.Popen(command(script, *args, processes=processes), cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not when():
+        time.sleep(0.005)
+    time.sleep(delay)
+    killed = process.poll() is None
+    if killed:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.2)  # the group's other processes die by themselves
+    return killed
+
+
+def call(script, *args):
+    """The same stage inside this process, for the many checks that end before anything heavy begins."""
+    name = Path(script).stem
+    if name not in call.modules:
+        spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / script)
+        call.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    module = call.modules[name]
+    from models.run import run_main
+    return run_main(module.main, module.arguments(list(map(str, args))))
+
+
+call.modules = {}
+
+
+def refused(capsys, script, *args, code=None):
+    """Call a stage that must refuse; return its one sentence."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        call(script, *args)
+    assert stop.value.code == code if code else stop.value.code in (1, 2), stop.value.code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def hashes(folder, *patterns):
+    """{relative path: digest} of the files below a folder, or of those that match."""
+    files = [f for p in patterns or ["**/*"] for f in Path(folder).glob(p) if f.is_file()]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def write_images(root, classes=("a", "b", "c"), each=8, size=32, seed=0, suffix=".png"):
+    """Little pictures whose class shows: stripes of a class's own direction and colour, with noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    for c, name in enumerate(classes):
+        (Path(root) / name).mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            wave = np.sin(12 * (x * np.cos(c) + y * np.sin(c)) + rng.uniform(0, 6))[..., None]
+            colour = np.array([c == 0, c == 1, c == 2]) * 120 + rng.uniform(40, 100, 3)
+            pixels = colour + 50 * wave + rng.normal(0, 8, (size, size, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(Path(root) / name / f"{i:03d}{suffix}", quality=95)
+    return Path(root)
+
+
+VQGAN = ("--size 32 --filters 16 --multipliers 1 --unshuffle 4 --blocks 1 --codes 32 --code-dim 8 --groups 4 "
+         "--perceptual-weight 0 --gan-weight 0 --learning-rate 3e-3 --batch-size 8 --workers 0").split()
+MASKGIT = "--layers 1 --dim 32 --heads 2 --batch-size 8 --learning-rate 1e-3 --ema 0.9 --workers 0".split()
+PRETRAIN = ("--backbone resnet10 --small-images --size 32 --store-size 32 --batch-size 8 --optimizer adamw "
+            "--learning-rate 0.01 --warmup-epochs 0 --log-every 1 --workers 0").split()
+
+
 @pytest.fixture(scope="session")
-def stage():
-    return run
+def tiny(tmp_path_factory):
+    """A tiny data set with labels, a generator trained on it and a mirror: {name: path}."""
+    root = tmp_path_factory.mktemp("tiny")
+    write_images(root / "data" / "train")
+    write_images(root / "data" / "val", each=6, seed=1)
+    data = root / "data" / "train"
+    run("00_train_generator.py", "vqgan", "--data", data, "--out", root / "vqgan", "--epochs", 12, *VQGAN)
+    run("00_train_generator.py", "maskgit", "--data", data, "--tokenizer", root / "vqgan", "--out", root / "maskgit",
+        "--epochs", 12, *MASKGIT)
+    run("02_augment.py", "inpaint", "--data", data, "--weights", root / "maskgit", "--mask", "random:0.5", "--steps", 3,
+        "--out", root / "inpaint", "--workers", 0, "--batch-size", 8)
+    return {"root": root, "data": root / "data", "train": data, "vqgan": root / "vqgan", "maskgit": root / "maskgit",
+            "inpaint": root / "inpaint"}

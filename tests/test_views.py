@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from scipy.stats import ks_2samp
+from scipy.stats import chisquare, ks_2samp, kstest
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
@@ -137,6 +137,26 @@ PUBLISHED = {
     "simclr": ((0.08, 1.0), "bicubic", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (0.5, 0.0)),
     "swav": ((0.14, 1.0), "bilinear", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (0.5, 0.0), (0.5, 0.0)),
 }
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_choices_have_the_published_law(method):
+    n, rng = 4000, np.random.default_rng(0)
+    _, interpolation, jitter, *views = PUBLISHED[method]
+    for (blur, solarize), spec in zip(views, V.SPECS[method], strict=False):
+        assert spec["interpolation"] == interpolation
+        _, flips, params = zip(*(V.draw(spec, 64, 64, rng) for _ in range(n)), strict=True)
+        params = np.array(params)
+        jittered, sigma = params[params[:, 4] != 1], params[params[:, 9] > 0, 9]
+        for share, p in ((np.mean(flips), 0.5), (len(jittered) / n, 0.8), (params[:, 8].mean(), 0.2),
+                         (len(sigma) / n, blur), (params[:, 10].mean(), solarize)):
+            assert abs(share - p) <= 4 * (p * (1 - p) / n) ** 0.5
+        for k, strength in enumerate(jitter):
+            low = (k < 3) - strength
+            assert kstest(jittered[:, 4 + k], "uniform", (low, 2 * strength)).pvalue > 1e-3
+        assert kstest(sigma, "uniform", (0.1, 1.9)).pvalue > 1e-3
+        orders = np.unique(jittered[:, :4], axis=0, return_counts=True)[1]
+        assert len(orders) == 24 and chisquare(orders).pvalue > 1e-3
 
 
 def official(method, view, size):

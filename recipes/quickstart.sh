@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The whole chain on NASA's Blue Marble, on two CPU cores in some eight minutes: tiles -> VQGAN -> MaskGIT ->
+# in-painting -> three pretrainings -> linear evaluation -> runs/quickstart/report.md and report.png.
+#   make demo     or     bash recipes/quickstart.sh
+# Interrupted, the same command continues. It shows that the chain runs; for numbers that mean something, with
+# seeds and all controls, run recipes/figure33_satellite.sh.
+source "$(dirname "$0")/start.sh"
+RUNS=${RUNS:-runs/quickstart}
+DATA=${DATA:-data/bluemarble}
+MASK=0.5
+EPOCHS=${EPOCHS:-3}
+TOKENIZER="--filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16 --gan-weight 0
+  --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 3"
+TRANSFORMER="--layers 4 --dim 128 --heads 4 --ema 0.98 --learning-rate 1e-3 --batch-size 128 --epochs 4"
+PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
+  --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --epochs $EPOCHS --log-every 5"
+if [ -n "${TINY:-}" ]; then
+  LIMIT="--limit 96"
+  TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 32 --batch-size 16 --epochs 1"
+  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
+  PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32 --epochs 1"
+fi
+
+say "1 of 6: tiles of 32 px, labelled by climate"
+python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
+
+say "2 of 6: a tokenizer (VQGAN), 64 tokens a tile"
+python 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" --size 32 $TOKENIZER --workers 0
+
+say "3 of 6: a label-free transformer (MaskGIT) that fills in masked tokens"
+python 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS/vqgan" --out "$RUNS/maskgit" $TRANSFORMER \
+  --workers 0
+
+say "4 of 6: in-painting: half of each tile's tokens masked and predicted"
+python 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" --mask "random:$MASK" --steps 6 \
+  --batch-size 64 --out "$RUNS/inpaint" --workers 0
+
+say "5 of 6: three pretrainings: hand-crafted views only, with generated views, with the control in their place"
+python 03_pretrain.py --data "$DATA/train" --out "$RUNS/baseline" --mix 0 $PRETRAIN --workers 1
+python 03_pretrain.py --data "$DATA/train" --out "$RUNS/generated" --generated "$RUNS/inpaint" $PRETRAIN --workers 1
+python 03_pretrain.py --data "$DATA/train" --out "$RUNS/control" --generated real $PRETRAIN --workers 1
+
+say "6 of 6: a linear layer on the frozen features"
+for arm in baseline generated control; do
+  python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm" --out "$RUNS/linear-$arm" --cache-features --knn \
+    --baselines --workers 0
+done
+python 07_metrics.py report "$RUNS"
+python recipes/quickstart_picture.py "$DATA" "$RUNS"
