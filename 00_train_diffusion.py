@@ -170,7 +170,10 @@ def main(args):
             group["lr"] = args.learning_rate * min(1, (step + 1) / max(1, 0.05 * total))
         adam.step()
         average.step(unet.parameters())
-        running = running + loss.detach()
+        loss = loss.detach()
+        if run.world() > 1:
+            torch.distributed.all_reduce(loss)
+        running = running + loss / run.world()
         bar.update()
         if (step + 1) % 100 == 0 or step + 1 == total:
             mean = float(running) / (step % 100 + 1)

@@ -135,7 +135,7 @@ def merge(out, data, paths, done):
     for part in parts(out):
         part.unlink()
     unreadable = len(paths) - len(readable)
-    print(f"{out}: {len(readable)} captions" + (f"; {unreadable} images cannot be read" if unreadable else ""))
+    print(f"{out}: {len(readable)} captions" + (f"; {unreadable} image(s) cannot be read" if unreadable else ""))
 
 
 @torch.no_grad()

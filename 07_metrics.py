@@ -272,16 +272,19 @@ def ssim(args):
     loader = DataLoader(pairs, batch_size=None, num_workers=args.workers, prefetch_factor=8 if args.workers else None)
     with progress(len(pairs), "ssim") as bar:
         for value in loader:
-            if isinstance(value, str):
-                fail(value)
             values.append(value)
             bar.update()
+            if isinstance(value, str):
+                break
+    if isinstance(values[-1], str):
+        fail(values[-1])
     order = np.argsort(values, kind="stable")
+    least = order[:args.least]
     out = Path(args.out or Path(args.b).resolve().with_name(Path(args.b).resolve().name + ".ssim"))
     write_json(out / "ssim.json", {"mean": float(np.mean(values)), "sd": float(np.std(values)), "images": len(values),
                                    "a": args.a, "b": args.b, "size": args.size,
+                                   "least_similar": [pairs.pairs[i][0] for i in least],
                                    "values": {pairs.pairs[i][0]: round(float(values[i]), 6) for i in order}})
-    least = [int(i) for i in order[:args.least]]
     contact_sheet(out / "least_similar.png", [pairs.images(i) for i in least], [Path(args.a).name, Path(args.b).name],
                   [f"{values[i]:.3f} {pairs.pairs[i][0]}" for i in least])
     from models.plots import plt, save_figure

@@ -23,8 +23,8 @@ CLASSES = {1000: "imagenet", 100: "imagenet100"}
 # What does not tell arms apart: places, seeds, what may change on resume, what follows from other settings.
 INCIDENTAL = {
     "stage", "data", "out", "seed", "seeds", "device", "precision", "workers", "checkpoint_minutes", "log_every", "knn",
-    "knn_every", "generated", "generated_by", "images", "peak_lr", "backbone", "method", "mix", "pair", "views", "epochs",
-    "baselines", "grad_checkpoint", "architecture"}
+    "knn_every", "generated", "generated_by", "images", "peak_lr", "backbone", "method", "mix", "pair", "views",
+    "epochs", "baselines", "grad_checkpoint", "architecture"}
 OF_THE_MIRROR = {"weights", "model", "captions", "label", "views", "mask", "strength", "data", "out", "seed",
                  "batch_size", "vae_slicing", "vae_tiling", "variant", "device", "precision", "workers", "strategy"}
 
@@ -91,8 +91,9 @@ def read_result(file, runs):
     settings |= {f"{kind[3:]} {k}": v for k, v in args.items() if k not in INCIDENTAL - {"epochs"}
                  and k not in ("cache_features", "percent", "from_scratch")}
     mixed = strategy != "none"
+    place = Path(runs.resolve().name) / file.parent.relative_to(runs)
     return {
-        "study": study_of(file.parent.relative_to(runs), data, result.get("images", {}).get("classes")),
+        "study": study_of(place, data, result.get("images", {}).get("classes")),
         "data": Path(data).name, "strategy": strategy, "detail": detail, "supervised": supervised,
         "method": "supervised" if supervised else backbone.get("method") or backbone.get("source") or "?",
         "mix": backbone.get("mix", 0) if mixed else 0, "pair": sorted(backbone.get("pair", [])) if mixed else [],
@@ -133,7 +134,7 @@ def lengths(runs):
 
 
 def select(runs, arm):
-    """The runs of an arm of dissertation.json; `detail` there is a list of equal names."""
+    """The runs of an arm of dissertation.json; one of its `detail`s must be among the run's."""
     same_kind = [run for run in runs if run["supervised"] == arm.get("supervised", False)]
     epochs = lengths(same_kind)[arm.get("long", False)]
     wanted = {key: value for key, value in arm.items() if key not in ("long", "supervised", "detail")}
@@ -141,7 +142,7 @@ def select(runs, arm):
     if "pair" in wanted:
         wanted["pair"] = sorted(wanted["pair"])
     return [run for run in same_kind if run["epochs"] == epochs and all(run[k] == v for k, v in wanted.items())
-            and ("detail" not in arm or run["detail"] in arm["detail"])]
+            and ("detail" not in arm or {*arm["detail"]} & {*run["detail"].split(", ")})]
 
 
 def groups(runs, metric):
@@ -149,7 +150,8 @@ def groups(runs, metric):
     found = defaultdict(list)
     for run in runs:
         if metric in run["values"]:
-            found[json.dumps([run["network"], run["settings"]], sort_keys=True)].append(run["values"][metric])
+            settings = json.dumps([run["network"], run["detail"], run["settings"]], sort_keys=True)
+            found[settings].append(run["values"][metric])
     return list(found.values())
 
 
@@ -169,22 +171,26 @@ def spread(values):
     return f"{mean} ± {statistics.stdev(values):.2f} ({len(values)})" if len(values) > 1 else mean
 
 
-def shown(value, digits=None):
-    return "–" if value is None else f"{value:g}" if digits is None else f"{value:.{digits}f}"
+def shown(value):
+    """A number of the dissertation; a dash where it gives none."""
+    return "–" if value is None else str(value)
 
 
 # ---------------------------------------------------------------- tables
 def table(title, header, rows, note=""):
-    """(plain text, Markdown) of one table; rows: lists of strings."""
-    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    """(plain text, Markdown) of one table; rows: lists of strings; a header may have two lines."""
+    stacked = [name.rpartition("\n")[::2] for name in header]
+    heads = [list(one) for one in zip(*stacked, strict=True) if any(one)]
+    widths = [max(len(row[i]) for row in [*heads, *rows]) for i in range(len(header))]
 
     def line(cells):
-        return "  ".join(str(c).ljust(w) if i == 0 else str(c).rjust(w)
+        return "  ".join(c.rjust(w) if i else c.ljust(w)
                          for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
 
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-    text = "\n".join([title, rule, line(header), rule, *map(line, rows), rule, *([note] if note else [])])
-    markdown = ["| " + " | ".join(cells) + " |" for cells in [header, ["---", *["---:"] * (len(header) - 1)], *rows]]
+    text = "\n".join([title, rule, *map(line, heads), rule, *map(line, rows), rule, *([note] if note else [])])
+    flat = [name.replace("\n", ": ") for name in header]
+    markdown = ["| " + " | ".join(cells) + " |" for cells in [flat, ["---", *["---:"] * (len(header) - 1)], *rows]]
     return text, "\n".join([f"### {title}", "", *markdown, *(["", note] if note else [])])
 
 
@@ -193,7 +199,7 @@ def dissertation_table(key, runs):
     about = DISSERTATION[key]
     header, rows = [""], []
     for name, _ in about["columns"]:
-        header += [f"{name}: dissertation", "here"]
+        header += [f"{name}\ndissertation", f"{name}\nhere"]
     has_text = any("text" in row for row in about["rows"])
     for row in about["rows"]:
         cells = [row["name"]]
@@ -208,7 +214,7 @@ def cost_table(cost, runs=()):
     about = DISSERTATION["table6"]
     header, rows = [""], []
     for name, _ in about["columns"]:
-        header += [f"{name}: dissertation", "here"]
+        header += [f"{name}\ndissertation", f"{name}\nhere"]
     for row in about["rows"]:
         measured = cost.get("rows", {}).get(row["cost"], {})
         tops = values_of(runs, row["arm"], "linear top1")
@@ -218,10 +224,10 @@ def cost_table(cost, runs=()):
             if key == "parameters" and here:
                 here = here / 1e6
             digits = {"ssim": 3}.get(key, 2 if here is None or here < 100 else 0)
-            cells += [shown(value), "" if here is None else shown(here, digits)]
+            cells += [shown(value), "" if here is None else f"{here:.{digits}f}"]
         batch = measured.get("batch_ms")
         rows.append([*cells, "" if batch is None else f"{batch:.2f}"])
-    text, markdown = table(about["title"], [*header, "ms in batches"], rows, about["note"])
+    text, markdown = table(about["title"], [*header, "ms in batches\nhere"], rows, about["note"])
     ratios = cost.get("ratios", {})
     second = table("Ratios of section 5.6", ["", "dissertation", "here"],
                    [[name, shown(value), "" if ratios.get(key) is None else f"{ratios[key]:.2g}"]

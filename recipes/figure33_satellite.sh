@@ -32,7 +32,7 @@ else
   INPAINT="--steps 6 --batch-size 64 --workers 0"
   PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
     --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --workers 1"
-  EVAL="--cache-features --knn --workers 0" SUPERVISED="--small-images --backbone resnet10 --workers 0"
+  EVAL="--cache-features --knn --workers 0" SUPERVISED="--small-images --size 32 --architecture resnet10 --workers 0"
   if [ -n "${TINY:-}" ]; then
     LIMIT="--limit 96" SEEDS="0" MASKS="0.25 0.5" GAMMAS="0.5 1" CONTROL_GAMMAS="0.5" EPOCHS=1 LONG=2 LONG_MASK=0.25 LONG_GAMMA=0.5
     TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 32 --batch-size 16 --epochs 1"
@@ -57,7 +57,7 @@ arm() {  # name, seed, epochs, then the arguments that make the arm
   local name=$1 seed=$2 epochs=$3; shift 3
   say "$name, seed $seed"
   $LAUNCH 03_pretrain.py --data "$DATA/train" --out "$RUNS/$name-seed$seed" --seed "$seed" --epochs "$epochs" $PRETRAIN "$@"
-  $LAUNCH 04_linear_eval.py --data "$DATA" --val "$VAL" --backbone "$RUNS/$name-seed$seed" --seeds "$seed" \
+  $LAUNCH 04_linear_eval.py --data "$DATA" --eval-on "$VAL" --backbone "$RUNS/$name-seed$seed" --seeds "$seed" \
     --out "$RUNS/linear-$name-seed$seed" $EVAL
 }
 for seed in $SEEDS; do
@@ -74,7 +74,7 @@ done
 if [ -n "$LONG" ]; then
   say "supervised, and the long runs"
   for epochs in "$EPOCHS" "$LONG"; do
-    $LAUNCH 05_semisup_eval.py --from-scratch --percent 100 --data "$DATA" --val "$VAL" --epochs "$epochs" \
+    $LAUNCH 05_semisup_eval.py --from-scratch --percent 100 --data "$DATA" --eval-on "$VAL" --epochs "$epochs" \
       --out "$RUNS/supervised-$epochs" $SUPERVISED
   done
   arm "long-mask$LONG_MASK-gamma$LONG_GAMMA" 0 "$LONG" --generated "$RUNS/mask-$LONG_MASK" --mix "$LONG_GAMMA"
@@ -84,5 +84,5 @@ fi
 python 07_metrics.py report "$RUNS"
 if [ -n "$TEST" ]; then
   echo "The table above is on $VAL. For the chosen arm, its controls and the baseline:"
-  echo "  python 04_linear_eval.py --data $DATA --val $TEST --backbone $RUNS/ARM --out $RUNS/test-ARM $EVAL"
+  echo "  python 04_linear_eval.py --data $DATA --eval-on $TEST --backbone $RUNS/ARM --out $RUNS/test-ARM $EVAL"
 fi

@@ -95,7 +95,7 @@ def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
     torn = lines.pop("class0/torn.jpg")
     assert torn["caption"] == "" and "not an image file" in torn["error"]
     assert all(line["caption"].startswith("a photo of ") for line in lines.values())
-    assert "3 captions; 1 images cannot be read" in capsys.readouterr().out
+    assert "3 captions; 1 image(s) cannot be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change, code, message", [

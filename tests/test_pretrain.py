@@ -1,0 +1,141 @@
+"""03_pretrain.py, run as a user would."""
+
+import random
+import shutil
+import subprocess
+
+import pytest
+import torch
+import torchvision
+from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, write_images
+
+from models.heads import build_method
+from models.resnet import build_backbone
+from models.run import load, read_json, read_log
+
+SMALL = {"vicreg": "16-16", "barlow": "16-16", "dino": "16-16-8-24", "simclr": "16-16-8", "byol": "16-8",
+         "swav": "16-8-12"}
+TIMES = ("images_per_second", "time", "memory_gib")
+
+
+def steps(folder):
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_log(folder, "step")]
+
+
+def same(a, b):
+    a, b = load(a / "backbone.pth"), load(b / "backbone.pth")
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_every_method_trains_from_the_command_line(tiny, tmp_path, method):
+    """With generated views and local crops; the result is a backbone that loads strictly."""
+    out = tmp_path / method
+    run("03_pretrain.py", "--method", method, "--data", tiny["train"], "--generated", tiny["inpaint"], "--out", out,
+        "--epochs", 2, "--projector", SMALL[method], "--local-crops", 2, "--local-size", 16, "--pair", "crop", "flip",
+        *(["--queue", 16, "--queue-start", 1] if method == "swav" else []), *PRETRAIN, "--optimizer", "published")
+    lines = steps(out)
+    assert len(lines) == 6 and all(line["loss"] > 0 and line["effective_rank"] > 1 for line in lines)
+    assert (out / "views.png").exists() and (out / "curves.png").exists()
+    backbone, _ = build_backbone("resnet10", small_images=True)
+    start = {k: v.clone() for k, v in backbone.state_dict().items()}
+    backbone.load_state_dict(load(out / "backbone.pth"), strict=True)
+    assert start.keys() == load(out / "backbone.pth").keys()
+    made_by = read_json(out / "args.json")["generated_by"]
+    assert made_by[0]["strategy"] == "inpaint" and made_by[0]["args"]["mask"] == "random:0.5"
+
+
+def test_standard_stem_loads_into_torchvision(tiny, tmp_path):
+    run("03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "r18", "--epochs", 1, "--projector", "16-16",
+        *PRETRAIN, "--backbone", "resnet18", "--size", 64)
+    state = load(tmp_path / "r18" / "backbone.pth")
+    model = torchvision.models.resnet18()
+    model.fc = torch.nn.Identity()
+    model.load_state_dict(state, strict=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_run_ends_as_the_uninterrupted_one(tiny, tmp_path, processes):
+    fixed = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--mix", 0.5, "--epochs", 12, "--projector", "16-16",
+             "--checkpoint-minutes", 0, *PRETRAIN, "--workers", 1]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run("03_pretrain.py", *fixed, "--out", whole, processes=processes)
+    for _ in range(2):
+        assert run_killed("03_pretrain.py", *fixed, "--out", broken, processes=processes,
+                          when=(broken / "checkpoint.pth").exists, delay=random.uniform(0, 0.3))
+    run("03_pretrain.py", *fixed, "--out", broken, processes=processes)
+    assert same(whole, broken)
+    assert steps(whole) == steps(broken) and len(steps(whole)) == 36
+    before = hashes(broken)
+    assert "is finished" in run("03_pretrain.py", *fixed, "--out", broken).stdout
+    assert hashes(broken) == before
+
+
+def test_gamma_0_is_the_baseline_and_never_reads_a_generated_image(tiny, tmp_path):
+    fixed = ["--data", tiny["train"], "--epochs", 2, "--projector", "16-16", *PRETRAIN]
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "baseline")
+    shutil.copytree(tiny["inpaint"], tmp_path / "gone")
+    for image in (tmp_path / "gone").glob("view0/*/*"):
+        image.write_text("not an image: reading it would end the run")
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "zero", "--generated", tmp_path / "gone", "--mix", 0)
+    assert same(tmp_path / "baseline", tmp_path / "zero")
+    assert steps(tmp_path / "baseline") == steps(tmp_path / "zero")
+    done = run("03_pretrain.py", *fixed, "--out", tmp_path / "half", "--generated", tmp_path / "gone", code=1)
+    assert "gone/view0" in done.stderr and "cannot be read" in done.stderr
+
+
+def test_control_views_knn_and_init(tiny, tmp_path):
+    """--generated real; three generated views; a kNN probe on the way; starting from a backbone."""
+    fixed = ["--data", tiny["train"], "--epochs", 1, "--projector", "16-16", *PRETRAIN]
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "control", "--generated", "real", "--mix", 1, "--knn", tiny["data"],
+        "--knn-every", 1)
+    assert read_json(tmp_path / "control" / "args.json")["generated_by"] == ["real"]
+    assert 0 <= read_log(tmp_path / "control", "knn")[0]["top1"] <= 100
+    run("02_augment.py", "inpaint", "--data", tiny["train"], "--weights", tiny["maskgit"], "--views", 3, "--steps", 2,
+        "--out", tmp_path / "three", "--workers", 0)
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "views", "--generated", tmp_path / "three", "--views", 3, "--mix", 1,
+        "--init", tmp_path / "control")
+    args = read_json(tmp_path / "views" / "args.json")
+    assert args["views"] == 3 and len(steps(tmp_path / "views")) == 3
+
+
+def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
+    done = run("03_pretrain.py", "--data", tiny["train"], "--epochs", 8, "--projector", "16-16", "--out", tmp_path / "x",
+               *PRETRAIN, "--learning-rate", "1e25", "--weight-decay", 0, "--checkpoint-minutes", 0, "--log-every", 3,
+               code=1)
+    assert "is not finite" in done.stderr and "Step " in done.stderr
+    checkpoint = load(tmp_path / "x" / "checkpoint.pth")
+    assert all(value[2].isinf() for value in checkpoint["meter"].values())
+
+
+def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
+    def no(*extra, code=None):
+        return refused(capsys, "03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "x", "--epochs", 1,
+                       "--projector", "16-16", *PRETRAIN, *extra, code=code)
+    assert "--mix above 0 needs --generated" in no("--mix", 0.5, code=2)
+    assert "--views above 1 needs --generated" in no("--views", 2, code=2)
+    assert "needs as many folders" in no("--views", 2, "--generated", tiny["inpaint"], code=2)
+    assert "not a mirror" in no("--generated", tiny["data"], code=2)
+    assert "--pair takes any of" in no("--generated", tiny["inpaint"], "--pair", "rotate", code=2)
+    assert "more than the 24 images" in no("--batch-size", 48, code=2)
+    assert "There is no backbone" in no("--backbone", "vgg", code=2)
+    part = tmp_path / "part"
+    shutil.copytree(tiny["inpaint"], part)
+    (part / "view0" / "b" / "003.png").unlink()
+    assert "1 of 24 images have no generated view" in no("--generated", part) and not (tmp_path / "x").exists()
+    write_images(tmp_path / "bad", each=8)
+    (tmp_path / "bad" / "a" / "002.png").write_bytes(b"broken")
+    assert "a/002.png cannot be read" in no("--data", tmp_path / "bad")
+    assert "--epochs was 1, now 2" in no("--data", tmp_path / "bad", "--epochs", 2, code=2)
+    done = subprocess.run(command("03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "two", *PRETRAIN,
+                                  "--batch-size", 9, processes=2), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "must be a multiple of the 2 processes" in done.stderr
+
+
+def test_published_defaults_build_at_full_size():
+    """The projectors of the six recipes, on the meta device: parameter counts of the official code."""
+    with torch.device("meta"):
+        backbone, width = build_backbone("resnet50")
+        counts = {name: sum(p.numel() for p in build_method(name, backbone, width).projector.parameters())
+                  for name in ("vicreg", "barlow")}
+    assert counts == {"vicreg": 151_044_096, "barlow": 151_027_712}
