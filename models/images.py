@@ -61,8 +61,10 @@ def read_image(path):
     """uint8 (H, W, 3) RGB of any common image file. Raises OSError naming a file that cannot be read."""
     try:
         data = Path(path).read_bytes()
-        whole_jpeg = data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
-        if whole_jpeg and b"Adobe" not in data[:4096]:  # the fast decoder; Adobe's are left to Pillow, some are CMYK
+        # the fast decoder for whole files of the plain kinds; Adobe's JPEGs are left to Pillow, some are CMYK
+        jpeg = data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9" and b"Adobe" not in data[:4096]
+        png = data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[-8:-4] == b"IEND"  # 8-bit RGB
+        if jpeg or png and b"tRNS" not in data[:4096] and b"eXIf" not in data[:4096]:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
             if image is not None:
                 return image

@@ -206,7 +206,15 @@ def dissertation_table(key, runs):
         for (_, column), value in zip(about["columns"], row["values"], strict=True):
             cells += [shown(value), " | ".join(map(spread, values_of(runs, row["arm"], column)))]
         rows.append(cells + ([row.get("text", "")] if has_text else []))
-    return table(about["title"], header + (["dissertation's text"] if has_text else []), rows, about.get("note", ""))
+    notes = [about["note"]] if "note" in about else []
+    if elsewhere := other_data(key, runs):
+        notes.append(f"Here: {', '.join(elsewhere)}, other data than the dissertation's; the numbers do not compare.")
+    return table(about["title"], header + (["dissertation's text"] if has_text else []), rows, " ".join(notes))
+
+
+def other_data(key, runs):
+    """Names of the data of runs that stand in for those of a table or figure on data that is not its own."""
+    return sorted({run["data"] for run in runs if run["study"] != DISSERTATION[key]["data"]})
 
 
 def cost_table(cost, runs=()):
@@ -232,7 +240,8 @@ def cost_table(cost, runs=()):
     second = table("Ratios of section 5.6", ["", "dissertation", "here"],
                    [[name, shown(value), "" if ratios.get(key) is None else f"{ratios[key]:.2g}"]
                     for key, (name, value) in about["ratios"].items()])
-    where = f"Measured on {cost['device']} with {cost['compared']} images." if cost else ""
+    where = (f"Measured on {cost['device']} with {cost['compared']} images; Frechet distance in "
+             f"{cost['features']['features']} features.") if cost.get("rows") else ""
     return f"{text}\n{where}\n\n{second[0]}".replace("\n\n\n", "\n\n"), f"{markdown} {where}\n\n{second[1]}"
 
 
@@ -282,7 +291,7 @@ def draw(key, runs, path):
     lines, stars = defaultdict(list), []
     for row in about["rows"]:
         found = values_of(runs, row["arm"], about["columns"][0][1])
-        if "line" in row and row["values"][0] is not None:
+        if "line" in row and row["values"][0] is not None and not other_data(key, runs):
             stars.append((row["x"], row["values"][0], row["name"]))
         if "line" in row and found:
             values = found[0]

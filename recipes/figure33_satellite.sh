@@ -23,12 +23,12 @@ if [ -n "${DATA:-}" ]; then
   PRETRAIN="--size 128 --store-size 128 --batch-size 800" EVAL="--size 128 --workers 8" SUPERVISED="--size 128"
 else
   DATA=data/bluemarble RUNS=${RUNS:-runs/satellite} VAL=val TEST=""
-  MASKS=${MASKS:-"0.5"} GAMMAS=${GAMMAS:-"0.5 0.75"} SEEDS=${SEEDS:-"0 1 2"} EPOCHS=${EPOCHS:-5}
+  MASKS=${MASKS:-"0.5"} GAMMAS=${GAMMAS:-"0.5 0.75"} SEEDS=${SEEDS:-"0 1 2"} EPOCHS=${EPOCHS:-3}
   CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
   LONG=${LONG:-}
   TOKENIZER="--size 32 --filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16
-    --gan-weight 0 --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 6 --workers 0"
-  TRANSFORMER="--layers 4 --dim 128 --heads 4 --ema 0.99 --learning-rate 1e-3 --batch-size 128 --epochs 10 --workers 0"
+    --gan-weight 0 --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 5 --workers 0"
+  TRANSFORMER="--layers 4 --dim 128 --heads 4 --ema 0.99 --learning-rate 1e-3 --batch-size 128 --epochs 8 --workers 0"
   INPAINT="--steps 6 --batch-size 64 --workers 0"
   PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
     --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --workers 1"

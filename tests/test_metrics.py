@@ -318,6 +318,16 @@ def test_report_keeps_other_settings_apart(tmp_path):
     assert sorted(values_of(runs, row["arm"], "linear top1")) == [[60.0], [70.0]]  # the published protocol counts
 
 
+def test_report_of_other_data(tmp_path, capsys):
+    """The study of section 5.7 on other images takes its place in Figure 33, and says so."""
+    write_run(tmp_path / "base", 57.0)
+    write_run(tmp_path / "masked", 59.0, mix=0.5, generated_by=mirror("inpaint", mask="random:0.5", steps=6))
+    report(tmp_path)
+    assert cells(tmp_path, "Mask 0.5, gamma 0.5")[1:] == ["–", "59.00"]
+    assert "Here: set, other data" in capsys.readouterr().out
+    assert cells(tmp_path, "Non-Generative 0 %")[2] == ""
+
+
 def test_generation():
     assert generation([]) == ("none", "") and generation(["real"]) == ("real", "")
     assert generation(mirror("inpaint", mask="random:0.5", steps=12, data="x")) == ("inpaint", "mask random:0.5")
