@@ -58,7 +58,7 @@ def arguments(argv=None):
     p = parser(__doc__)
     p.add_argument("--data", required=True, help="folder tree of the real images; labels are not used")
     p.add_argument("--out", required=True, help="run folder")
-    p.add_argument("--method", default="vicreg", choices=["vicreg", "barlow", "dino", "simclr", "byol", "swav"])
+    p.add_argument("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
     # views
     p.add_argument("--generated", nargs="+", default=[], metavar="DIR",
                    help="mirrors made by 02_augment.py; all their views are used, one drawn at random per image and epoch. "
@@ -139,11 +139,15 @@ def mirrors_of(args):
         views = sorted((f for f in mirror.glob("view*") if f.is_dir()), key=lambda f: int(f.name[4:]))
         folders += views or [mirror]
         made_by.append(read_json(about) | {"folder": str(mirror)})
+        if mirror.name.startswith("strength"):  # one of several strengths that one command made
+            made_by[-1]["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
     return folders, made_by
 
 
 def complete(args):
     """Fill in the defaults that depend on other arguments."""
+    if args.method not in METHODS:
+        fail(f"--method {args.method}: the methods are {', '.join(METHODS)}.", 2)
     published = METHODS[args.method]
     if args.mix is None:
         args.mix = 0.5 if args.generated else 0.0

@@ -385,6 +385,11 @@ class SwAV(Method):
         return torch.stack(q).chunk(world(), dim=1)[rank()]
 
 
+KINDS = dict(vicreg=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
+             barlow=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
+             dino=DINO, simclr=SimCLR, byol=BYOL, swav=SwAV)
+
+
 def build_method(name, backbone, dim, **options):
     """The module of method `name` around `backbone`, which maps (b, 3, H, W) to (b, dim).
 
@@ -394,7 +399,4 @@ def build_method(name, backbone, dim, **options):
     options = METHODS[name]["head"] | options
     if isinstance(options["projector"], str):
         options["projector"] = tuple(map(int, options["projector"].split("-")))
-    kinds = dict(vicreg=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
-                 barlow=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
-                 dino=DINO, simclr=SimCLR, byol=BYOL, swav=SwAV)
-    return kinds[name](backbone, dim, **options)
+    return KINDS[name](backbone, dim, **options)

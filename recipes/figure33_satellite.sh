@@ -28,7 +28,7 @@ else
   LONG=${LONG:-}
   TOKENIZER="--size 32 --filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16
     --gan-weight 0 --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 5 --workers 0"
-  TRANSFORMER="--layers 4 --dim 128 --heads 4 --ema 0.99 --learning-rate 1e-3 --batch-size 128 --epochs 8 --workers 0"
+  TRANSFORMER="--layers 3 --dim 96 --heads 3 --ema 0.99 --learning-rate 1e-3 --batch-size 64 --epochs 4 --workers 0"
   INPAINT="--steps 6 --batch-size 64 --workers 0"
   PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
     --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --workers 1"

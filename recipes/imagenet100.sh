@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# ImageNet-100: links the 100 classes of the list in imagenet100.txt (Figures 30 and 31).
+#
+#   DATA=/path/to/imagenet bash recipes/imagenet100.sh data/imagenet100
+#
+# Reads DATA/train/SYNSET and DATA/val/SYNSET; makes OUT/train/SYNSET and OUT/val/SYNSET, links: no disk space.
+# The dissertation names no list; this is that of Contrastive Multiview Coding (Tian et al. 2019, arXiv:1906.05849;
+# HobbitLong/CMC, imagenet100.txt), which others use: 126,689 training and 5,000 validation images.
+source "$(dirname "$0")/start.sh"
+: "${DATA:?is to name the folder of ImageNet, with train/ and val/ in it}"
+OUT=${1:-$DATA_ROOT/imagenet100}
+from=$(cd "$DATA" && pwd)
+for split in train val; do
+  mkdir -p "$OUT/$split"
+  linked=0
+  while read -r synset; do
+    if [ -d "$from/$split/$synset" ]; then
+      ln -sfn "$from/$split/$synset" "$OUT/$split/$synset"
+      linked=$((linked + 1))
+    fi
+  done < <(grep -v '^#' recipes/imagenet100.txt)
+  echo "$OUT/$split: $linked of 100 classes"
+  if [ "$linked" -lt 100 ] && [ -z "${TINY:-}" ]; then
+    echo "$DATA/$split lacks $((100 - linked)) of the 100 classes: DATA must be ImageNet with folders n01440764 ..." >&2
+    exit 1
+  fi
+done

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Fetches every published weight file, so that the machine needs no network afterwards.
+#
+#   bash recipes/weights.sh                          into $GCL_WEIGHTS, else ~/.cache/gcl; some 11 GB
+#   MODELS="" bash recipes/weights.sh                without SDXL-Turbo and BLIP (8 GB, in the hub's own cache, $HF_HOME)
+#
+# Files whose publisher states a hash are checked against it; the hashes of all are kept in SHA256SUMS, and checked
+# when this is run again. A file that is there already is not fetched again.
+source "$(dirname "$0")/start.sh"
+export GCL_WEIGHTS=${GCL_WEIGHTS:-$HOME/.cache/gcl}
+FILES=${FILES-"icgan swav maskgit-tokenizer maskgit-transformer inception vgg16"}
+SUBSETS=${SUBSETS-"1percent 10percent"}
+MODELS=${MODELS-"stabilityai/sdxl-turbo Salesforce/blip-image-captioning-base"}
+
+cat <<'LICENCES'
+Licences, as far as the publishers state them; read them before you use or pass on a file or what it generates:
+  IC-GAN generator                CC BY-NC 4.0 (facebookresearch/ic_gan): no commercial use
+  SwAV ResNet-50                  CC BY-NC 4.0 (facebookresearch/swav): no commercial use
+  MaskGIT tokenizer, transformer  Apache 2.0 (google-research/maskgit)
+  FID Inception                   Apache 2.0 (mseitzer/pytorch-fid; a port of TensorFlow's, Apache 2.0)
+  VGG-16                          BSD-3-Clause (torchvision's code; the weights are trained on ImageNet: check its terms)
+  SDXL-Turbo                      Stability AI's non-commercial research community licence (stabilityai/sdxl-turbo)
+  BLIP captioning base            BSD-3-Clause (Salesforce/BLIP)
+  SimCLR's 1 % and 10 % lists     Apache 2.0 (google-research/simclr)
+LICENCES
+
+say "weight files, into $GCL_WEIGHTS"
+run mkdir -p "$GCL_WEIGHTS/imagenet_subsets"
+run python -c "import sys; from models.weights import find; [print(find(name)) for name in sys.argv[1:]]" $FILES
+
+say "the images of SimCLR's 1 % and 10 % of ImageNet's labels"
+for list in $SUBSETS; do
+  address=https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/$list.txt
+  file=$GCL_WEIGHTS/imagenet_subsets/$list.txt
+  if [ ! -e "$file" ]; then
+    run curl --fail --silent --show-error --location --output "$file.part" "$address" ||
+      { echo "$address cannot be reached: put it there as $file." >&2; exit 1; }
+    run mv "$file.part" "$file"
+  fi
+done
+
+say "hashes"
+if [ -e "$GCL_WEIGHTS/SHA256SUMS" ]; then (cd "$GCL_WEIGHTS" && run sha256sum --check --quiet SHA256SUMS); fi
+if [ -z "${DRY:-}" ]; then
+  (cd "$GCL_WEIGHTS" && find . -type f ! -name SHA256SUMS ! -name '.*' | sort | xargs sha256sum | tee SHA256SUMS.part)
+  mv "$GCL_WEIGHTS/SHA256SUMS.part" "$GCL_WEIGHTS/SHA256SUMS"
+fi
+
+for model in $MODELS; do
+  say "$model, into the hub's cache"
+  run hf download "$model" --include '*.json' '*.txt' '*.model' '*.safetensors' --exclude '*.fp16.*' 'sd_xl_turbo_*'
+done
