@@ -11,7 +11,8 @@ How far it may move is bounded by the norm of the Gaussian noise that --feature-
 
 Reads any folder tree of images; their feature maps are computed once. Writes a run folder: direction.pt or
 navigator.pt (for 02_augment.py --steer or --navigator), samples.png, log.jsonl and result.json, with the
-comparison on held-out images. The same command continues a run that was interrupted. One GPU is enough.
+comparison on held-out images. The same command continues a run that was interrupted. One device is enough:
+a step costs 0.3 TFLOP an image at 256 px, the defaults 4.5 PFLOP (steer) and 18 PFLOP (navigator).
 """
 
 import time
@@ -153,14 +154,16 @@ def train(args, device, out, features, trained, loss_of):
             adam.step()
         total = total + loss.detach()
         bar.update()
-        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+        logging, last = (step + 1) % 100 == 0, step + 1 == args.steps
+        saving = time.time() - saved > 60 * args.checkpoint_minutes and not last
+        if (logging or saving or last) and not math.isfinite(total):
+            run.fail(f"The loss became {float(total)} shortly before step {step + 1}: lower --learning-rate.")
+        if logging or last:
             mean = float(total) / (step % 100 + 1)
-            if not math.isfinite(mean):
-                run.fail(f"The loss became {mean} shortly before step {step + 1}: lower --learning-rate.")
             run.log(out, event="steps", step=step + 1, loss=mean)
             bar.set_postfix(loss=f"{mean:.4f}")
             total = torch.zeros((), device=device)
-        if time.time() - saved > 60 * args.checkpoint_minutes and step + 1 < args.steps:
+        if saving:
             states = [(module.state_dict(), adam.state_dict()) for module, adam in trained.items()]
             run.save_checkpoint(out, step=step + 1, states=states, total=total)
             saved = time.time()

@@ -10,7 +10,7 @@ demo: .venv/ready
 
 test: .venv/tests
 	ruff check .
-	python -m pytest -q tests
+	python -m pytest -q -n 2 --dist loadfile tests
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -238,33 +238,37 @@ def noise(args, device):
                 continue
         fail("--interpolate needs a second readable image in --data.")
 
-    @torch.inference_mode()
-    def draw(images, paths, view):
+    def condition(images, paths):
+        feature = features(images)
+        if args.interpolate is not None:
+            others = torch.from_numpy(np.stack([partner(path) for path in paths]))
+            feature = interpolate(feature, features(others), args.interpolate)
+        if direction is not None:
+            feature = steer(feature, direction, args.steer_strength)
+        return feature if navigator is None else navigator(feature)
+
+    def generate(images, paths, feature, view):
         rngs = [seed_rng(args.seed, path, view) for path in paths]
         fixed = [seed_rng(args.seed, path, "z") for path in paths] if args.feature_noise is not None else rngs
         z = draw_z(fixed, generator.z_width, args.truncation).to(device)
+        if args.feature_noise is not None:
+            feature = feature_noise(feature, args.feature_noise, args.feature_truncation, rngs)
+        if args.invert_steps:
+            target = images.to(device).permute(0, 3, 1, 2) / 127.5 - 1
+            target = F.interpolate(target, generator.resolution, mode="bilinear", antialias=True)
+            z = invert(generator, feature, target, z, args.invert_steps)
+        pixels = (generator(z, feature).float() + 1) * 127.5
+        return pixels.round().byte().permute(0, 2, 3, 1).contiguous().cpu()
+
+    @torch.inference_mode()
+    def draw(images, paths, views=args.views):
         with autocast(device, args.precision):
-            feature = features(images)
-            if args.interpolate is not None:
-                others = torch.from_numpy(np.stack([partner(path) for path in paths]))
-                feature = interpolate(feature, features(others), args.interpolate)
-            if direction is not None:
-                feature = steer(feature, direction, args.steer_strength)
-            if navigator is not None:
-                feature = navigator(feature)
-            if args.feature_noise is not None:
-                feature = feature_noise(feature, args.feature_noise, args.feature_truncation, rngs)
-            if args.invert_steps:
-                target = images.to(device).permute(0, 3, 1, 2) / 127.5 - 1
-                target = F.interpolate(target, generator.resolution, mode="bilinear", antialias=True)
-                z = invert(generator, feature, target, z, args.invert_steps)
-            generated = generator(z, feature).float()
-        return ((generated + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().cpu()
+            feature = condition(images, paths)
+            return torch.stack([generate(images, paths, feature, view) for view in range(views)])
 
     def sheet(images, paths):  # Figures 15 and 22
-        columns = [images.numpy(), *(draw(images, paths, view).numpy() for view in range(5))]
+        columns = [images.numpy(), *draw(images, paths, views=5).numpy()]
         return ["original", *(f"draw {view}" for view in range(5))], list(zip(*columns, strict=True)), ()
 
-    return Strategy([f"view{v}" for v in range(args.views)], lambda path: centre_square(read_image(path)),
-                    lambda images, paths: torch.stack([draw(images, paths, v) for v in range(args.views)]),
+    return Strategy([f"view{view}" for view in range(args.views)], lambda path: centre_square(read_image(path)), draw,
                     generator.resolution, about, sheet)

@@ -184,7 +184,7 @@ def atomic(path):
     """Yield a temporary name beside `path`; what was written there is moved to `path` at the end."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # one name: a killed write leaves no second file
     try:
         yield temporary
         os.replace(temporary, path)

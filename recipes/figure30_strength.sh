@@ -19,7 +19,7 @@ SEEDS=${SEEDS:-"0"}
 if [ -n "${TINY:-}" ]; then STRENGTHS="0 0.2"; fi
 
 say "the 100 classes, their captions, and one image per image and strength"
-DATA=$DATA run bash recipes/imagenet100.sh "$DATA_ROOT/imagenet100"
+run env DATA="$DATA" bash recipes/imagenet100.sh "$DATA_ROOT/imagenet100"
 DATA=$DATA_ROOT/imagenet100
 captions
 mirror diffusion --strength $STRENGTHS

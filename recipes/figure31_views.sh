@@ -22,7 +22,7 @@ if [ -n "${TINY:-}" ]; then METHODS="barlow swav" VIEWS="1 2" CONTROL_VIEWS="2";
 batch=(768 768 512 384)  # by the number of generated views
 
 say "the 100 classes, nine views of each image, and the tokenizer's reconstructions"
-DATA=$DATA run bash recipes/imagenet100.sh "$DATA_ROOT/imagenet100"
+run env DATA="$DATA" bash recipes/imagenet100.sh "$DATA_ROOT/imagenet100"
 DATA=$DATA_ROOT/imagenet100
 mirror outpaint
 mirror reconstruction

@@ -22,8 +22,8 @@ if [ -n "${DATA:-}" ]; then
   TOKENIZER="" TRANSFORMER="" INPAINT="--batch-size 64"
   PRETRAIN="--size 128 --store-size 128 --batch-size 800" EVAL="--size 128 --workers 8" SUPERVISED="--size 128"
 else
-  DATA=data/bluemarble RUNS=${RUNS:-runs/satellite} VAL=val TEST=""
-  MASKS=${MASKS:-"0.5"} GAMMAS=${GAMMAS:-"0.5 0.75"} SEEDS=${SEEDS:-"0 1 2"} EPOCHS=${EPOCHS:-3}
+  DATA=$DATA_ROOT/bluemarble RUNS=${RUNS:-$RUN_ROOT/satellite} VAL=val TEST=""
+  MASKS=${MASKS:-"0.5"} GAMMAS=${GAMMAS:-"0.5 0.75"} SEEDS=${SEEDS:-"0 1 2"} EPOCHS=${EPOCHS:-2}
   CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
   LONG=${LONG:-}
   TOKENIZER="--size 32 --filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16
@@ -31,16 +31,15 @@ else
   TRANSFORMER="--layers 3 --dim 96 --heads 3 --ema 0.99 --learning-rate 1e-3 --batch-size 64 --epochs 4 --workers 0"
   INPAINT="--steps 6 --batch-size 64 --workers 0"
   PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
-    --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --workers 1"
+    --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --workers 0"
   EVAL="--cache-features --knn --workers 0" SUPERVISED="--small-images --size 32 --architecture resnet10 --workers 0"
   if [ -n "${TINY:-}" ]; then
     LIMIT="--limit 96" SEEDS="0" MASKS="0.25 0.5" GAMMAS="0.5 1" CONTROL_GAMMAS="0.5" EPOCHS=1 LONG=2 LONG_MASK=0.25 LONG_GAMMA=0.5
     TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 32 --batch-size 16 --epochs 1"
     TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
     PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32"
-    DATA=${TINY_DATA:-data/bluemarble-tiny}
   fi
-  python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
+  run python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
 fi
 
 say "the generator: trained on the images of train alone, without labels"
@@ -81,7 +80,7 @@ if [ -n "$LONG" ]; then
   arm "long-control-gamma$LONG_GAMMA" 0 "$LONG" --generated real --mix "$LONG_GAMMA"
   arm "long-baseline" 0 "$LONG" --mix 0
 fi
-python 07_metrics.py report "$RUNS"
+run python 07_metrics.py report "$RUNS"
 if [ -n "$TEST" ]; then
   echo "The table above is on $VAL. For the chosen arm, its controls and the baseline:"
   echo "  python 04_linear_eval.py --data $DATA --eval-on $TEST --backbone $RUNS/ARM --out $RUNS/test-ARM $EVAL"

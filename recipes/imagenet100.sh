@@ -9,6 +9,7 @@
 source "$(dirname "$0")/start.sh"
 : "${DATA:?is to name the folder of ImageNet, with train/ and val/ in it}"
 OUT=${1:-$DATA_ROOT/imagenet100}
+if [ -n "${DRY:-}" ]; then exit; fi  # its command is printed by the recipe that calls it
 from=$(cd "$DATA" && pwd)
 for split in train val; do
   mkdir -p "$OUT/$split"

@@ -5,8 +5,8 @@
 # Interrupted, the same command continues. It shows that the chain runs; for numbers that mean something, with
 # seeds and all controls, run recipes/figure33_satellite.sh.
 source "$(dirname "$0")/start.sh"
-RUNS=${RUNS:-runs/quickstart}
-DATA=${DATA:-data/bluemarble}
+RUNS=${RUNS:-$RUN_ROOT/quickstart}
+DATA=${DATA:-$DATA_ROOT/bluemarble}
 MASK=0.5
 EPOCHS=${EPOCHS:-2}
 TOKENIZER="--filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16 --gan-weight 0
@@ -22,28 +22,35 @@ if [ -n "${TINY:-}" ]; then
 fi
 
 say "1 of 6: tiles of 32 px, labelled by climate"
-python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
+run python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
 
 say "2 of 6: a tokenizer (VQGAN), 64 tokens a tile"
-python 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" --size 32 $TOKENIZER --workers 0
+run python 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" --size 32 $TOKENIZER --workers 0
 
 say "3 of 6: a label-free transformer (MaskGIT) that fills in masked tokens"
-python 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS/vqgan" --out "$RUNS/maskgit" $TRANSFORMER \
+run python 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS/vqgan" --out "$RUNS/maskgit" $TRANSFORMER \
   --workers 0
 
 say "4 of 6: in-painting: half of each tile's tokens masked and predicted"
-python 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" --mask "random:$MASK" --steps 6 \
+run python 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" --mask "random:$MASK" --steps 6 \
   --batch-size 64 --out "$RUNS/inpaint" --workers 0
 
-say "5 of 6: three pretrainings: hand-crafted views only, with generated views, with the control in their place"
-python 03_pretrain.py --data "$DATA/train" --out "$RUNS/baseline" --mix 0 $PRETRAIN --workers 1
-python 03_pretrain.py --data "$DATA/train" --out "$RUNS/generated" --generated "$RUNS/inpaint" $PRETRAIN --workers 1
-python 03_pretrain.py --data "$DATA/train" --out "$RUNS/control" --generated real $PRETRAIN --workers 1
-
-say "6 of 6: a linear layer on the frozen features"
-for arm in baseline generated control; do
-  python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm" --out "$RUNS/linear-$arm" --cache-features --knn \
-    --baselines --workers 0
+say "5 of 6: three encoders, side by side: hand-crafted views only; generated views; the control in their place"
+export OMP_NUM_THREADS=$(( ($(nproc) + 2) / 3 ))
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+arm() {  # name, then the flags that make the arm
+  local name=$1; shift
+  run python 03_pretrain.py --data "$DATA/train" --out "$RUNS/$name" $PRETRAIN --workers 0 "$@"
+  run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$name" --out "$RUNS/linear-$name" --cache-features --knn \
+    --workers 0 $([ "$name" = control ] && echo --baselines)
+}
+arm baseline --mix 0 > "$RUNS/baseline.txt" 2>&1 &
+arm generated --generated "$RUNS/inpaint" > "$RUNS/generated.txt" 2>&1 &
+arm control --generated real  # the bar you see; the two others run along
+for job in $(jobs -p); do
+  wait "$job" || { tail -n 3 "$RUNS/baseline.txt" "$RUNS/generated.txt"; exit 1; }
 done
-python 07_metrics.py report "$RUNS"
-python recipes/quickstart_picture.py "$DATA" "$RUNS"
+
+say "6 of 6: the table and the picture"
+run python 07_metrics.py report "$RUNS"
+run python recipes/quickstart_picture.py "$DATA" "$RUNS"

@@ -44,7 +44,7 @@ for arm in ARMS:
 results = {arm: read_json(runs / f"linear-{arm}" / "result.json") for arm in ARMS}
 values = {arm: result["results"]["top1"]["mean"] for arm, result in results.items()}
 lines = {name: value["top1"]["mean"] if isinstance(value["top1"], dict) else value["top1"]
-         for name, value in results["baseline"]["baselines"].items()}
+         for name, value in results["control"]["baselines"].items()}
 axis = axes[1, 2]
 bars = axis.bar(values.keys(), values.values(), color=["tab:blue", "tab:orange", "tab:green"])
 axis.bar_label(bars, fmt="%.1f")

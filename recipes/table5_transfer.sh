@@ -26,17 +26,18 @@ for set in $SETS; do
   : "${folder[$set]:?is to name the folder of $set (PLACES, VOC, COCO), or leave it out of SETS}"
 done
 
+for arm in $ARMS; do
+  case $arm in baseline | real:*) ;; *) mirror "${arm%:*}" ;; esac
+done
 for seed in $SEEDS; do
   for arm in $ARMS; do
     strategy=${arm%:*} gamma=${arm#*:}
-    if [ "$strategy" = baseline ]; then
-      name=baseline
-      pretrain $name "$seed" --mix 0
-    else
-      name=$strategy-gamma$gamma-crop generated=$GEN/$strategy
-      if [ "$strategy" = real ]; then generated=real; else mirror "$strategy"; fi
-      pretrain "$name" "$seed" --generated "$generated" --mix "$gamma" --pair crop
-    fi
+    case $strategy in
+      baseline) name=baseline flags="--mix 0" ;;
+      real) name=real-gamma$gamma-crop flags="--generated real --mix $gamma --pair crop" ;;
+      *) name=$strategy-gamma$gamma-crop flags="--generated $GEN/$strategy --mix $gamma --pair crop" ;;
+    esac
+    pretrain "$name" "$seed" $flags
     for set in $SETS; do
       $LAUNCH 06_transfer.py "$set" --data "${folder[$set]}" --backbone "$RUNS/$name-seed$seed" --seed "$seed" $TRANSFER
     done

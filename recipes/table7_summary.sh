@@ -17,12 +17,15 @@ STRENGTHS=${STRENGTHS:-"0 0.2"}
 if [ -n "${TINY:-}" ]; then ARMS="noise:0.25 inpaint:0.5"; fi
 
 say "the arms of Table 4"
+for arm in $ARMS; do
+  if [ "${arm%:*}" != real ]; then mirror "${arm%:*}"; fi
+done
 for seed in $SEEDS; do
   pretrain baseline "$seed" --mix 0
   linear baseline "$seed"
   for arm in $ARMS; do
     strategy=${arm%:*} gamma=${arm#*:} generated=$GEN/${arm%:*}
-    if [ "$strategy" = real ]; then generated=real; else mirror "$strategy"; fi
+    if [ "$strategy" = real ]; then generated=real; fi
     pretrain "$strategy-gamma$gamma-crop" "$seed" --generated "$generated" --mix "$gamma" --pair crop
     linear "$strategy-gamma$gamma-crop" "$seed"
   done

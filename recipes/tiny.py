@@ -67,7 +67,8 @@ def coco(root):
 def flax(tree):
     """Nested dict of arrays -> the bytes that flax.serialization writes: an array is extension type 1."""
     import msgpack
-    return msgpack.packb(tree, default=lambda x: msgpack.ExtType(1, msgpack.packb((x.shape, x.dtype.name, x.tobytes()))))
+    return msgpack.packb(tree, default=lambda array: msgpack.ExtType(
+        1, msgpack.packb((array.shape, array.dtype.name, array.tobytes()))))
 
 
 def maskgit(folder):

@@ -2,15 +2,15 @@
 # Fetches every published weight file, so that the machine needs no network afterwards.
 #
 #   bash recipes/weights.sh                          into $GCL_WEIGHTS, else ~/.cache/gcl; some 11 GB
-#   MODELS="" bash recipes/weights.sh                without SDXL-Turbo and BLIP (8 GB, in the hub's own cache, $HF_HOME)
+#   HUB= bash recipes/weights.sh                     without SDXL-Turbo and BLIP (8 GB, in the hub's own cache, $HF_HOME)
 #
 # Files whose publisher states a hash are checked against it; the hashes of all are kept in SHA256SUMS, and checked
 # when this is run again. A file that is there already is not fetched again.
 source "$(dirname "$0")/start.sh"
 export GCL_WEIGHTS=${GCL_WEIGHTS:-$HOME/.cache/gcl}
 FILES=${FILES-"icgan swav maskgit-tokenizer maskgit-transformer inception vgg16"}
-SUBSETS=${SUBSETS-"1percent 10percent"}
-MODELS=${MODELS-"stabilityai/sdxl-turbo Salesforce/blip-image-captioning-base"}
+LISTS=${LISTS-"1percent 10percent"}
+HUB=${HUB-yes}
 
 cat <<'LICENCES'
 Licences, as far as the publishers state them; read them before you use or pass on a file or what it generates:
@@ -29,7 +29,7 @@ run mkdir -p "$GCL_WEIGHTS/imagenet_subsets"
 run python -c "import sys; from models.weights import find; [print(find(name)) for name in sys.argv[1:]]" $FILES
 
 say "the images of SimCLR's 1 % and 10 % of ImageNet's labels"
-for list in $SUBSETS; do
+for list in $LISTS; do
   address=https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/$list.txt
   file=$GCL_WEIGHTS/imagenet_subsets/$list.txt
   if [ ! -e "$file" ]; then
@@ -46,7 +46,11 @@ if [ -z "${DRY:-}" ]; then
   mv "$GCL_WEIGHTS/SHA256SUMS.part" "$GCL_WEIGHTS/SHA256SUMS"
 fi
 
-for model in $MODELS; do
-  say "$model, into the hub's cache"
-  run hf download "$model" --include '*.json' '*.txt' '*.model' '*.safetensors' --exclude '*.fp16.*' 'sd_xl_turbo_*'
-done
+if [ -n "$HUB" ]; then
+  say "SDXL-Turbo and BLIP, into the hub's cache, whose files are named after their hashes"
+  run python -c "from diffusers import DiffusionPipeline as P; from models.hub import PIPELINE_LAYOUT, model_folder
+print(model_folder('stabilityai/sdxl-turbo', 'model_index.json', PIPELINE_LAYOUT,
+                   lambda name: P.download(name, use_safetensors=True)))"
+  run python -c "from huggingface_hub import snapshot_download; from models.hub import model_folder
+print(model_folder('Salesforce/blip-image-captioning-base', 'config.json', 'a BLIP folder', snapshot_download))"
+fi

@@ -248,7 +248,8 @@ def test_places365(study, tmp_path, capsys):
                 lines.append(f"{inside} {label}")
         (data / listing).write_text("\n".join(lines) + "\n")
     assert stage.read_places(data)[0] == ["abbey", "bar", "cave/outdoor"]
-    for kind, where, out in (("places365", data, "a"), ("places365", study / "data", "b"), ("folder", study / "data", "c")):
+    folders = study / "data"
+    for kind, where, out in (("places365", data, "a"), ("places365", folders, "b"), ("folder", folders, "c")):
         call("06_transfer.py", kind, "--data", where, "--backbone", study / "x", "--out", tmp_path / out, *SMALL)
         assert result(tmp_path / out)["results"]["top1"]["mean"] == 100
     with open(data / "places365_val.txt", "a") as file:

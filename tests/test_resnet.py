@@ -30,8 +30,8 @@ def reference():
     return state, images, network(images).detach()
 
 
-@pytest.mark.parametrize("name, small", (("resnet10", False), ("resnet10", True), ("resnet18", True), ("resnet50", False),
-                                         ("wide_resnet50_2", False)))
+@pytest.mark.parametrize("name, small", (("resnet10", False), ("resnet10", True), ("resnet18", True),
+                                         ("resnet50", False), ("wide_resnet50_2", False)))
 def test_built_and_read_back(name, small, tmp_path):
     network, width = build_backbone(name, small)
     network.eval()
