@@ -1,7 +1,6 @@
 """Speed and memory: each figure against a baseline of the same run, or as a share of the device's matmul peak.
 
-    python bench.py                    everything: minutes on a GPU, about half an hour on one core of a CPU
-    python bench.py views loss step    some of it
+    python bench.py [views loss ...]   all of it takes minutes on a GPU, about a quarter of an hour on a CPU
 
 views      two 224 px views of a 500x375 JPEG, against the official VICReg pipeline of PIL and torchvision
 loss       VICReg's loss and gradient from the n x n Gram matrix, against d x d covariances; its memory at batch 800

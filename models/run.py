@@ -7,9 +7,11 @@ processes then change nothing, and there is no random state to save.
 
 import argparse
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +106,8 @@ def start(args):
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
     if world() > 1:
+        if sys.platform == "linux":  # die with torchrun: a process left behind would go on writing to the run
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 

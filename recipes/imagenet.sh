@@ -15,7 +15,7 @@ STUDY=${STUDY:-imagenet}
 RUNS=${RUNS:-$RUN_ROOT/$STUDY}
 GEN=${GEN:-$DATA_ROOT/generated/$STUDY}
 PRETRAIN=${PRETRAIN:-} LINEAR=${LINEAR:-} SEMISUP=${SEMISUP:-} TRANSFER=${TRANSFER:-} COST=${COST:-}
-GENERATE=${GENERATE:-} MASKGIT=${MASKGIT:-} SDXL=${SDXL:-} BLIP=${BLIP:-}
+GENERATE=${GENERATE:-} MASKGIT=${MASKGIT:-} OUTPAINT=${OUTPAINT:-} SDXL=${SDXL:-} BLIP=${BLIP:-}
 if [ -n "${TINY:-}" ]; then
   DATA=${DATA:-$DATA_ROOT/imagenet}
   export GCL_WEIGHTS=$DATA_ROOT/weights
@@ -23,7 +23,8 @@ if [ -n "${TINY:-}" ]; then
     --warmup-epochs 0 --projector 16-16 --queue 24 --queue-start 0 --local-size 16 --log-every 1 --workers 0 $PRETRAIN"
   LINEAR="--epochs 2 --batch-size 8 --workers 0 $LINEAR" SEMISUP="--epochs 1 --batch-size 4 --workers 0 $SEMISUP"
   TRANSFER="--workers 0 $TRANSFER"
-  GENERATE="--batch-size 12 --workers 0" MASKGIT="--steps 2" SDXL="--model $DATA_ROOT/sdxl"
+  GENERATE="--batch-size 12 --workers 0" MASKGIT="--steps 2" OUTPAINT="--positions upper-left center"
+  SDXL="--model $DATA_ROOT/sdxl"
   BLIP="--model $DATA_ROOT/blip --num-beams 1 --max-tokens 3 --batch-size 12 --workers 0"
   run python recipes/tiny.py "$DATA_ROOT"
 fi
@@ -33,7 +34,8 @@ SUBSETS=${SUBSETS:-${GCL_WEIGHTS:-$HOME/.cache/gcl}/imagenet_subsets}
 mirror() {  # noise | inpaint | outpaint | reconstruction | diffusion (strength 0.2, unless flags say otherwise)
   local strategy=$1 more=""; shift
   case $strategy in
-    inpaint | outpaint) more=$MASKGIT ;;
+    inpaint) more=$MASKGIT ;;
+    outpaint) more="$MASKGIT $OUTPAINT" ;;
     diffusion) more="--captions $GEN/captions.jsonl $SDXL" ;;
   esac
   if [ "$strategy" = reconstruction ]; then  # the control of both paintings: through the tokenizer, nothing masked

@@ -38,5 +38,5 @@ done
 say "the measurements"
 captions
 run python 07_metrics.py cost --data "$DATA/train" --out "$RUNS/cost" --runs "$RUNS" --augmentations $AUGMENTATIONS \
-  --inpaint "$MASKGIT" --outpaint "$MASKGIT" --diffusion "--captions $GEN/captions.jsonl $SDXL" $COST
+  --inpaint "$MASKGIT" --outpaint "$MASKGIT $OUTPAINT" --diffusion "--captions $GEN/captions.jsonl $SDXL" $COST
 run python 07_metrics.py report "$RUNS"

@@ -482,7 +482,7 @@ NAVIGATE = ("navigator", "--batch-size", "16", "--learning-rate", "5e-3", "--fea
 def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
     """On held-out feature maps, for three seeds."""
     for seed in range(3):
-        found = trainer(tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "80")
+        found = trainer(tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50")
         assert found["edit_error"]["steered"] < 0.99 * found["edit_error"]["unsteered"]
         icgan.load_direction(tmp_path / str(seed) / "direction.pt", 64)
         assert (tmp_path / str(seed) / "samples.png").exists()
@@ -507,7 +507,7 @@ def test_edits():
 def test_navigator_is_harder_than_noise(trainer, tmp_path):
     """On held-out feature maps, for three seeds, its step bounded by the norm of the noise."""
     for seed in range(3):
-        found = trainer(tmp_path / str(seed), *NAVIGATE, "--seed", str(seed), "--steps", "100")["contrastive_loss"]
+        found = trainer(tmp_path / str(seed), *NAVIGATE, "--seed", str(seed), "--steps", "70")["contrastive_loss"]
         assert found["navigator"] > found["noise"] + 0.05
         navigator = icgan.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
         assert navigator.bound.item() == pytest.approx(icgan.noise_norm(0.05, 2.0, 64))
