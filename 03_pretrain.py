@@ -15,8 +15,8 @@ images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth (tor
 strictly), log.jsonl, curves.png, views.png (the first batch as the network sees it). The same command
 continues an interrupted run, bit for bit on a CPU, and returns at once when it is finished.
 
-On 4 x 24 GB a batch of 800 at 224 px is 200 pairs a GPU: an estimated 21 GB in bf16 (17.6 GB of activations
-kept for the backward pass, 2.1 GB of weights, gradients and momentum; counted, not measured:
+On 4 x 24 GB a batch of 800 at 224 px is 200 pairs a GPU: an estimated 18.5 GiB in bf16 (16.7 GiB of activations
+kept for the backward pass, 2.0 GiB of weights, gradients and momentum; counted on tensors without data, not measured:
 python bench.py memory). If it does not fit, --grad-checkpoint trades a third more time for most of it. Gradient
 accumulation is not offered: it does not enlarge the batch that the losses' statistics see.
 """

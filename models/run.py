@@ -264,7 +264,7 @@ def claim(path, identity, what, extra=None):
             fail(f"{path.parent} is {there.get('stage')}'s, not {identity['stage']}'s: choose another --out.", 2)
         there, identity = ({k: v for part in (d, d.get("args", {})) for k, v in part.items()} for d in (there, identity))
         changed = [f"--{key.replace('_', '-')} was {there.get(key)}, now {identity.get(key)}"
-                   for key in sorted({*there, *identity} - {"args", *(extra or {})}) if there.get(key) != identity.get(key)]
+                   for key in sorted(identity.keys() - {"args"}) if there.get(key) != identity.get(key)]
         if changed:
             fail(f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them to go on, or "
                  "choose another --out.", 2)

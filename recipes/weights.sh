@@ -40,7 +40,10 @@ for list in $LISTS; do
 done
 
 say "hashes"
-if [ -e "$GCL_WEIGHTS/SHA256SUMS" ]; then (cd "$GCL_WEIGHTS" && run sha256sum --check --quiet SHA256SUMS); fi
+if [ -e "$GCL_WEIGHTS/SHA256SUMS" ] && ! (cd "$GCL_WEIGHTS" && run sha256sum --check --quiet SHA256SUMS >&2); then
+  echo "A file in $GCL_WEIGHTS is not what SHA256SUMS there says: delete it, or its line if you changed it." >&2
+  exit 1
+fi
 if [ -z "${DRY:-}" ]; then
   (cd "$GCL_WEIGHTS" && find . -type f ! -name SHA256SUMS ! -name '.*' | sort | xargs sha256sum | tee SHA256SUMS.part)
   mv "$GCL_WEIGHTS/SHA256SUMS.part" "$GCL_WEIGHTS/SHA256SUMS"
