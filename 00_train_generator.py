@@ -412,8 +412,8 @@ def train_maskgit(args):
             saved = time.time()
     bar.close()
     if rank() == 0:
-        save(out / "generator.pth", {**load(os.path.join(args.tokenizer, "generator.pth")), "transformer": average.state_dict(),
-                                     "transformer_config": average.config})
+        saved = load(os.path.join(args.tokenizer, "generator.pth"))
+        save(out / "generator.pth", saved | {"transformer": average.state_dict(), "transformer_config": average.config})
         (out / "checkpoint.pth").unlink(missing_ok=True)
 
 

@@ -61,7 +61,7 @@ def arguments(argv=None):
     p.add_argument("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
     # views
     p.add_argument("--generated", nargs="+", default=[], metavar="DIR",
-                   help="mirrors made by 02_augment.py; all their views are used, one drawn at random per image and epoch. "
+                   help="mirrors made by 02_augment.py; one of all their views is drawn at random per image and epoch. "
                    "'real': the control, the real image in place of a generated one")
     p.add_argument("--mix", type=share, metavar="GAMMA", help="probability of a generated view (default: 0.5 with "
                    "--generated, else 0)")
@@ -88,7 +88,7 @@ def arguments(argv=None):
     p.add_argument("--optimizer", default="published", choices=["published", "lars", "adamw"],
                    help="published: the method's own; adamw suits small images and small batches")
     p.add_argument("--learning-rate", type=float, metavar="LR",
-                   help="base value, scaled with the batch as the method does, mostly x batch / 256 (default: published)")
+                   help="base value, scaled with the batch as the method does, mostly x batch/256 (default: published)")
     p.add_argument("--weight-decay", type=float, metavar="W", help="(default: published)")
     p.add_argument("--warmup-epochs", type=float, metavar="N", help="(default: published, 10)")
     p.add_argument("--clip-grad", type=float, metavar="NORM",

@@ -262,7 +262,7 @@ def claim(path, identity, what, extra=None):
         there = read_json(path)
         if there.get("stage") != identity["stage"]:
             fail(f"{path.parent} is {there.get('stage')}'s, not {identity['stage']}'s: choose another --out.", 2)
-        there, identity = ({k: v for part in (d, d.get("args", {})) for k, v in part.items()} for d in (there, identity))
+        there, identity = there | there.get("args", {}), identity | identity.get("args", {})
         changed = [f"--{key.replace('_', '-')} was {there.get(key)}, now {identity.get(key)}"
                    for key in sorted(identity.keys() - {"args"}) if there.get(key) != identity.get(key)]
         if changed:

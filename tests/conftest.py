@@ -94,7 +94,8 @@ def write_images(root, classes=("a", "b", "c"), each=8, size=32, seed=0, suffix=
             wave = np.sin(12 * (x * np.cos(c) + y * np.sin(c)) + rng.uniform(0, 6))[..., None]
             colour = np.array([c == 0, c == 1, c == 2]) * 120 + rng.uniform(40, 100, 3)
             pixels = colour + 50 * wave + rng.normal(0, 8, (size, size, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(Path(root) / name / f"{i:03d}{suffix}", quality=95)
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(Path(root) / name / f"{i:03d}{suffix}", quality=95)
     return Path(root)
 
 

@@ -98,7 +98,7 @@ def test_official_format_on_photographs(tmp_path):
     photograph.convert("L").save(data / "gray.png")
     photograph.convert("CMYK").save(data / "cmyk.jpg")
     photograph.convert("P").save(data / "palette.gif")
-    Image.fromarray((np.asarray(photograph.convert("L")).astype(np.uint16) * 257)).save(data / "deep.png")
+    Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257).save(data / "deep.png")
     rgba = photograph.convert("RGBA")
     rgba.putalpha(128)
     rgba.save(data / "alpha.png")
@@ -112,7 +112,8 @@ def test_official_format_on_photographs(tmp_path):
                tmp_path / "gen", "--label", 3, "--steps", 4, "--workers", 2, "--batch-size", 4, code=1)
     assert "2 of 11 images could not be read" in done.stderr
     failed = [json.loads(line) for line in (tmp_path / "gen" / "failed.jsonl").read_text().splitlines()]
-    assert [f["path"] for f in failed] == ["n01440764/cut.jpg", "n01440764/text.jpg"] and all(f["reason"] for f in failed)
+    assert [f["path"] for f in failed] == ["n01440764/cut.jpg", "n01440764/text.jpg"]
+    assert all(f["reason"] for f in failed)
     assert len(list((tmp_path / "gen").glob("view0/*/*.jpg"))) == 9
     about = json.loads((tmp_path / "gen" / "augment.json").read_text())
     assert about["args"]["mask"] == "center" and about["about"]["parameters"] == 390030

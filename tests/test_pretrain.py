@@ -56,8 +56,8 @@ def test_standard_stem_loads_into_torchvision(tiny, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_run_ends_as_the_uninterrupted_one(tiny, tmp_path, processes):
-    fixed = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--mix", 0.5, "--epochs", 12, "--projector", "16-16",
-             "--checkpoint-minutes", 0, *PRETRAIN, "--workers", 1]
+    fixed = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--mix", 0.5, "--epochs", 12,
+             "--projector", "16-16", "--checkpoint-minutes", 0, *PRETRAIN, "--workers", 1]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run("03_pretrain.py", *fixed, "--out", whole, processes=processes)
     for _ in range(2):
@@ -87,21 +87,21 @@ def test_gamma_0_is_the_baseline_and_never_reads_a_generated_image(tiny, tmp_pat
 def test_control_views_knn_and_init(tiny, tmp_path):
     """--generated real; three generated views; a kNN probe on the way; starting from a backbone."""
     fixed = ["--data", tiny["train"], "--epochs", 1, "--projector", "16-16", *PRETRAIN]
-    run("03_pretrain.py", *fixed, "--out", tmp_path / "control", "--generated", "real", "--mix", 1, "--knn", tiny["data"],
-        "--knn-every", 1)
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "control", "--generated", "real", "--mix", 1,
+        "--knn", tiny["data"], "--knn-every", 1)
     assert read_json(tmp_path / "control" / "args.json")["generated_by"] == ["real"]
     assert 0 <= read_log(tmp_path / "control", "knn")[0]["top1"] <= 100
     run("02_augment.py", "inpaint", "--data", tiny["train"], "--weights", tiny["maskgit"], "--views", 3, "--steps", 2,
         "--out", tmp_path / "three", "--workers", 0)
-    run("03_pretrain.py", *fixed, "--out", tmp_path / "views", "--generated", tmp_path / "three", "--views", 3, "--mix", 1,
-        "--init", tmp_path / "control")
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "views", "--generated", tmp_path / "three", "--views", 3,
+        "--mix", 1, "--init", tmp_path / "control")
     args = read_json(tmp_path / "views" / "args.json")
     assert args["views"] == 3 and len(steps(tmp_path / "views")) == 3
 
 
 def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
-    done = run("03_pretrain.py", "--data", tiny["train"], "--epochs", 8, "--projector", "16-16", "--out", tmp_path / "x",
-               *PRETRAIN, "--learning-rate", "1e25", "--weight-decay", 0, "--checkpoint-minutes", 0, "--log-every", 3,
+    done = run("03_pretrain.py", "--data", tiny["train"], "--epochs", 8, "--projector", "16-16", "--out",
+               tmp_path / "x", *PRETRAIN, "--learning-rate", "1e25", "--weight-decay", 0, "--checkpoint-minutes", 0, "--log-every", 3,
                code=1)
     assert "is not finite" in done.stderr and "Step " in done.stderr
     checkpoint = load(tmp_path / "x" / "checkpoint.pth")

@@ -1,5 +1,6 @@
 """The README cannot rot: its commands are parsed by the real parsers, its worked examples are executed."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -41,9 +42,8 @@ def test_files_it_names_exist():
 def test_worked_examples(tiny, tmp_path):
     for name, block in EXAMPLES.items():
         (tmp_path / name).write_text(block)
-    python = [sys.executable]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    subprocess.run([*python, tmp_path / "my_generator.py", tiny["train"], tmp_path / "tint"], check=True, env=environment)
+    subprocess.run([sys.executable, tmp_path / "my_generator.py", tiny["train"], tmp_path / "tint"], check=True,
+                   env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert len(list((tmp_path / "tint" / "view0").rglob("*.jpg"))) == 24
     run(tmp_path / "my_loss.py", "--method", "align", "--data", tiny["train"], "--generated", tmp_path / "tint",
         "--out", tmp_path / "run", "--epochs", 1, "--projector", "16-8", *PRETRAIN, env={"PYTHONPATH": str(ROOT)})
