@@ -44,6 +44,7 @@ arm() {  # name, then the flags that make the arm
   run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$name" --out "$RUNS/linear-$name" --cache-features --knn \
     --workers 0 $([ "$name" = control ] && echo --baselines)
 }
+mkdir -p "$RUNS"
 arm baseline --mix 0 > "$RUNS/baseline.txt" 2>&1 &
 arm generated --generated "$RUNS/inpaint" > "$RUNS/generated.txt" 2>&1 &
 arm control --generated real  # the bar you see; the two others run along

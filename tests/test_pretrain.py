@@ -100,9 +100,9 @@ def test_control_views_knn_and_init(tiny, tmp_path):
 
 
 def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
-    done = run("03_pretrain.py", "--data", tiny["train"], "--epochs", 8, "--projector", "16-16", "--out",
-               tmp_path / "x", *PRETRAIN, "--learning-rate", "1e25", "--weight-decay", 0, "--checkpoint-minutes", 0, "--log-every", 3,
-               code=1)
+    done = run("03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "x", "--epochs", 8, *PRETRAIN,
+               "--projector", "16-16", "--learning-rate", "1e25", "--weight-decay", 0, "--checkpoint-minutes", 0,
+               "--log-every", 3, code=1)
     assert "is not finite" in done.stderr and "Step " in done.stderr
     checkpoint = load(tmp_path / "x" / "checkpoint.pth")
     assert all(value[2].isinf() for value in checkpoint["meter"].values())

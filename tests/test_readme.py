@@ -13,7 +13,7 @@ from models.run import load
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line.startswith("python ")]
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line[:7] == "python "]
 EXAMPLES = {re.match(r"# (\w+\.py)", block)[1]: block for kind, block in BLOCKS if kind == "python"}
 
 
