@@ -101,6 +101,16 @@ def stored_suffix(size):
     return ".png" if size < 128 else ".jpg"
 
 
+def as_stored(image, size):
+    """What a generated image has gone through when it is read again: the square, and JPEG unless it is small."""
+    image = square(image, size)
+    if stored_suffix(size) == ".png":
+        return image
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    _, data = cv2.imencode(".jpg", image[..., ::-1], options)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+
+
 def contact_sheet(path, rows, titles=(), labels=(), cell=None):
     """A PNG with one row of images per entry of `rows`, `titles` above the columns, `labels` (text) beside."""
     cell = cell or max(64, min(256, max(image.shape[0] for row in rows for image in row)))

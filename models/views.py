@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.images import read_image, square
+from models.images import as_stored, read_image
 from models.run import fail, seed_rng
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism
@@ -302,7 +302,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     root, paths: the real images, paths relative to root. method: a key of SPECS. size, local_size: pixels.
     generated: folders of generated images (the view folders of 02_augment.py, "mirrors"), or "real", the
-    control: the real image in their place, resized and cropped to store_size as they were.
+    control: the real image in their place, resized, cropped and stored as they were.
     Each of K = `views` partners is, with probability `mix`, a generated image (K distinct mirrors) under the
     augmentations `pair` (names of PAIR), otherwise the real image as published for the second view.
     Local crops are cut from the real image; local_from="generated": from the partners' images in turn.
@@ -349,7 +349,7 @@ class PairDataset(torch.utils.data.Dataset):
         rng = seed_rng(self.seed, epoch, index, "mix")
         taken = rng.random(self.views) < self.mix
         if self.generated == "real":
-            stored = square(real, self.store_size) if taken.any() else None
+            stored = as_stored(real, self.store_size) if taken.any() else None
             return [stored if take else None for take in taken]
         mirrors = rng.permutation(len(self.generated))[: self.views]
         stem = path.rpartition(".")[0]

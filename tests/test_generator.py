@@ -11,7 +11,7 @@ import torch
 from conftest import MASKGIT, ROOT, VQGAN, command, hashes, refused, run, run_killed, write_images
 from PIL import Image
 
-from models.images import read_image
+from models.images import as_stored, read_image, square, stored_suffix, write_image
 from models.run import load, read_log
 
 
@@ -138,6 +138,13 @@ def test_images_are_converted_properly(tmp_path):
     exif[0x112] = 6  # the camera was turned: rows are columns
     Image.fromarray(red).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
+
+
+def test_control_is_stored_as_a_generated_image_is(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8).repeat(5, 0).repeat(5, 1)
+    for size in (64, 256):
+        write_image(tmp_path / f"x{stored_suffix(size)}", square(image, size))
+        assert (as_stored(image, size) == read_image(tmp_path / f"x{stored_suffix(size)}")).all()
 
 
 def test_full_disk_is_one_sentence_and_loses_nothing(tiny, tmp_path):
