@@ -37,7 +37,7 @@ else
     LIMIT="--limit 96" SEEDS="0" MASKS="0.25 0.5" GAMMAS="0.5" CONTROL_GAMMAS="0.5" EPOCHS=1 LONG=2 LONG_MASK=0.25 LONG_GAMMA=0.5
     TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 32 --batch-size 16 --epochs 1"
     TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
-    PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32"
+    PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32" SUPERVISED="$SUPERVISED --batch-size 32"
   fi
   run python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
 fi
