@@ -11,7 +11,7 @@ MASK=0.5
 EPOCHS=${EPOCHS:-2}
 TOKENIZER="--filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16 --gan-weight 0
   --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 2"
-TRANSFORMER="--layers 3 --dim 96 --heads 3 --ema 0.98 --learning-rate 1e-3 --batch-size 64 --epochs 2"
+TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 1e-3 --batch-size 64 --epochs 1.2"
 PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
   --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --epochs $EPOCHS --log-every 5"
 if [ -n "${TINY:-}" ]; then

@@ -32,7 +32,7 @@ for axis, (title, folder) in zip(axes[0], folders.items(), strict=False):
     axis.imshow(grid, interpolation="nearest")
     axis.set(title=title, xticks=[], yticks=[])
 axes[0, 2].imshow(read_image(runs / "vqgan" / "reconstructions.png"))
-axes[0, 2].set(title="tokenizer (VQGAN): tiles above, reconstructions below", xticks=[], yticks=[])
+axes[0, 2].set(title="VQGAN: tiles, reconstructions", xticks=[], yticks=[])
 
 # ---- curves and accuracies
 for arm in ARMS:
