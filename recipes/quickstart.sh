@@ -11,7 +11,7 @@ MASK=0.5
 EPOCHS=${EPOCHS:-2}
 TOKENIZER="--filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16 --groups 16 --gan-weight 0
   --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 2"
-TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 1e-3 --batch-size 64 --epochs 1.2"
+TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 1e-3 --batch-size 64 --epochs 1"
 PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
   --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --epochs $EPOCHS --log-every 5"
 if [ -n "${TINY:-}" ]; then
@@ -32,7 +32,7 @@ run python 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS
   --workers 0
 
 say "4 of 6: in-painting: half of each tile's tokens masked and predicted"
-run python 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" --mask "random:$MASK" --steps 6 \
+run python 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" --mask "random:$MASK" --steps 5 \
   --batch-size 64 --out "$RUNS/inpaint" --workers 0
 
 say "5 of 6: three encoders, side by side: hand-crafted views only; generated views; the control in their place"
