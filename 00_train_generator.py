@@ -103,6 +103,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from models import maskgit
+from models.augmenters import to_bytes
+from models.heads import gather
 from models.images import contact_sheet, find_images, read_image, square
 from models.plots import curves
 from models.vqgan import VQGAN, PatchDiscriminator
@@ -134,20 +136,6 @@ def average_gradients(parameters):
         torch.distributed.all_reduce(flat)
         for g, mean in zip(gradients, (flat / world()).split([g.numel() for g in gradients]), strict=True):
             g.copy_(mean.view_as(g))
-
-
-def gathered(x):
-    """All processes' rows, without gradient."""
-    if world() == 1:
-        return x.detach()
-    parts = [torch.empty_like(x) for _ in range(world())]
-    torch.distributed.all_gather(parts, x.detach().contiguous())
-    return torch.cat(parts)
-
-
-def to_pixels(images):
-    """Float (B, 3, H, W) in [0, 1] -> list of uint8 (H, W, 3)."""
-    return list((images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
 class Meter:
@@ -253,7 +241,7 @@ def train_vqgan(args):
         adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
         with autocast(device, args.precision):
             if step == 0:  # start with codes where the features are
-                features = gathered(model.encoder(x).permute(0, 2, 3, 1).flatten(0, 2).float())
+                features = gather(model.encoder(x).permute(0, 2, 3, 1).flatten(0, 2).float().detach())
                 chosen = seed_rng(args.seed, "codes").choice(len(features), args.codes, len(features) < args.codes)
                 model.codebook.data.copy_(features[torch.from_numpy(chosen).to(device)])
             reconstruction, features, ids = model(x)
@@ -284,13 +272,13 @@ def train_vqgan(args):
             average_gradients(critic.parameters())
             adam_critic.step()
 
-        counts = torch.bincount(gathered(ids), minlength=args.codes).float()
+        counts = torch.bincount(gather(ids), minlength=args.codes).float()
         used += counts
         epoch_counts += counts
         meter.add({"loss": loss, **terms})
         if (step + 1) % args.restart_steps == 0 and step + 1 < total:
             dead = used == 0
-            everyone = gathered(features)
+            everyone = gather(features.detach())
             pick = torch.from_numpy(seed_rng(args.seed, "restart", step).integers(len(everyone), size=args.codes))
             model.codebook.data = torch.where(dead[:, None], everyone[pick.to(device)], model.codebook.data)
             used.zero_()
@@ -306,7 +294,7 @@ def train_vqgan(args):
             if rank() == 0:
                 with torch.no_grad(), autocast(device, args.precision):
                     again = model.decode(model.encode(shown))
-                contact_sheet(out / "reconstructions.png", [to_pixels(shown), to_pixels(again)])
+                contact_sheet(out / "reconstructions.png", [to_bytes(shown).numpy(), to_bytes(again).numpy()])
                 curves(out / "curves.png", read_log(out, "epoch"), ["l1", "psnr", "perplexity"])
         if time.time() - saved > 60 * args.checkpoint_minutes and step + 1 < total:
             save_checkpoint(out, step=step + 1, model=model.state_dict(), critic=critic.state_dict(), used=used,
@@ -403,7 +391,7 @@ def train_maskgit(args):
                     empty = torch.full((8, length), maskgit.MASK, device=device)
                     rngs = [seed_rng(args.seed, "sample", i) for i in range(8)]
                     images = tokenizer.decode(maskgit.sample(average, empty, None, rngs))
-                contact_sheet(out / "samples.png", [to_pixels(images)])
+                contact_sheet(out / "samples.png", [to_bytes(images).numpy()])
                 curves(out / "curves.png", read_log(out, "epoch"), ["loss", "accuracy"])
         if time.time() - saved > 60 * args.checkpoint_minutes and step + 1 < total:
             save_checkpoint(out, step=step + 1, model=model.state_dict(), average=average.state_dict(),
