@@ -23,30 +23,55 @@ from models import run
 def arguments(argv=None):
     p = run.parser(__doc__)
     commands = p.add_subparsers(dest="augmenter", required=True, metavar="steer | navigator")
-    steering = run.subparser(commands, "steer", "A direction of the feature map for one hand-crafted edit.")
-    navigator = run.subparser(commands, "navigator", "A layer that makes the hardest positive pairs.")
+    steering = run.subparser(
+        commands, "steer", "A direction of the feature map for one hand-crafted edit."
+    )
+    navigator = run.subparser(
+        commands, "navigator", "A layer that makes the hardest positive pairs."
+    )
     for c in (steering, navigator):
         c.add_argument("--data", required=True, help="folder tree of images")
-        c.add_argument("--weights", help="the published IC-GAN: tarball, folder or G_ema_*.pth; without it "
-                       "looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded")
+        c.add_argument(
+            "--weights",
+            help="the published IC-GAN: tarball, folder or G_ema_*.pth; without it "
+            "looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded",
+        )
         c.add_argument("--out", required=True, help="run folder")
-        c.add_argument("--images", type=run.count, default=10000, help="how many to use, a tenth held out")
+        c.add_argument(
+            "--images", type=run.count, default=10000, help="how many to use, a tenth held out"
+        )
         c.add_argument("--steps", type=run.count, help="of Adam")
         c.add_argument("--batch-size", type=run.count, help="images a step")
         c.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam")
         c.add_argument("--seed", type=int, default=0)
-        c.add_argument("--checkpoint-minutes", type=float, default=10, help="how much work a crash may cost")
+        c.add_argument(
+            "--checkpoint-minutes", type=float, default=10, help="how much work a crash may cost"
+        )
         run.device_arguments(c, workers=4)
     steering.set_defaults(steps=1000, batch_size=16)
     steering.add_argument("--edit", required=True, choices=["brightness", "shift", "zoom"])
-    steering.add_argument("--edit-strength", type=float, default=0.25,
-                          help="of the edit at --steer-strength 1: share of the pixel range that is added, "
-                          "share of the width it moves right, logarithm of the magnification")
+    steering.add_argument(
+        "--edit-strength",
+        type=float,
+        default=0.25,
+        help="of the edit at --steer-strength 1: share of the pixel range that is added, "
+        "share of the width it moves right, logarithm of the magnification",
+    )
     navigator.set_defaults(steps=2000, batch_size=32)
-    navigator.add_argument("--feature-noise", type=float, default=0.01, metavar="STD",
-                           help="bounds the step to the norm of Gaussian noise of this standard deviation")
-    navigator.add_argument("--feature-truncation", type=float, default=2.0, metavar="T",
-                           help="where that noise is cut, in standard deviations")
+    navigator.add_argument(
+        "--feature-noise",
+        type=float,
+        default=0.01,
+        metavar="STD",
+        help="bounds the step to the norm of Gaussian noise of this standard deviation",
+    )
+    navigator.add_argument(
+        "--feature-truncation",
+        type=float,
+        default=2.0,
+        metavar="T",
+        help="where that noise is cut, in standard deviations",
+    )
     navigator.add_argument("--backbone", default="resnet18", help="of the SimCLR model")
     navigator.add_argument("--temperature", type=float, default=0.1, help="of SimCLR's loss")
     return p.parse_args(argv)
@@ -91,7 +116,9 @@ def affine(images, zoom, x=0.0, y=0.0):
     matrix = torch.stack([1 / zoom, zero, zero + x, zero, 1 / zoom, zero + y], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
     inside = (grid.abs() <= 1).all(-1).unsqueeze(1)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False), inside.expand_as(images)
+    return F.grid_sample(
+        images, grid, padding_mode="border", align_corners=False
+    ), inside.expand_as(images)
 
 
 def edit(kind, images, amount):
@@ -117,7 +144,7 @@ def to_pixels(images):
 def prepare(args, device):
     """(generator, feature maps to train on, feature maps held out, {weight file: sha256})."""
     paths = find_images(args.data)
-    order = run.seed_rng(args.seed, "images").permutation(len(paths))[:args.images]
+    order = run.seed_rng(args.seed, "images").permutation(len(paths))[: args.images]
     held = max(2, len(order) // 10)
     run.check_batch(len(order) - held, args.batch_size)
     generator, encoder, weights = icgan.load_icgan(args.weights)
@@ -137,7 +164,9 @@ def train(args, device, out, features, trained, loss_of):
     """Steps on loss_of(feature maps, random generators) of a batch; `trained`: {module: its Adam}."""
     first, saved, total = 0, time.time(), torch.zeros((), device=device)
     if checkpoint := run.load_checkpoint(out):
-        for (module, adam), (weights, state) in zip(trained.items(), checkpoint["states"], strict=True):
+        for (module, adam), (weights, state) in zip(
+            trained.items(), checkpoint["states"], strict=True
+        ):
             module.load_state_dict(weights)
             adam.load_state_dict(state)
         first, total = checkpoint["step"], checkpoint["total"].to(device)
@@ -157,7 +186,9 @@ def train(args, device, out, features, trained, loss_of):
         logging, last = (step + 1) % 100 == 0, step + 1 == args.steps
         saving = time.time() - saved > 60 * args.checkpoint_minutes and not last
         if (logging or saving or last) and not math.isfinite(total):
-            run.fail(f"The loss became {float(total)} shortly before step {step + 1}: lower --learning-rate.")
+            run.fail(
+                f"The loss became {float(total)} shortly before step {step + 1}: lower --learning-rate."
+            )
         if logging or last:
             mean = float(total) / (step % 100 + 1)
             run.log(out, event="steps", step=step + 1, loss=mean)
@@ -172,13 +203,19 @@ def train(args, device, out, features, trained, loss_of):
 
 def train_steer(args, device, out):
     generator, features, held, weights = prepare(args, device)
-    steering = torch.nn.ParameterDict({"direction": torch.zeros(generator.feature_width, device=device)})
+    steering = torch.nn.ParameterDict(
+        {"direction": torch.zeros(generator.feature_width, device=device)}
+    )
 
     def loss_of(feature, rngs):
         z = icgan.draw_z(rngs, generator.z_width).to(device)
-        strength = torch.tensor([rng.uniform(-1, 1) for rng in rngs], dtype=torch.float32, device=device)
+        strength = torch.tensor(
+            [rng.uniform(-1, 1) for rng in rngs], dtype=torch.float32, device=device
+        )
         with torch.no_grad():
-            target, mask = edit(args.edit, generator(z, feature).float(), args.edit_strength * strength)
+            target, mask = edit(
+                args.edit, generator(z, feature).float(), args.edit_strength * strength
+            )
         images = generator(z, icgan.steer(feature, steering["direction"], strength[:, None]))
         return distance(images.float(), target, mask).mean()
 
@@ -198,7 +235,9 @@ def train_steer(args, device, out):
                 errors["unsteered"].append(float(distance(plain, target, mask)))
                 row += [target, steered] if sign < 0 else [plain, steered, target]
             rows += [to_pixels(torch.cat(row))] if i < 6 else []
-    contact_sheet(out / "samples.png", rows, ["edit -1", "steered -1", "G(z, f)", "steered +1", "edit +1"])
+    contact_sheet(
+        out / "samples.png", rows, ["edit -1", "steered -1", "G(z, f)", "steered +1", "edit +1"]
+    )
     run.save(out / "direction.pt", {"direction": steering["direction"].detach().cpu()})
     error = {name: sum(values) / len(values) for name, values in errors.items()}
     return {"results": {"edit_error": error}, "held_out": len(held), "weights": weights}
@@ -206,7 +245,10 @@ def train_steer(args, device, out):
 
 def train_navigator(args, device, out):
     if args.batch_size < 2:
-        run.fail("--batch-size must be at least 2: an image is contrasted with the others of its batch.", 2)
+        run.fail(
+            "--batch-size must be at least 2: an image is contrasted with the others of its batch.",
+            2,
+        )
     generator, features, held, weights = prepare(args, device)
     torch.manual_seed(run.image_seed(args.seed, "init"))
     bound = icgan.noise_norm(args.feature_noise, args.feature_truncation, generator.feature_width)
@@ -230,9 +272,17 @@ def train_navigator(args, device, out):
             plain = generator(z, feature)
         return contrast(plain, generator(z, navigator(feature)), rngs)
 
-    train(args, device, out, features, {
-        simclr: torch.optim.Adam(simclr.parameters(), args.learning_rate),
-        navigator: torch.optim.Adam(navigator.parameters(), args.learning_rate, maximize=True)}, loss_of)
+    train(
+        args,
+        device,
+        out,
+        features,
+        {
+            simclr: torch.optim.Adam(simclr.parameters(), args.learning_rate),
+            navigator: torch.optim.Adam(navigator.parameters(), args.learning_rate, maximize=True),
+        },
+        loss_of,
+    )
 
     def rngs_of(batch, n, what):
         return [run.seed_rng(args.seed, "held out", what, batch, i) for i in range(n)]
@@ -244,22 +294,36 @@ def train_navigator(args, device, out):
             draws = rngs_of(i, len(feature), "z")
             z = icgan.draw_z(draws, generator.z_width).to(device)
             noisy = icgan.feature_noise(feature, args.feature_noise, args.feature_truncation, draws)
-            images = {"unchanged": generator(z, feature), "noise": generator(z, noisy),
-                      "navigator": generator(z, navigator(feature))}
+            images = {
+                "unchanged": generator(z, feature),
+                "noise": generator(z, noisy),
+                "navigator": generator(z, navigator(feature)),
+            }
             for name in losses if len(feature) > 1 else ():
                 crops = rngs_of(i, len(feature), "crop")
                 losses[name].append(float(contrast(images["unchanged"], images[name], crops)))
-            rows += list(zip(*map(to_pixels, images.values()), strict=True))[:6 - len(rows)]
+            rows += list(zip(*map(to_pixels, images.values()), strict=True))[: 6 - len(rows)]
     contact_sheet(out / "samples.png", rows, ["G(z, f)", "noise", "navigator"])
-    run.save(out / "navigator.pt", {name: tensor.cpu() for name, tensor in navigator.state_dict().items()})
+    run.save(
+        out / "navigator.pt",
+        {name: tensor.cpu() for name, tensor in navigator.state_dict().items()},
+    )
     loss = {name: sum(values) / len(values) for name, values in losses.items()}
-    return {"results": {"contrastive_loss": loss}, "bound": bound, "held_out": len(held), "weights": weights}
+    return {
+        "results": {"contrastive_loss": loss},
+        "bound": bound,
+        "held_out": len(held),
+        "weights": weights,
+    }
 
 
 def main(args):
     stage = f"00_train_augmenter {args.augmenter}"
     if run.world() > 1:
-        run.fail("00_train_augmenter.py trains on one device: start it with python, not with torchrun.", 2)
+        run.fail(
+            "00_train_augmenter.py trains on one device: start it with python, not with torchrun.",
+            2,
+        )
     if run.finished("result.json", stage, args):
         return
     device, out = run.start(args), run.open_run(args.out, stage, args)

@@ -58,27 +58,65 @@ def arguments(argv=None):
         c.add_argument("--batch-size", type=count, help="images a step, over all processes")
         c.add_argument("--learning-rate", type=float, help="of Adam")
         c.add_argument("--seed", type=int, default=0)
-        c.add_argument("--checkpoint-minutes", type=float, default=10, help="how much work a crash may cost")
+        c.add_argument(
+            "--checkpoint-minutes", type=float, default=10, help="how much work a crash may cost"
+        )
         device_arguments(c, workers=4)
-    vq.set_defaults(epochs=300.0, batch_size=32, learning_rate=1.44e-4)  # 4.5e-6 x batch: VQGAN's configuration
-    vq.add_argument("--size", type=int, default=128, help="side in pixels; images are resized and centre-cropped")
+    vq.set_defaults(
+        epochs=300.0, batch_size=32, learning_rate=1.44e-4
+    )  # 4.5e-6 x batch: VQGAN's configuration
+    vq.add_argument(
+        "--size",
+        type=int,
+        default=128,
+        help="side in pixels; images are resized and centre-cropped",
+    )
     vq.add_argument("--filters", type=int, default=128, help="base width of the network")
-    vq.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2, 4],
-                    help="of the width, one a level: n levels make a token cover 2^(n-1) x unshuffle pixels")
+    vq.add_argument(
+        "--multipliers",
+        type=int,
+        nargs="+",
+        default=[1, 2, 2, 4],
+        help="of the width, one a level: n levels make a token cover 2^(n-1) x unshuffle pixels",
+    )
     vq.add_argument("--blocks", type=int, default=2, help="residual blocks a level")
     vq.add_argument("--codes", type=int, default=1024, help="size of the codebook")
     vq.add_argument("--code-dim", type=int, default=256)
-    vq.add_argument("--groups", type=int, default=32, help="of the group norms; must divide every width")
-    vq.add_argument("--unshuffle", type=int, default=1,
-                    help="2 folds 2x2 pixels into channels first: much cheaper, a little less sharp")
+    vq.add_argument(
+        "--groups", type=int, default=32, help="of the group norms; must divide every width"
+    )
+    vq.add_argument(
+        "--unshuffle",
+        type=int,
+        default=1,
+        help="2 folds 2x2 pixels into channels first: much cheaper, a little less sharp",
+    )
     vq.add_argument("--commitment", type=float, default=0.25, help="weight of the commitment loss")
-    vq.add_argument("--perceptual-weight", type=float, default=1.0,
-                    help="of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: without")
-    vq.add_argument("--gan-weight", type=float, default=0.8, help="of the PatchGAN loss, scaled adaptively; 0: without")
-    vq.add_argument("--gan-start", type=float, default=30, metavar="EPOCH",
-                    help="the discriminator joins here (our choice: a tenth of the training)")
-    vq.add_argument("--restart-steps", type=count, default=100,
-                    help="codes unused for so many steps are moved to a random feature of the batch")
+    vq.add_argument(
+        "--perceptual-weight",
+        type=float,
+        default=1.0,
+        help="of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: without",
+    )
+    vq.add_argument(
+        "--gan-weight",
+        type=float,
+        default=0.8,
+        help="of the PatchGAN loss, scaled adaptively; 0: without",
+    )
+    vq.add_argument(
+        "--gan-start",
+        type=float,
+        default=30,
+        metavar="EPOCH",
+        help="the discriminator joins here (our choice: a tenth of the training)",
+    )
+    vq.add_argument(
+        "--restart-steps",
+        type=count,
+        default=100,
+        help="codes unused for so many steps are moved to a random feature of the batch",
+    )
     git.set_defaults(epochs=3000.0, batch_size=48, learning_rate=1e-4)
     git.add_argument("--tokenizer", required=True, help="run folder of the vqgan")
     git.add_argument("--layers", type=int, default=24)
@@ -86,8 +124,12 @@ def arguments(argv=None):
     git.add_argument("--heads", type=int, default=16)
     git.add_argument("--dropout", type=float, default=0.1)
     git.add_argument("--label-smoothing", type=float, default=0.1)
-    git.add_argument("--ema", type=float, default=0.9999,
-                     help="decay of the moving average of the weights, which is what is kept; shorter for short runs")
+    git.add_argument(
+        "--ema",
+        type=float,
+        default=0.9999,
+        help="decay of the moving average of the weights, which is what is kept; shorter for short runs",
+    )
     return p.parse_args(argv)
 
 
@@ -123,7 +165,10 @@ class Images(Dataset):
     def __getitem__(self, item):
         epoch, index = item if isinstance(item, tuple) else (None, item)
         image = square(read_image(os.path.join(self.root, self.paths[index])), self.size)
-        if epoch is not None and seed_rng(self.seed, "flip", epoch, self.paths[index]).random() < 0.5:
+        if (
+            epoch is not None
+            and seed_rng(self.seed, "flip", epoch, self.paths[index]).random() < 0.5
+        ):
             image = image[:, ::-1]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
@@ -134,7 +179,9 @@ def average_gradients(parameters):
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])
         torch.distributed.all_reduce(flat)
-        for g, mean in zip(gradients, (flat / world()).split([g.numel() for g in gradients]), strict=True):
+        for g, mean in zip(
+            gradients, (flat / world()).split([g.numel() for g in gradients]), strict=True
+        ):
             g.copy_(mean.view_as(g))
 
 
@@ -153,8 +200,10 @@ class Meter:
         means = {name: float(value) / self.n for name, value in self.sums.items()}
         for name, value in means.items():
             if not math.isfinite(value):
-                fail(f"{name} became {value} at or shortly before step {step}: lower --learning-rate; the last "
-                     "checkpoint is kept.")
+                fail(
+                    f"{name} became {value} at or shortly before step {step}: lower --learning-rate; the last "
+                    "checkpoint is kept."
+                )
         self.sums, self.n = {}, 0
         return means
 
@@ -167,9 +216,12 @@ class Perceptual(torch.nn.Module):
     def __init__(self):
         super().__init__()
         from torchvision.models import vgg16
+
         vgg = vgg16()
         fill(vgg, load(find("vgg16")), "VGG-16")
-        self.slices = torch.nn.ModuleList(vgg.features[a:b] for a, b in ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30)))
+        self.slices = torch.nn.ModuleList(
+            vgg.features[a:b] for a, b in ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))
+        )
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
@@ -185,7 +237,7 @@ def adaptive_weight(reconstruction_loss, gan_loss, last_layer):
     """VQGAN, equation 7: the ratio of the two losses' gradients at the decoder's last layer."""
     norms = []
     for loss in (reconstruction_loss, gan_loss):
-        gradient, = torch.autograd.grad(loss, last_layer, retain_graph=True)
+        (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
         if world() > 1:
             torch.distributed.all_reduce(gradient)
         norms.append(gradient.norm())
@@ -201,7 +253,10 @@ def train_vqgan(args):
     if args.size % patch:
         fail(f"--size {args.size} is not a multiple of the {patch} pixels a token covers.", 2)
     if any(args.filters * m % args.groups for m in (1, *args.multipliers)):
-        fail(f"--groups {args.groups} does not divide every width ({args.filters} x {args.multipliers}).", 2)
+        fail(
+            f"--groups {args.groups} does not divide every width ({args.filters} x {args.multipliers}).",
+            2,
+        )
     if min(read_image(os.path.join(args.data, paths[0])).shape[:2]) < patch:
         fail(f"{paths[0]} is smaller than the {patch} pixels a token covers.", 2)
     check_batch(len(paths), args.batch_size)
@@ -210,8 +265,15 @@ def train_vqgan(args):
     total = max(1, round(args.epochs * per_epoch))
 
     torch.manual_seed(image_seed(args.seed, "init"))
-    config = {"filters": args.filters, "multipliers": args.multipliers, "blocks": args.blocks, "codes": args.codes,
-              "dim": args.code_dim, "groups": args.groups, "unshuffle": args.unshuffle}
+    config = {
+        "filters": args.filters,
+        "multipliers": args.multipliers,
+        "blocks": args.blocks,
+        "codes": args.codes,
+        "dim": args.code_dim,
+        "groups": args.groups,
+        "unshuffle": args.unshuffle,
+    }
     model = VQGAN(**config).to(device)
     critic = PatchDiscriminator().to(device)
     perceptual = Perceptual().to(device) if args.perceptual_weight else None
@@ -228,12 +290,27 @@ def train_vqgan(args):
         used.copy_(checkpoint["used"])
         first = checkpoint["step"]
     data = Images(args.data, paths, args.size, args.seed)
-    loader = DataLoader(data, batch_sampler=batches(len(paths), args.batch_size, args.seed, first, total),
-                        num_workers=args.workers, pin_memory=device.type == "cuda")
-    shown = torch.stack([data[i] for i in range(0, len(paths), -(-len(paths) // 8))]).to(device).float() / 255
-    meter, epoch_counts, bar, saved = Meter(), torch.zeros_like(used), progress(total, "vqgan", first), time.time()
+    loader = DataLoader(
+        data,
+        batch_sampler=batches(len(paths), args.batch_size, args.seed, first, total),
+        num_workers=args.workers,
+        pin_memory=device.type == "cuda",
+    )
+    shown = (
+        torch.stack([data[i] for i in range(0, len(paths), -(-len(paths) // 8))]).to(device).float()
+        / 255
+    )
+    meter, epoch_counts, bar, saved = (
+        Meter(),
+        torch.zeros_like(used),
+        progress(total, "vqgan", first),
+        time.time(),
+    )
     if checkpoint:
-        meter.sums, meter.n = {k: v.to(device) for k, v in checkpoint["sums"].items()}, checkpoint["n"]
+        meter.sums, meter.n = (
+            {k: v.to(device) for k, v in checkpoint["sums"].items()},
+            checkpoint["n"],
+        )
         epoch_counts.copy_(checkpoint["epoch_counts"])
 
     for step, batch in enumerate(loader, first):
@@ -241,14 +318,21 @@ def train_vqgan(args):
         adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
         with autocast(device, args.precision):
             if step == 0:  # start with codes where the features are
-                features = gather(model.encoder(x).permute(0, 2, 3, 1).flatten(0, 2).float().detach())
-                chosen = seed_rng(args.seed, "codes").choice(len(features), args.codes, len(features) < args.codes)
+                features = gather(
+                    model.encoder(x).permute(0, 2, 3, 1).flatten(0, 2).float().detach()
+                )
+                chosen = seed_rng(args.seed, "codes").choice(
+                    len(features), args.codes, len(features) < args.codes
+                )
                 model.codebook.data.copy_(features[torch.from_numpy(chosen).to(device)])
             reconstruction, features, ids = model(x)
             reconstruction, features = reconstruction.float(), features.float()
             l1, mse = (x - reconstruction).abs().mean(), F.mse_loss(reconstruction.detach(), x)
             codes = model.codebook[ids]
-            codebook, commitment = F.mse_loss(codes, features.detach()), F.mse_loss(features, codes.detach())
+            codebook, commitment = (
+                F.mse_loss(codes, features.detach()),
+                F.mse_loss(features, codes.detach()),
+            )
             terms = {"l1": l1, "mse": mse, "codebook": codebook}
             loss = l1
             if perceptual:
@@ -265,8 +349,10 @@ def train_vqgan(args):
         adam.step()
         if adversarial:
             with autocast(device, args.precision):  # hinge loss
-                terms["critic"] = (F.relu(1 - critic(x).float()).mean()
-                                   + F.relu(1 + critic(reconstruction.detach()).float()).mean()) / 2
+                terms["critic"] = (
+                    F.relu(1 - critic(x).float()).mean()
+                    + F.relu(1 + critic(reconstruction.detach()).float()).mean()
+                ) / 2
             adam_critic.zero_grad(set_to_none=True)
             terms["critic"].backward()
             average_gradients(critic.parameters())
@@ -279,33 +365,52 @@ def train_vqgan(args):
         if (step + 1) % args.restart_steps == 0 and step + 1 < total:
             dead = used == 0
             everyone = gather(features.detach())
-            pick = torch.from_numpy(seed_rng(args.seed, "restart", step).integers(len(everyone), size=args.codes))
-            model.codebook.data = torch.where(dead[:, None], everyone[pick.to(device)], model.codebook.data)
+            pick = torch.from_numpy(
+                seed_rng(args.seed, "restart", step).integers(len(everyone), size=args.codes)
+            )
+            model.codebook.data = torch.where(
+                dead[:, None], everyone[pick.to(device)], model.codebook.data
+            )
             used.zero_()
         bar.update()
         if (step + 1) % per_epoch == 0 or step + 1 == total:
             share = epoch_counts / epoch_counts.sum()
             means = meter.read(step + 1)
-            means |= {"psnr": -10 * math.log10(means["mse"]), "codes_used": int((epoch_counts > 0).sum()),
-                      "perplexity": float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))}
+            means |= {
+                "psnr": -10 * math.log10(means["mse"]),
+                "codes_used": int((epoch_counts > 0).sum()),
+                "perplexity": float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())),
+            }
             log(out, event="epoch", epoch=(step + 1) / per_epoch, step=step + 1, **means)
             bar.set_postfix(psnr=f"{means['psnr']:.1f}", perplexity=f"{means['perplexity']:.0f}")
             epoch_counts.zero_()
             if rank() == 0:
                 with torch.no_grad(), autocast(device, args.precision):
                     again = model.decode(model.encode(shown))
-                contact_sheet(out / "reconstructions.png", [to_bytes(shown).numpy(), to_bytes(again).numpy()])
+                contact_sheet(
+                    out / "reconstructions.png", [to_bytes(shown).numpy(), to_bytes(again).numpy()]
+                )
                 curves(out / "curves.png", read_log(out, "epoch"), ["l1", "psnr", "perplexity"])
         if time.time() - saved > 60 * args.checkpoint_minutes and step + 1 < total:
-            save_checkpoint(out, step=step + 1, model=model.state_dict(), critic=critic.state_dict(), used=used,
-                            adam=adam.state_dict(), adam_critic=adam_critic.state_dict(),
-                            sums={k: torch.as_tensor(v) for k, v in meter.sums.items()}, n=meter.n,
-                            epoch_counts=epoch_counts)
+            save_checkpoint(
+                out,
+                step=step + 1,
+                model=model.state_dict(),
+                critic=critic.state_dict(),
+                used=used,
+                adam=adam.state_dict(),
+                adam_critic=adam_critic.state_dict(),
+                sums={k: torch.as_tensor(v) for k, v in meter.sums.items()},
+                n=meter.n,
+                epoch_counts=epoch_counts,
+            )
             saved = time.time()
     bar.close()
     if rank() == 0:
-        save(out / "generator.pth", {"tokenizer": model.state_dict(), "tokenizer_config": model.config,
-                                     "size": args.size})
+        save(
+            out / "generator.pth",
+            {"tokenizer": model.state_dict(), "tokenizer_config": model.config, "size": args.size},
+        )
         (out / "checkpoint.pth").unlink(missing_ok=True)
 
 
@@ -318,7 +423,9 @@ def tokenize(tokenizer, args, paths, device):
     for images in DataLoader(data, batch_size=64, num_workers=args.workers):
         x = images.to(device).float() / 255
         with autocast(device, args.precision):
-            tokens.append(torch.stack([tokenizer.encode(x), tokenizer.encode(x.flip(3))], 1).short().cpu())
+            tokens.append(
+                torch.stack([tokenizer.encode(x), tokenizer.encode(x.flip(3))], 1).short().cpu()
+            )
         bar.update(len(images))
     bar.close()
     return torch.cat(tokens)
@@ -338,22 +445,40 @@ def train_maskgit(args):
     total = max(1, round(args.epochs * per_epoch))
 
     torch.manual_seed(image_seed(args.seed, "init"))
-    model = maskgit.MaskGIT(tokenizer.config["codes"], 0, length, args.layers, args.dim, args.heads, 4 * args.dim,
-                            args.dropout).to(device)
+    model = maskgit.MaskGIT(
+        tokenizer.config["codes"],
+        0,
+        length,
+        args.layers,
+        args.dim,
+        args.heads,
+        4 * args.dim,
+        args.dropout,
+    ).to(device)
     average = maskgit.MaskGIT(**model.config).to(device).requires_grad_(False).eval()
     average.load_state_dict(model.state_dict())
-    adam = torch.optim.AdamW(model.parameters(), args.learning_rate, betas=(0.9, 0.96), weight_decay=0.045,
-                             fused=device.type == "cuda")
+    adam = torch.optim.AdamW(
+        model.parameters(),
+        args.learning_rate,
+        betas=(0.9, 0.96),
+        weight_decay=0.045,
+        fused=device.type == "cuda",
+    )
     first, meter, saved = 0, Meter(), time.time()
     if checkpoint := load_checkpoint(out):
         model.load_state_dict(checkpoint["model"])
         average.load_state_dict(checkpoint["average"])
         adam.load_state_dict(checkpoint["adam"])
-        meter.sums, meter.n = {k: v.to(device) for k, v in checkpoint["sums"].items()}, checkpoint["n"]
+        meter.sums, meter.n = (
+            {k: v.to(device) for k, v in checkpoint["sums"].items()},
+            checkpoint["n"],
+        )
         first = checkpoint["step"]
     bar = progress(total, "maskgit", first)
 
-    for step, pairs in enumerate(batches(len(paths), args.batch_size, args.seed, first, total), first):
+    for step, pairs in enumerate(
+        batches(len(paths), args.batch_size, args.seed, first, total), first
+    ):
         rng = seed_rng(args.seed, "masks", step, rank())
         index = torch.tensor([i for _, i in pairs])
         flip = torch.from_numpy(rng.integers(0, 2, len(pairs)))
@@ -375,11 +500,15 @@ def train_maskgit(args):
         adam.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(model.parameters())
-        for group in adam.param_groups:  # linear warm-up over the first 5 % of the steps, constant after it
+        for (
+            group
+        ) in adam.param_groups:  # linear warm-up over the first 5 % of the steps, constant after it
             group["lr"] = args.learning_rate * min(1, (step + 1) / max(1, 0.05 * total))
         adam.step()
         decay = min(args.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - decay)
+        torch._foreach_lerp_(
+            list(average.parameters()), [p.detach() for p in model.parameters()], 1 - decay
+        )
         meter.add({"loss": loss, "accuracy": accuracy})
         bar.update()
         if (step + 1) % per_epoch == 0 or step + 1 == total:
@@ -394,14 +523,23 @@ def train_maskgit(args):
                 contact_sheet(out / "samples.png", [to_bytes(images).numpy()])
                 curves(out / "curves.png", read_log(out, "epoch"), ["loss", "accuracy"])
         if time.time() - saved > 60 * args.checkpoint_minutes and step + 1 < total:
-            save_checkpoint(out, step=step + 1, model=model.state_dict(), average=average.state_dict(),
-                            adam=adam.state_dict(), n=meter.n,
-                            sums={k: torch.as_tensor(v) for k, v in meter.sums.items()})
+            save_checkpoint(
+                out,
+                step=step + 1,
+                model=model.state_dict(),
+                average=average.state_dict(),
+                adam=adam.state_dict(),
+                n=meter.n,
+                sums={k: torch.as_tensor(v) for k, v in meter.sums.items()},
+            )
             saved = time.time()
     bar.close()
     if rank() == 0:
         saved = load(os.path.join(args.tokenizer, "generator.pth"))
-        save(out / "generator.pth", saved | {"transformer": average.state_dict(), "transformer_config": average.config})
+        save(
+            out / "generator.pth",
+            saved | {"transformer": average.state_dict(), "transformer_config": average.config},
+        )
         (out / "checkpoint.pth").unlink(missing_ok=True)
 
 

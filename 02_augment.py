@@ -38,10 +38,12 @@ from models.run import (
     world,
 )
 
-MANUAL = {"inpaint": "Mask tokens, predict them with MaskGIT: the dissertation's best strategy.",
-          "outpaint": "Shrink, lay on a blank canvas, predict the surroundings with MaskGIT.",
-          "noise": "Encode, draw new noise, generate with IC-GAN.",
-          "diffusion": "Add noise, denoise with SDXL-Turbo and a caption."}
+MANUAL = {
+    "inpaint": "Mask tokens, predict them with MaskGIT: the dissertation's best strategy.",
+    "outpaint": "Shrink, lay on a blank canvas, predict the surroundings with MaskGIT.",
+    "noise": "Encode, draw new noise, generate with IC-GAN.",
+    "diffusion": "Add noise, denoise with SDXL-Turbo and a caption.",
+}
 
 
 def arguments(argv=None):
@@ -52,7 +54,12 @@ def arguments(argv=None):
         c.add_argument("--data", required=True, help="folder tree of images")
         c.add_argument("--out", required=True, help="folder of the mirror")
         add_arguments(c)
-        c.add_argument("--batch-size", type=count, default=32, help="images a batch and process; as many as fit")
+        c.add_argument(
+            "--batch-size",
+            type=count,
+            default=32,
+            help="images a batch and process; as many as fit",
+        )
         c.add_argument("--seed", type=int, default=0)
         device_arguments(c, workers=4)
     return p.parse_args(argv)
@@ -105,29 +112,49 @@ def main(args):
     out, paths = Path(args.out), find_images(args.data)
     strategy = STRATEGIES[args.strategy][1](args, device)
     if rank() == 0:
-        identity = {"stage": f"02_augment {args.strategy}", "strategy": args.strategy,
-                    "args": {k: v for k, v in vars(args).items() if k not in {*FREE, "out"}}, "about": strategy.about}
+        identity = {
+            "stage": f"02_augment {args.strategy}",
+            "strategy": args.strategy,
+            "args": {k: v for k, v in vars(args).items() if k not in {*FREE, "out"}},
+            "about": strategy.about,
+        }
         claim(out / "augment.json", identity, "a mirror of this project", {"versions": versions()})
     barrier()
 
     # ---- what is left to do: fixed batches of the sorted list, an unfinished one is redone whole
     suffix = stored_suffix(strategy.size)
     failed = unreadable(out, args.data)
-    there = {str(file.relative_to(out)) for view in strategy.views for file in (out / view).rglob(f"*{suffix}")}
+    there = {
+        str(file.relative_to(out))
+        for view in strategy.views
+        for file in (out / view).rglob(f"*{suffix}")
+    }
 
     def target(view, path):
         return f"{view}/{path.rsplit('.', 1)[0]}{suffix}"
 
-    batches = [paths[i:i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
-    batches = [batch for batch in batches if any(target(view, path) not in there for view in strategy.views
-                                                 for path in batch if path not in failed)]
+    batches = [paths[i : i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
+    batches = [
+        batch
+        for batch in batches
+        if any(
+            target(view, path) not in there
+            for view in strategy.views
+            for path in batch
+            if path not in failed
+        )
+    ]
     barrier()  # every process has looked before one writes
-    mine = batches[rank()::world()]
+    mine = batches[rank() :: world()]
 
     # ---- generate, writing in threads behind the device
     bar = progress(len(paths), args.strategy, len(paths) - sum(map(len, batches)))
-    loader = DataLoader(Batches(args.data, mine, strategy.read), batch_size=None, num_workers=args.workers,
-                        pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        Batches(args.data, mine, strategy.read),
+        batch_size=None,
+        num_workers=args.workers,
+        pin_memory=device.type == "cuda",
+    )
     with ThreadPoolExecutor(4) as pool:
         writing = []
         for chosen, images, unread in loader:
@@ -135,8 +162,12 @@ def main(args):
             views = strategy.generate(images, chosen).numpy() if chosen else ()
             for done in writing:  # the batch before this one; an error of a thread surfaces here
                 done.result()
-            writing = [pool.submit(write_image, out / target(view, path), views[v][i])
-                       for v, view in enumerate(strategy.views) for i, path in enumerate(chosen) if len(views)]
+            writing = [
+                pool.submit(write_image, out / target(view, path), views[v][i])
+                for v, view in enumerate(strategy.views)
+                for i, path in enumerate(chosen)
+                if len(views)
+            ]
             bar.update((len(chosen) + len(unread)) * world())
         for done in writing:
             done.result()
@@ -150,18 +181,22 @@ def main(args):
     if rank() == 0:
         (out / "failed.jsonl").unlink(missing_ok=True)
         if failed:
-            lines = [json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)]
+            lines = [
+                json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)
+            ]
             (out / "failed.jsonl").write_text("".join(lines))
         good = [path for path in paths if path not in failed]
         if good and (batches or not (out / "samples.png").exists()):
-            draw_sheet(out, args.data, strategy, good[::-(-len(good) // 6)], target)
+            draw_sheet(out, args.data, strategy, good[:: -(-len(good) // 6)], target)
         if not batches:
             print(f"{out} is finished: {len(good)} images, {len(strategy.views)} views each")
     barrier()
     if failed:
         if rank() == 0:
-            print(f"{len(failed)} of {len(paths)} images could not be read; {out / 'failed.jsonl'} names them.",
-                  file=sys.stderr)
+            print(
+                f"{len(failed)} of {len(paths)} images could not be read; {out / 'failed.jsonl'} names them.",
+                file=sys.stderr,
+            )
         raise SystemExit(1)
 
 
@@ -172,8 +207,13 @@ def draw_sheet(out, root, strategy, chosen, target):
         titles, rows, labels = strategy.sheet(images, chosen)
     else:
         titles, labels = ["original", *strategy.views], ()
-        rows = [[square(read_image(Path(root) / path), strategy.size),
-                 *(read_image(out / target(view, path)) for view in strategy.views)] for path in chosen]
+        rows = [
+            [
+                square(read_image(Path(root) / path), strategy.size),
+                *(read_image(out / target(view, path)) for view in strategy.views),
+            ]
+            for path in chosen
+        ]
     contact_sheet(out / "samples.png", rows, titles, labels)
 
 

@@ -56,52 +56,133 @@ FREE_HERE = ("log_every", "knn", "knn_every", *FREE)  # may change when a run is
 
 def arguments(argv=None):
     p = parser(__doc__)
-    p.add_argument("--data", required=True, help="folder tree of the real images; labels are not used")
+    p.add_argument(
+        "--data", required=True, help="folder tree of the real images; labels are not used"
+    )
     p.add_argument("--out", required=True, help="run folder")
     p.add_argument("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
     # views
-    p.add_argument("--generated", nargs="+", default=[], metavar="DIR",
-                   help="mirrors made by 02_augment.py; one of all their views is drawn at random per image and epoch. "
-                   "'real': the control, the real image in place of a generated one")
-    p.add_argument("--mix", type=share, metavar="GAMMA", help="probability of a generated view (default: 0.5 with "
-                   "--generated, else 0)")
-    p.add_argument("--pair", nargs="+", default=["crop"], metavar="NAME",
-                   help="augmentations on top of a generated view: any of crop flip jitter blur solarize grayscale, or "
-                   "none. Crop alone did best (Table 3), colour hurts")
-    p.add_argument("--views", type=count, default=1, metavar="K",
-                   help="generated views per image, 1 to 3, from distinct mirrors; the loss is the mean over the pairs")
-    p.add_argument("--local-crops", type=int, metavar="N", help="small crops per image (default: 6 for dino, else 0)")
+    p.add_argument(
+        "--generated",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="mirrors made by 02_augment.py; one of all their views is drawn at random per image and epoch. "
+        "'real': the control, the real image in place of a generated one",
+    )
+    p.add_argument(
+        "--mix",
+        type=share,
+        metavar="GAMMA",
+        help="probability of a generated view (default: 0.5 with --generated, else 0)",
+    )
+    p.add_argument(
+        "--pair",
+        nargs="+",
+        default=["crop"],
+        metavar="NAME",
+        help="augmentations on top of a generated view: any of crop flip jitter blur solarize grayscale, or "
+        "none. Crop alone did best (Table 3), colour hurts",
+    )
+    p.add_argument(
+        "--views",
+        type=count,
+        default=1,
+        metavar="K",
+        help="generated views per image, 1 to 3, from distinct mirrors; the loss is the mean over the pairs",
+    )
+    p.add_argument(
+        "--local-crops",
+        type=int,
+        metavar="N",
+        help="small crops per image (default: 6 for dino, else 0)",
+    )
     p.add_argument("--local-size", type=count, default=96, help="their side in pixels")
-    p.add_argument("--local-crops-from", default="real", choices=["real", "generated"], help="what they are cut from")
-    p.add_argument("--store-size", type=count, default=256,
-                   help="side at which --generated real stores its image: as large as the generated ones are")
+    p.add_argument(
+        "--local-crops-from",
+        default="real",
+        choices=["real", "generated"],
+        help="what they are cut from",
+    )
+    p.add_argument(
+        "--store-size",
+        type=count,
+        default=256,
+        help="side at which --generated real stores its image: as large as the generated ones are",
+    )
     p.add_argument("--size", type=count, default=224, help="side of a view in pixels")
     # network
-    p.add_argument("--backbone", default="resnet50", help="a ResNet: resnet18, resnet50, ..., resnet10 for tiny images")
-    p.add_argument("--small-images", action="store_true", help="3x3 stem without max-pool, for images of <= 64 px")
-    p.add_argument("--projector", metavar="N-N-N", help="widths of the projector (default: the published ones)")
-    p.add_argument("--init", metavar="FILE", help="start from these backbone weights instead of random ones")
+    p.add_argument(
+        "--backbone",
+        default="resnet50",
+        help="a ResNet: resnet18, resnet50, ..., resnet10 for tiny images",
+    )
+    p.add_argument(
+        "--small-images",
+        action="store_true",
+        help="3x3 stem without max-pool, for images of <= 64 px",
+    )
+    p.add_argument(
+        "--projector", metavar="N-N-N", help="widths of the projector (default: the published ones)"
+    )
+    p.add_argument(
+        "--init", metavar="FILE", help="start from these backbone weights instead of random ones"
+    )
     # optimisation
     p.add_argument("--epochs", type=count, default=100)
-    p.add_argument("--batch-size", type=count, metavar="N", help="images a step, over all processes (default: the "
-                   "dissertation's 800, with --views 2 512, with --views 3 384)")
-    p.add_argument("--optimizer", default="published", choices=["published", "lars", "adamw"],
-                   help="published: the method's own; adamw suits small images and small batches")
-    p.add_argument("--learning-rate", type=float, metavar="LR",
-                   help="base value, scaled with the batch as the method does, mostly x batch/256 (default: published)")
+    p.add_argument(
+        "--batch-size",
+        type=count,
+        metavar="N",
+        help="images a step, over all processes (default: the "
+        "dissertation's 800, with --views 2 512, with --views 3 384)",
+    )
+    p.add_argument(
+        "--optimizer",
+        default="published",
+        choices=["published", "lars", "adamw"],
+        help="published: the method's own; adamw suits small images and small batches",
+    )
+    p.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="LR",
+        help="base value, scaled with the batch as the method does, mostly x batch/256 (default: published)",
+    )
     p.add_argument("--weight-decay", type=float, metavar="W", help="(default: published)")
     p.add_argument("--warmup-epochs", type=float, metavar="N", help="(default: published, 10)")
-    p.add_argument("--clip-grad", type=float, metavar="NORM",
-                   help="largest gradient norm of a parameter (default: published, 3 for dino, else none)")
-    p.add_argument("--queue", type=int, help="SwAV's queue, a multiple of the batch is simplest (default: 3840)")
+    p.add_argument(
+        "--clip-grad",
+        type=float,
+        metavar="NORM",
+        help="largest gradient norm of a parameter (default: published, 3 for dino, else none)",
+    )
+    p.add_argument(
+        "--queue",
+        type=int,
+        help="SwAV's queue, a multiple of the batch is simplest (default: 3840)",
+    )
     p.add_argument("--queue-start", type=float, metavar="EPOCH", help="(default: 15)")
-    p.add_argument("--grad-checkpoint", action="store_true", help="recompute activations in the backward pass; "
-                   "BatchNorm's running statistics then move twice a step")
+    p.add_argument(
+        "--grad-checkpoint",
+        action="store_true",
+        help="recompute activations in the backward pass; "
+        "BatchNorm's running statistics then move twice a step",
+    )
     p.add_argument("--seed", type=int, default=0)
     # watching
     p.add_argument("--log-every", type=count, default=50, metavar="STEPS")
-    p.add_argument("--checkpoint-minutes", type=float, default=10, help="how much work a crash may cost; 0: every step")
-    p.add_argument("--knn", metavar="ROOT", help="probe the backbone by kNN on ROOT/train and ROOT/val (needs labels)")
+    p.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10,
+        help="how much work a crash may cost; 0: every step",
+    )
+    p.add_argument(
+        "--knn",
+        metavar="ROOT",
+        help="probe the backbone by kNN on ROOT/train and ROOT/val (needs labels)",
+    )
     p.add_argument("--knn-every", type=count, default=10, metavar="EPOCHS")
     device_arguments(p)
     return p.parse_args(argv)
@@ -133,10 +214,18 @@ def mirrors_of(args):
         return "real", ["real"]
     folders, made_by = [], []
     for mirror in map(Path, args.generated):
-        about = next((f for f in (mirror / "augment.json", mirror.parent / "augment.json") if f.exists()), None)
+        about = next(
+            (f for f in (mirror / "augment.json", mirror.parent / "augment.json") if f.exists()),
+            None,
+        )
         if about is None:
-            fail(f"--generated {mirror} is not a mirror made by 02_augment.py: there is no augment.json.", 2)
-        views = sorted((f for f in mirror.glob("view*") if f.is_dir()), key=lambda f: int(f.name[4:]))
+            fail(
+                f"--generated {mirror} is not a mirror made by 02_augment.py: there is no augment.json.",
+                2,
+            )
+        views = sorted(
+            (f for f in mirror.glob("view*") if f.is_dir()), key=lambda f: int(f.name[4:])
+        )
         folders += views or [mirror]
         made_by.append(read_json(about) | {"folder": str(mirror)})
         if mirror.name.startswith("strength"):  # one of several strengths that one command made
@@ -152,15 +241,23 @@ def complete(args):
     if args.mix is None:
         args.mix = 0.5 if args.generated else 0.0
     if args.mix > 0 and not args.generated:
-        fail("--mix above 0 needs --generated: a mirror made by 02_augment.py, or 'real' for the control.", 2)
+        fail(
+            "--mix above 0 needs --generated: a mirror made by 02_augment.py, or 'real' for the control.",
+            2,
+        )
     if args.views > 3:
         fail("--views is 1 to 3.", 2)
     if args.views > 1 and not args.generated:
         fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    for name, key in (("local_crops", "local_crops"), ("learning_rate", "lr"), ("weight_decay", "weight_decay"),
-                      ("warmup_epochs", "warmup_epochs"), ("clip_grad", "clip_grad")):
+    for name, key in (
+        ("local_crops", "local_crops"),
+        ("learning_rate", "lr"),
+        ("weight_decay", "weight_decay"),
+        ("warmup_epochs", "warmup_epochs"),
+        ("clip_grad", "clip_grad"),
+    ):
         if getattr(args, name) is None:
             setattr(args, name, published[key])
     if args.optimizer == "published":
@@ -195,8 +292,12 @@ class Meter:
         for name, value in terms.items():
             value = value.double()
             bad = torch.where(value.isfinite(), math.inf, float(step))
-            last = self.state.get(name, torch.tensor([0, 0, math.inf], dtype=torch.float64, device=value.device))
-            self.state[name] = torch.stack([last[0] + value, last[1] + 1, torch.minimum(last[2], bad)])
+            last = self.state.get(
+                name, torch.tensor([0, 0, math.inf], dtype=torch.float64, device=value.device)
+            )
+            self.state[name] = torch.stack(
+                [last[0] + value, last[1] + 1, torch.minimum(last[2], bad)]
+            )
 
     def finite(self):
         return all(bool(value[2].isinf()) for value in self.state.values())
@@ -212,8 +313,10 @@ class Meter:
         values = dict(zip(self.state, values.tolist(), strict=True))
         name = min(values, key=lambda name: values[name][2])
         if values[name][2] < math.inf:
-            fail(f"Step {int(values[name][2])}: {name} is not finite. The last checkpoint is kept; a lower "
-                 "--learning-rate, --clip-grad or --precision fp32 may help.")
+            fail(
+                f"Step {int(values[name][2])}: {name} is not finite. The last checkpoint is kept; a lower "
+                "--learning-rate, --clip-grad or --precision fp32 may help."
+            )
         self.state = {}
         return {name: total / steps for name, (total, steps, _) in values.items()}
 
@@ -228,27 +331,52 @@ def main(args):
     paths = find_images(args.data)
     check_batch(len(paths), args.batch_size)
     folders, made_by = mirrors_of(args)
-    data = PairDataset(args.data, paths, args.method, args.size, seed=args.seed, mix=args.mix, pair=args.pair,
-                       generated=folders, views=args.views, local_crops=args.local_crops, local_size=args.local_size,
-                       local_from=args.local_crops_from, store_size=args.store_size, on_device=device.type == "cuda")
+    data = PairDataset(
+        args.data,
+        paths,
+        args.method,
+        args.size,
+        seed=args.seed,
+        mix=args.mix,
+        pair=args.pair,
+        generated=folders,
+        views=args.views,
+        local_crops=args.local_crops,
+        local_size=args.local_size,
+        local_from=args.local_crops_from,
+        store_size=args.store_size,
+        on_device=device.type == "cuda",
+    )
     per_epoch = len(paths) // args.batch_size
     total = args.epochs * per_epoch
     mean, std = SPECS[args.method][0]["mean"], SPECS[args.method][0]["std"]
 
     # ---- model
     torch.manual_seed(image_seed(args.seed, "init"))
-    backbone, width = build_backbone(args.backbone, args.small_images,
-                                     zero_init_residual=args.method in ("vicreg", "barlow"))  # as published
+    backbone, width = build_backbone(
+        args.backbone, args.small_images, zero_init_residual=args.method in ("vicreg", "barlow")
+    )  # as published
     if args.init:
         loaded = load_backbone(args.init)[0].state_dict()
-        if {k: v.shape for k, v in loaded.items()} != {k: v.shape for k, v in backbone.state_dict().items()}:
-            fail(f"--init {args.init} is not a {args.backbone}{' --small-images' * args.small_images}.", 2)
+        if {k: v.shape for k, v in loaded.items()} != {
+            k: v.shape for k, v in backbone.state_dict().items()
+        }:
+            fail(
+                f"--init {args.init} is not a {args.backbone}{' --small-images' * args.small_images}.",
+                2,
+            )
         backbone.load_state_dict(loaded)
     options = {"projector": args.projector} if args.projector else {}
     if args.method == "swav":
         options |= {"global_views": 1 + args.views}
-        options |= {key: getattr(args, key) for key in ("queue", "queue_start") if getattr(args, key) is not None}
-    model = build_method(args.method, backbone, width, **options).to(device, memory_format=torch.channels_last)
+        options |= {
+            key: getattr(args, key)
+            for key in ("queue", "queue_start")
+            if getattr(args, key) is not None
+        }
+    model = build_method(args.method, backbone, width, **options).to(
+        device, memory_format=torch.channels_last
+    )
     if args.grad_checkpoint:
         checkpoint_stages(model.backbone)
     if world() > 1 and device.type == "cuda":
@@ -257,25 +385,41 @@ def main(args):
     recipe = METHODS[args.method]
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
 
-    out = open_run(args.out, STAGE, args, FREE_HERE, {"generated_by": made_by, "images": len(paths), "peak_lr": peak})
+    out = open_run(
+        args.out,
+        STAGE,
+        args,
+        FREE_HERE,
+        {"generated_by": made_by, "images": len(paths), "peak_lr": peak},
+    )
     first, meter = 0, Meter()
     if saved := load_checkpoint(out):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        first, meter = saved["step"], Meter({name: value.to(device) for name, value in saved["meter"].items()})
+        first, meter = (
+            saved["step"],
+            Meter({name: value.to(device) for name, value in saved["meter"].items()}),
+        )
         del saved
     network = model
     if world() > 1:
-        network = DistributedDataParallel(model, [device] if device.type == "cuda" else None,
-                                          gradient_as_bucket_view=True)
+        network = DistributedDataParallel(
+            model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
     if rank() == 0 and not first:
-        print(f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} ({args.batch_size // world()} a "
-              f"process), learning rate {peak:.4g}, mixing rate {args.mix}")
+        print(
+            f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} ({args.batch_size // world()} a "
+            f"process), learning rate {peak:.4g}, mixing rate {args.mix}"
+        )
 
     # ---- training: one pass of the loader over all the remaining steps
-    loader = DataLoader(data, batch_sampler=batches(len(paths), args.batch_size, args.seed, first, total),
-                        num_workers=args.workers, pin_memory=device.type == "cuda",
-                        prefetch_factor=4 if args.workers else None)
+    loader = DataLoader(
+        data,
+        batch_sampler=batches(len(paths), args.batch_size, args.seed, first, total),
+        num_workers=args.workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if args.workers else None,
+    )
     bar = progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
     clock, clock_step, last_saved = time.time(), first, time.time()
@@ -283,14 +427,24 @@ def main(args):
         epoch = step / per_epoch
         for group in optimizer.param_groups:
             group["lr"] = group["lr_scale"] * cosine_warmup(
-                step, total, round(args.warmup_epochs * per_epoch), peak, start=recipe["start"] * peak,
-                end=recipe["end"] * peak, linspace=recipe["linspace"])
-        crops = [apply_batch(x.to(device, non_blocking=True), p, mean, std)
-                 for x, p in zip(crops, params, strict=True)]
+                step,
+                total,
+                round(args.warmup_epochs * per_epoch),
+                peak,
+                start=recipe["start"] * peak,
+                end=recipe["end"] * peak,
+                linspace=recipe["linspace"],
+            )
+        crops = [
+            apply_batch(x.to(device, non_blocking=True), p, mean, std)
+            for x, p in zip(crops, params, strict=True)
+        ]
         if step == 0 and rank() == 0:
             draw_views(out / "views.png", crops, args, mean, std)
         with autocast(device, args.precision):
-            loss, terms, embedding = network(crops[:1 + args.views], crops[1 + args.views:], epoch)
+            loss, terms, embedding = network(
+                crops[: 1 + args.views], crops[1 + args.views :], epoch
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -313,21 +467,42 @@ def main(args):
             speed = (done - clock_step) * args.batch_size / (time.time() - clock)
             clock, clock_step = time.time(), done
             memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-            log(out, event="step", step=done, epoch=done / per_epoch, **means, **statistics,
-                lr=optimizer.param_groups[0]["lr"], images_per_second=speed, memory_gib=memory)
+            log(
+                out,
+                event="step",
+                step=done,
+                epoch=done / per_epoch,
+                **means,
+                **statistics,
+                lr=optimizer.param_groups[0]["lr"],
+                images_per_second=speed,
+                memory_gib=memory,
+            )
             bar.set_postfix(loss=f"{means['loss']:.3f}", rank=f"{statistics['effective_rank']:.0f}")
         if ends_epoch and rank() == 0:
-            curves(out / "curves.png", read_log(out, "step"), ["loss", *terms, "embedding_std", "effective_rank"])
+            curves(
+                out / "curves.png",
+                read_log(out, "step"),
+                ["loss", *terms, "embedding_std", "effective_rank"],
+            )
         if args.knn and ends_epoch and (last or done // per_epoch % args.knn_every == 0):
             probe(args, model.encoder(), device, out, done // per_epoch)
         if not last and time.time() - last_saved > 60 * args.checkpoint_minutes:
             if meter.finite():  # else the next log line ends the run
-                save_checkpoint(out, step=done, model=model.state_dict(), optimizer=optimizer.state_dict(),
-                                meter=meter.state)
+                save_checkpoint(
+                    out,
+                    step=done,
+                    model=model.state_dict(),
+                    optimizer=optimizer.state_dict(),
+                    meter=meter.state,
+                )
             last_saved = time.time()
     bar.close()
     if rank() == 0:
-        save(out / "backbone.pth", {k: v.detach().cpu().contiguous() for k, v in model.encoder().state_dict().items()})
+        save(
+            out / "backbone.pth",
+            {k: v.detach().cpu().contiguous() for k, v in model.encoder().state_dict().items()},
+        )
         (out / "checkpoint.pth").unlink(missing_ok=True)
         print(f"{out / 'backbone.pth'} is written")
 
@@ -335,6 +510,7 @@ def main(args):
 def probe(args, encoder, device, out, epoch):
     """kNN accuracy of the backbone as it is, on labelled images."""
     from models.features import knn_probe
+
     top1 = knn_probe(encoder, args.knn, args.size, device, args.precision, args.workers)
     log(out, event="knn", epoch=epoch, top1=top1)
     if rank() == 0:
@@ -343,7 +519,10 @@ def probe(args, encoder, device, out, epoch):
 
 def draw_views(path, crops, args, mean, std):
     """The first images of the first batch, exactly as the network gets them."""
-    pixels = [(x[:8].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) for x in crops]
+    pixels = [
+        (x[:8].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1))
+        for x in crops
+    ]
     pixels = [(x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for x in pixels]
     titles = ["real", *(f"partner {k + 1}" for k in range(args.views))]
     titles += [f"local {k + 1}" for k in range(args.local_crops)]

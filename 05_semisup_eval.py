@@ -22,6 +22,7 @@ its statistics over the whole batch, whatever the number of processes (published
 98.68 at 100 epochs, 99.20 at 1,000), which gives neither its learning rate nor its weight decay. Ours: 0.1 x batch
 / 256 and 1e-4, as is usual for a ResNet, 100 epochs.
 """
+
 import math
 from functools import partial
 from pathlib import Path
@@ -49,31 +50,74 @@ from models.run import (
 )
 
 STAGE = "05_semisup_eval"
-RATES = {1: (0.03, 0.08), 10: (0.01, 0.1), 100: (0.01, 0.1)}  # of backbone and head; the last pair is ours
+RATES = {
+    1: (0.03, 0.08),
+    10: (0.01, 0.1),
+    100: (0.01, 0.1),
+}  # of backbone and head; the last pair is ours
 
 
 def arguments(argv=None):
     p = parser(__doc__)
-    p.add_argument("--data", required=True, help="folder with train/CLASS/images and val/CLASS/images")
+    p.add_argument(
+        "--data", required=True, help="folder with train/CLASS/images and val/CLASS/images"
+    )
     p.add_argument("--backbone", metavar="PATH", help="run folder or weight file")
-    p.add_argument("--from-scratch", action="store_true", help="no backbone: the supervised baseline")
+    p.add_argument(
+        "--from-scratch", action="store_true", help="no backbone: the supervised baseline"
+    )
     p.add_argument("--percent", type=int, default=1, choices=sorted(RATES), help="of the labels")
-    p.add_argument("--subset-file", metavar="FILE", help="text file with the training images to use, a name or a "
-                   "path below train a line; without it a class-balanced random subset")
-    p.add_argument("--subset-seed", type=int, default=0, help="of that random subset; keep it when --seed changes")
-    p.add_argument("--out", help="run folder; without it the backbone's name with -1percent (10, 100)")
-    p.add_argument("--eval-on", default="val", metavar="FOLDER",
-                   help="sub-folder of --data to measure on; where there are both valid and test, choose on valid "
-                   "and report test once")
-    p.add_argument("--size", type=count, help="side of the crops in pixels; without it that of the pretraining, or 224")
-    p.add_argument("--architecture", default="resnet50", help="with --from-scratch: the network's name")
-    p.add_argument("--small-images", action="store_true", help="with --from-scratch: 3x3 stem, no max-pooling")
+    p.add_argument(
+        "--subset-file",
+        metavar="FILE",
+        help="text file with the training images to use, a name or a "
+        "path below train a line; without it a class-balanced random subset",
+    )
+    p.add_argument(
+        "--subset-seed",
+        type=int,
+        default=0,
+        help="of that random subset; keep it when --seed changes",
+    )
+    p.add_argument(
+        "--out", help="run folder; without it the backbone's name with -1percent (10, 100)"
+    )
+    p.add_argument(
+        "--eval-on",
+        default="val",
+        metavar="FOLDER",
+        help="sub-folder of --data to measure on; where there are both valid and test, choose on valid "
+        "and report test once",
+    )
+    p.add_argument(
+        "--size",
+        type=count,
+        help="side of the crops in pixels; without it that of the pretraining, or 224",
+    )
+    p.add_argument(
+        "--architecture", default="resnet50", help="with --from-scratch: the network's name"
+    )
+    p.add_argument(
+        "--small-images", action="store_true", help="with --from-scratch: 3x3 stem, no max-pooling"
+    )
     p.add_argument("--epochs", type=count, help="without it 20, from scratch 100")
-    p.add_argument("--batch-size", type=count, default=256, help="images a step, over all processes")
-    p.add_argument("--learning-rate", type=float, help="of the backbone; without it the published one")
-    p.add_argument("--head-learning-rate", type=float, help="of the linear layer; without it the published one")
+    p.add_argument(
+        "--batch-size", type=count, default=256, help="images a step, over all processes"
+    )
+    p.add_argument(
+        "--learning-rate", type=float, help="of the backbone; without it the published one"
+    )
+    p.add_argument(
+        "--head-learning-rate", type=float, help="of the linear layer; without it the published one"
+    )
     p.add_argument("--weight-decay", type=float, help="without it 0, from scratch 1e-4")
-    p.add_argument("--eval-every", type=count, default=1, metavar="N", help="epochs between two looks at --eval-on")
+    p.add_argument(
+        "--eval-every",
+        type=count,
+        default=1,
+        metavar="N",
+        help="epochs between two looks at --eval-on",
+    )
     p.add_argument("--seed", type=int, default=0, help="of the head, the order and the crops")
     device_arguments(p)
     args = p.parse_args(argv)
@@ -82,13 +126,22 @@ def arguments(argv=None):
     if args.from_scratch and not args.out:
         p.error("--from-scratch needs --out")
     rates = (0.1 * args.batch_size / 256,) * 2 if args.from_scratch else RATES[args.percent]
-    published = dict(epochs=100 if args.from_scratch else 20, weight_decay=1e-4 if args.from_scratch else 0.0,
-                     learning_rate=rates[0], head_learning_rate=rates[1])
+    published = dict(
+        epochs=100 if args.from_scratch else 20,
+        weight_decay=1e-4 if args.from_scratch else 0.0,
+        learning_rate=rates[0],
+        head_learning_rate=rates[1],
+    )
     for key, value in published.items():
         if getattr(args, key) is None:
             setattr(args, key, value)
     if not args.out:
-        name = args.backbone.rstrip("/").removesuffix("/backbone.pth").removesuffix(".pth").removesuffix(".tar")
+        name = (
+            args.backbone.rstrip("/")
+            .removesuffix("/backbone.pth")
+            .removesuffix(".pth")
+            .removesuffix(".tar")
+        )
         args.out = f"{name}-{args.percent}percent"
     return args
 
@@ -151,14 +204,22 @@ def choose_subset(args, root, files, labels, classes):
     """Indices of the training images to use: those of the file, or as many of each class."""
     if args.subset_file:
         try:
-            wanted = {line.strip() for line in Path(args.subset_file).read_text().splitlines() if line.strip()}
+            wanted = {
+                line.strip()
+                for line in Path(args.subset_file).read_text().splitlines()
+                if line.strip()
+            }
         except (OSError, UnicodeDecodeError) as error:
             fail(f"--subset-file {args.subset_file} cannot be read ({error}).", 2)
-        keys = [{Path(file).name, Path(file).relative_to(root).as_posix()} & wanted for file in files]
+        keys = [
+            {Path(file).name, Path(file).relative_to(root).as_posix()} & wanted for file in files
+        ]
         missing = sorted(wanted - set().union(*keys))
         if missing:
-            fail(f"{args.subset_file}: {len(missing)} of {len(wanted)} names are not in {root}, such as "
-                 f"{', '.join(missing[:3])}.")
+            fail(
+                f"{args.subset_file}: {len(missing)} of {len(wanted)} names are not in {root}, such as "
+                f"{', '.join(missing[:3])}."
+            )
         chosen = [i for i, key in enumerate(keys) if key]
     elif args.percent == 100:
         chosen = list(range(len(files)))
@@ -171,8 +232,11 @@ def choose_subset(args, root, files, labels, classes):
         chosen.sort()
     empty = sorted(set(range(len(classes))) - set(labels[chosen].tolist()))
     if empty:
-        fail(f"{args.subset_file or f'{args.percent} % of {len(files)} images'} leaves {len(empty)} of {len(classes)} "
-             f"classes without an image, such as {classes[empty[0]]}: take a larger share.", 2)
+        fail(
+            f"{args.subset_file or f'{args.percent} % of {len(files)} images'} leaves {len(empty)} of {len(classes)} "
+            f"classes without an image, such as {classes[empty[0]]}: take a larger share.",
+            2,
+        )
     return chosen
 
 
@@ -190,7 +254,13 @@ def main(args):
     torch.manual_seed(image_seed(args.seed, "init"))
     if args.from_scratch:
         backbone, width = build_backbone(args.architecture, args.small_images)
-        info = {"source": "from scratch", "architecture": args.architecture, "left_out": {}, "args": {}, "sha256": None}
+        info = {
+            "source": "from scratch",
+            "architecture": args.architecture,
+            "left_out": {},
+            "args": {},
+            "sha256": None,
+        }
     else:
         backbone, width, info = load_backbone(args.backbone)
     size, val_labels = args.size or info["args"].get("size") or 224, val_labels.to(device)
@@ -200,14 +270,22 @@ def main(args):
     model = torch.nn.Sequential(backbone, head).to(device, memory_format=torch.channels_last)
     network = DistributedDataParallel(synchronise(model, device)) if world() > 1 else model
     backbone, head = model
-    solver = torch.optim.SGD([{"params": backbone.parameters(), "peak": args.learning_rate},
-                              {"params": head.parameters(), "peak": args.head_learning_rate}],
-                             lr=0.0, momentum=0.9, weight_decay=args.weight_decay)
+    solver = torch.optim.SGD(
+        [
+            {"params": backbone.parameters(), "peak": args.learning_rate},
+            {"params": head.parameters(), "peak": args.head_learning_rate},
+        ],
+        lr=0.0,
+        momentum=0.9,
+        weight_decay=args.weight_decay,
+    )
 
     # ------------------------------------------------------------------ the run
     out = open_run(args.out, STAGE, args)
     if rank() == 0:
-        (out / "subset.txt").write_text("".join(f"{Path(file).relative_to(root).as_posix()}\n" for file in files))
+        (out / "subset.txt").write_text(
+            "".join(f"{Path(file).relative_to(root).as_posix()}\n" for file in files)
+        )
     history = []
     if state := load_checkpoint(out):
         model.load_state_dict(state["model"])
@@ -216,7 +294,9 @@ def main(args):
     steps = len(files) // args.batch_size
     first, last = len(history) * steps, args.epochs * steps
     order = list(batches(len(files), args.batch_size, args.seed, first, last))
-    images_of = loader(files, partial(random_crop, size=size, seed=args.seed), order, args.workers, device)
+    images_of = loader(
+        files, partial(random_crop, size=size, seed=args.seed), order, args.workers, device
+    )
     loss_sum, scores = torch.zeros((), dtype=torch.float64, device=device), None
     bar = progress(last, "fine-tuning" if args.backbone else "training", first)
     for step, (images, indices) in enumerate(images_of, first):
@@ -226,7 +306,9 @@ def main(args):
         for group in solver.param_groups:
             group["lr"] = group["peak"] * (1 + math.cos(math.pi * epoch / args.epochs)) / 2
         with autocast(device, args.precision):
-            loss = F.cross_entropy(network(normalise(images, device)).float(), labels[indices.to(device)])
+            loss = F.cross_entropy(
+                network(normalise(images, device)).float(), labels[indices.to(device)]
+            )
         solver.zero_grad(set_to_none=True)
         loss.backward()
         solver.step()
@@ -239,8 +321,10 @@ def main(args):
         mean_loss = (total(loss_sum) / (steps * world())).item()
         loss_sum.zero_()
         if not math.isfinite(mean_loss):
-            fail(f"The loss is {mean_loss} in epoch {epoch}: lower --learning-rate {args.learning_rate:.4g} and "
-                 f"--head-learning-rate {args.head_learning_rate:.4g}.")
+            fail(
+                f"The loss is {mean_loss} in epoch {epoch}: lower --learning-rate {args.learning_rate:.4g} and "
+                f"--head-learning-rate {args.head_learning_rate:.4g}."
+            )
         top1 = top5 = None
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             scores = evaluate(args, backbone, head, val_files, size, device)
@@ -259,21 +343,35 @@ def main(args):
     results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
     results["standard_error"] = round(math.sqrt(top1 * (100 - top1) / len(val_files)), 4)
     if rank() == 0:
-        print(f"{'supervised from scratch' if args.from_scratch else 'fine-tuned'} on {len(files)} images: "
-              f"top1 {top1:.2f}, top5 {top5:.2f} (best epoch {best:.2f}; standard error of top1 "
-              f"{results['standard_error']:.2f})")
+        print(
+            f"{'supervised from scratch' if args.from_scratch else 'fine-tuned'} on {len(files)} images: "
+            f"top1 {top1:.2f}, top5 {top5:.2f} (best epoch {best:.2f}; standard error of top1 "
+            f"{results['standard_error']:.2f})"
+        )
         bars(out / "result.png", per_class(table), f"top-1 per class, mean {top1:.2f} %")
-    write_result(out, args, info, size=size, results=results, per_class=per_class(table), confusion=table,
-                 images={"train": len(files), "val": len(val_files), "classes": len(classes)})
+    write_result(
+        out,
+        args,
+        info,
+        size=size,
+        results=results,
+        per_class=per_class(table),
+        confusion=table,
+        images={"train": len(files), "val": len(val_files), "classes": len(classes)},
+    )
     if rank() == 0:
         (out / "checkpoint.pth").unlink(missing_ok=True)
 
 
 def evaluate(args, backbone, head, files, size, device):
     """Scores (n, classes) of the evaluation images, the same on every process."""
-    features, rows = extract(backbone, files, partial(centre_crop, size=size), device, args.precision, args.workers)
+    features, rows = extract(
+        backbone, files, partial(centre_crop, size=size), device, args.precision, args.workers
+    )
     with torch.no_grad():
-        return gather(F.linear(features.to(device), head.weight, head.bias), rows.to(device), len(files))
+        return gather(
+            F.linear(features.to(device), head.weight, head.bias), rows.to(device), len(files)
+        )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ here is the share of images whose highest-scoring class is one of their classes.
 and COCO were trained is published nowhere: ours is logistic regression on centre crops (L-BFGS to convergence,
 weight decay chosen on a tenth of the training images), which has no learning rate or number of epochs to set.
 """
+
 import os
 from functools import partial
 from pathlib import Path
@@ -43,37 +44,87 @@ from models.run import (
     world,
 )
 
-VOC = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-       "sheep sofa train tvmonitor").split()
-COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)  # VISSL, eval_resnet_8gpu_transfer_voc07_svm
+VOC = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
+    "sheep sofa train tvmonitor"
+).split()
+COSTS = (
+    0.01,
+    0.1,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    50.0,
+    100.0,
+    1000.0,
+)  # VISSL, eval_resnet_8gpu_transfer_voc07_svm
 
 
 def arguments(argv=None):
     p = parser(__doc__)
-    commands = p.add_subparsers(dest="dataset", required=True, metavar="places365 | voc07 | coco | folder")
-    for name, doc in (("places365", "Places365 (standard): top-1 and top-5."), ("voc07", "PASCAL VOC 2007: mAP."),
-                      ("coco", "COCO as a multi-label task: mAP."), ("folder", "Any class folders: top-1, top-5.")):
+    commands = p.add_subparsers(
+        dest="dataset", required=True, metavar="places365 | voc07 | coco | folder"
+    )
+    for name, doc in (
+        ("places365", "Places365 (standard): top-1 and top-5."),
+        ("voc07", "PASCAL VOC 2007: mAP."),
+        ("coco", "COCO as a multi-label task: mAP."),
+        ("folder", "Any class folders: top-1, top-5."),
+    ):
         c = subparser(commands, name, doc)
         c.add_argument("--data", required=True, help="folder of the data set")
-        c.add_argument("--backbone", required=True, metavar="PATH",
-                       help="run folder, weight file, or the word random (see --architecture)")
+        c.add_argument(
+            "--backbone",
+            required=True,
+            metavar="PATH",
+            help="run folder, weight file, or the word random (see --architecture)",
+        )
         c.add_argument("--out", help=f"run folder; without it the backbone's name with -{name}")
-        c.add_argument("--size", type=count, help="side of the crops in pixels; without it that of the pretraining, "
-                       "or 224")
-        c.add_argument("--seed", type=int, default=0, help="of the held-out images and the cross-validation")
-        c.add_argument("--architecture", default="resnet50", help="with --backbone random: the network's name")
-        c.add_argument("--small-images", action="store_true", help="with --backbone random: 3x3 stem, no max-pooling")
+        c.add_argument(
+            "--size",
+            type=count,
+            help="side of the crops in pixels; without it that of the pretraining, or 224",
+        )
+        c.add_argument(
+            "--seed", type=int, default=0, help="of the held-out images and the cross-validation"
+        )
+        c.add_argument(
+            "--architecture", default="resnet50", help="with --backbone random: the network's name"
+        )
+        c.add_argument(
+            "--small-images",
+            action="store_true",
+            help="with --backbone random: 3x3 stem, no max-pooling",
+        )
         if name == "voc07":
-            c.add_argument("--costs", type=float, nargs="+", default=list(COSTS),
-                           help="the SVM's C, chosen for each class by 3-fold cross-validation on trainval")
+            c.add_argument(
+                "--costs",
+                type=float,
+                nargs="+",
+                default=list(COSTS),
+                help="the SVM's C, chosen for each class by 3-fold cross-validation on trainval",
+            )
         else:
-            c.add_argument("--weight-decays", type=float, nargs="+", default=[10.0**-n for n in range(1, 7)],
-                           help="of the logistic regression")
+            c.add_argument(
+                "--weight-decays",
+                type=float,
+                nargs="+",
+                default=[10.0**-n for n in range(1, 7)],
+                help="of the logistic regression",
+            )
         if name in ("voc07", "places365"):
             c.add_argument("--download", action="store_true", help="into --data, by torchvision")
         device_arguments(c)
     args = p.parse_args(argv)
-    name = args.backbone.rstrip("/").removesuffix("/backbone.pth").removesuffix(".pth").removesuffix(".tar")
+    name = (
+        args.backbone.rstrip("/")
+        .removesuffix("/backbone.pth")
+        .removesuffix(".pth")
+        .removesuffix(".tar")
+    )
     args.out = args.out or f"{name}-{args.dataset}"
     return args
 
@@ -120,10 +171,16 @@ def lines_of(path):
 
 def read_voc(root):
     """VOC2007's trainval and test from Annotations/*.xml; -1 where all objects of a class are marked difficult."""
-    found = [folder for folder in (Path(root), Path(root) / "VOC2007", Path(root) / "VOCdevkit/VOC2007")
-             if (folder / "ImageSets").is_dir()]
+    found = [
+        folder
+        for folder in (Path(root), Path(root) / "VOC2007", Path(root) / "VOCdevkit/VOC2007")
+        if (folder / "ImageSets").is_dir()
+    ]
     if not found:
-        fail(f"{root} holds no VOCdevkit/VOC2007/ImageSets: unpack VOC2007 there, or use --download.", 2)
+        fail(
+            f"{root} holds no VOCdevkit/VOC2007/ImageSets: unpack VOC2007 there, or use --download.",
+            2,
+        )
     splits = []
     for split in ("trainval", "test"):
         names = [words[0] for words in lines_of(found[0] / f"ImageSets/Main/{split}.txt")]
@@ -136,8 +193,13 @@ def read_voc(root):
                 fail(f"{path} cannot be read ({error}).")
             for item in objects:
                 if item.findtext("name") not in VOC:
-                    fail(f"{path}: unknown class {item.findtext('name')!r}; VOC2007 has {', '.join(VOC)}.")
-                kind, difficult = VOC.index(item.findtext("name")), item.findtext("difficult") == "1"
+                    fail(
+                        f"{path}: unknown class {item.findtext('name')!r}; VOC2007 has {', '.join(VOC)}."
+                    )
+                kind, difficult = (
+                    VOC.index(item.findtext("name")),
+                    item.findtext("difficult") == "1",
+                )
                 row[kind] = -1 if difficult and row[kind] != 1 else 1
         splits.append(([str(found[0] / f"JPEGImages/{name}.jpg") for name in names], labels))
     return VOC, *splits
@@ -146,9 +208,14 @@ def read_voc(root):
 def read_coco(root):
     """COCO's train and val of 2017 or 2014: which of the categories stand in an image; crowds count."""
     root, splits, classes = Path(root), [], None
-    years = [year for year in (2017, 2014) if (root / f"annotations/instances_val{year}.json").exists()]
+    years = [
+        year for year in (2017, 2014) if (root / f"annotations/instances_val{year}.json").exists()
+    ]
     if not years:
-        fail(f"{root} holds no annotations/instances_val2014.json or instances_val2017.json: see --help.", 2)
+        fail(
+            f"{root} holds no annotations/instances_val2014.json or instances_val2017.json: see --help.",
+            2,
+        )
     for split in ("train", "val"):
         path = root / f"annotations/instances_{split}{years[0]}.json"
         content = read_json(path)
@@ -159,7 +226,9 @@ def read_coco(root):
             labels = torch.zeros(len(row), len(column), dtype=torch.int64)
             for one in content["annotations"]:
                 labels[row[one["image_id"]], column[one["category_id"]]] = 1
-            files = [str(root / f"{split}{years[0]}" / one["file_name"]) for one in content["images"]]
+            files = [
+                str(root / f"{split}{years[0]}" / one["file_name"]) for one in content["images"]
+            ]
         except (KeyError, TypeError) as error:
             fail(f"{path} is not in COCO's instances format: {error} is missing or unknown.")
         if classes not in (None, categories):
@@ -175,24 +244,36 @@ def read_places(root):
     if not (root / "places365_train_standard.txt").exists():
         return read_splits(root)
     splits, classes = [], {}
-    for listing, folders in (("places365_train_standard.txt", ("data_256_standard", "data_large_standard", "data_256")),
-                             ("places365_val.txt", ("val_256", "val_large"))):
+    for listing, folders in (
+        ("places365_train_standard.txt", ("data_256_standard", "data_large_standard", "data_256")),
+        ("places365_val.txt", ("val_256", "val_large")),
+    ):
         folder = next((root / name for name in folders if (root / name).is_dir()), None)
         if folder is None:
             fail(f"{root} holds {listing} but none of the folders {', '.join(folders)}.", 2)
         pairs = [(words[0].lstrip("/"), int(words[1])) for words in lines_of(root / listing)]
         if listing.startswith("places365_train"):
-            classes = {label: name.rpartition("/")[0].partition("/")[2] for name, label in pairs}  # a/abbey/1.jpg
+            classes = {
+                label: name.rpartition("/")[0].partition("/")[2] for name, label in pairs
+            }  # a/abbey/1.jpg
         unknown = sorted({label for _, label in pairs} - set(classes))
         if unknown or sorted(classes) != list(range(len(classes))):
-            fail(f"{root / listing}: labels {unknown[:5] or 'are not 0, 1, 2, ...'} that no training image has.")
-        splits.append(([os.path.join(folder, name) for name, _ in pairs], torch.tensor([label for _, label in pairs])))
+            fail(
+                f"{root / listing}: labels {unknown[:5] or 'are not 0, 1, 2, ...'} that no training image has."
+            )
+        splits.append(
+            (
+                [os.path.join(folder, name) for name, _ in pairs],
+                torch.tensor([label for _, label in pairs]),
+            )
+        )
     return [classes[label] for label in range(len(classes))], *splits
 
 
 def download(args):
     """By torchvision, on process 0."""
     import torchvision
+
     if rank() == 0 and args.dataset == "voc07":
         for split in ("trainval", "test"):
             torchvision.datasets.VOCDetection(args.data, "2007", split, download=True)
@@ -212,7 +293,9 @@ def average_precision(guess, truth):
     if not truth.any():
         return float("nan"), float("nan")
     order = np.argsort(-guess, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(guess[order])), len(guess) - 1)  # of each group of equal scores
+    last = np.append(
+        np.flatnonzero(np.diff(guess[order])), len(guess) - 1
+    )  # of each group of equal scores
     hits = np.cumsum(truth[order])[last]
     precision, recall = hits / (last + 1), hits / hits[-1]
     exact = float(np.sum(np.diff(recall, prepend=0) * precision))
@@ -225,13 +308,21 @@ def multi_label(guess, labels, classes):
     precisions = {}
     for kind, name in enumerate(classes):
         counted = labels[:, kind] >= 0
-        precisions[name] = [100 * value for value in average_precision(guess[counted, kind], labels[counted, kind])]
+        precisions[name] = [
+            100 * value for value in average_precision(guess[counted, kind], labels[counted, kind])
+        ]
     values = np.array(list(precisions.values()))
     some = (labels == 1).any(1)
     best = np.where(labels >= 0, guess, -np.inf)[some].argmax(1)
     top1 = 100 * float((labels[some][np.arange(some.sum()), best] == 1).mean())
-    results = {"map": float(np.nanmean(values[:, 0])), "map_11point": float(np.nanmean(values[:, 1])), "top1": top1}
-    by_class = {name: None if np.isnan(pair[0]) else round(pair[0], 4) for name, pair in precisions.items()}
+    results = {
+        "map": float(np.nanmean(values[:, 0])),
+        "map_11point": float(np.nanmean(values[:, 1])),
+        "top1": top1,
+    }
+    by_class = {
+        name: None if np.isnan(pair[0]) else round(pair[0], 4) for name, pair in precisions.items()
+    }
     return {key: summary([value]) for key, value in results.items()}, by_class
 
 
@@ -243,15 +334,33 @@ def support_vectors(train, labels, test, costs, seed):
     train, labels = train[keep], labels[keep]
 
     def fit(cost, rows):
-        machine = LinearSVC(C=cost, class_weight={0: 1, 1: 2}, intercept_scaling=1.0, dual=True, max_iter=2000,
-                            tol=1e-4, random_state=seed)
+        machine = LinearSVC(
+            C=cost,
+            class_weight={0: 1, 1: 2},
+            intercept_scaling=1.0,
+            dual=True,
+            max_iter=2000,
+            tol=1e-4,
+            random_state=seed,
+        )
         return machine.fit(train[rows], labels[rows])
 
     if min(labels.sum(), len(labels) - labels.sum()) < 3:
-        fail("A class of VOC2007 has fewer than three images with or without it: too few for cross-validation.")
+        fail(
+            "A class of VOC2007 has fewer than three images with or without it: too few for cross-validation."
+        )
     folds = list(StratifiedKFold(3, shuffle=True, random_state=seed).split(train, labels))
-    quality = {cost: np.mean([average_precision(fit(cost, rows).decision_function(train[rest]), labels[rest])[0]
-                              for rows, rest in folds]) if len(costs) > 1 else 0.0 for cost in costs}
+    quality = {
+        cost: np.mean(
+            [
+                average_precision(fit(cost, rows).decision_function(train[rest]), labels[rest])[0]
+                for rows, rest in folds
+            ]
+        )
+        if len(costs) > 1
+        else 0.0
+        for cost in costs
+    }
     cost = max(quality, key=quality.get)
     return fit(cost, np.arange(len(labels))).decision_function(test), cost
 
@@ -263,9 +372,13 @@ def evaluate_voc(train, labels, test, args):
     mine = range(labels.shape[1])[rank() :: world()]
     jobs = max(1, len(os.sched_getaffinity(0)) // world())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the largest costs need more than VISSL's 2000 steps
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # the largest costs need more than VISSL's 2000 steps
         found = Parallel(jobs, prefer="threads")(
-            delayed(support_vectors)(train, labels[:, kind], test, args.costs, args.seed) for kind in mine)
+            delayed(support_vectors)(train, labels[:, kind], test, args.costs, args.seed)
+            for kind in mine
+        )
     guess = torch.zeros(len(test), labels.shape[1], dtype=torch.float64)
     chosen = torch.zeros(labels.shape[1], dtype=torch.float64)
     for kind, (values, cost) in zip(mine, found, strict=True):
@@ -280,13 +393,22 @@ def main(args):
     device = start(args)
     if getattr(args, "download", False):
         download(args)
-    reader = {"voc07": read_voc, "coco": read_coco, "places365": read_places, "folder": read_splits}[args.dataset]
+    reader = {
+        "voc07": read_voc,
+        "coco": read_coco,
+        "places365": read_places,
+        "folder": read_splits,
+    }[args.dataset]
     classes, (files, labels), (test_files, test_labels) = reader(args.data)
-    backbone, _, info = load_backbone(args.backbone, args.architecture, args.small_images, args.seed)
+    backbone, _, info = load_backbone(
+        args.backbone, args.architecture, args.small_images, args.seed
+    )
     out = open_run(args.out, stage, args, ("download",))
     size = args.size or info["args"].get("size") or 224
     crop = partial(squash if args.dataset == "voc07" else centre_crop, size=size)
-    run = partial(extract, backbone, crop=crop, device=device, precision=args.precision, workers=args.workers)
+    run = partial(
+        extract, backbone, crop=crop, device=device, precision=args.precision, workers=args.workers
+    )
     test = gather(*run(test_files, what="test features"), len(test_files))
     train, rows = run(files, what="train features")
 
@@ -300,8 +422,14 @@ def main(args):
         held = held_out(labels if labels.ndim == 1 else torch.zeros(len(files)), args.seed)
         mean, sd = standardise(train, device)
         own, held = labels[rows.cpu()].to(train.device), held[rows.cpu()].to(train.device)
-        W, chosen, _ = fit_linear(train, own if labels.ndim == 1 else own.float(), len(classes), held, device,
-                                  args.weight_decays)
+        W, chosen, _ = fit_linear(
+            train,
+            own if labels.ndim == 1 else own.float(),
+            len(classes),
+            held,
+            device,
+            args.weight_decays,
+        )
         guess = scores(W, (test.to(device) - mean) / sd).cpu()
 
     # ------------------------------------------------------------------ the result
@@ -312,18 +440,37 @@ def main(args):
         more = {"per_class": by_class, "confusion": table, "weight_decay": chosen}
     else:
         results, by_class = multi_label(guess.numpy(), test_labels.numpy(), classes)
-        more = {"average_precision": by_class, "svm_c" if args.dataset == "voc07" else "weight_decay": chosen}
+        more = {
+            "average_precision": by_class,
+            "svm_c" if args.dataset == "voc07" else "weight_decay": chosen,
+        }
     names = {"map": "mAP", "map_11point": "mAP (11-point)", "top1": "top-1", "top5": "top-5"}
     if rank() == 0:
-        print(f"{args.dataset}: " + ", ".join(f"{names[key]} {value['mean']:.2f}" for key, value in results.items()))
+        print(
+            f"{args.dataset}: "
+            + ", ".join(f"{names[key]} {value['mean']:.2f}" for key, value in results.items())
+        )
         if "map" in results:
-            print("(mAP is the usual measure; top-1: the highest-scoring class is one of the image's. The "
-                  'dissertation\'s "top-1" of VOC07 and COCO does not say which it is.)')
+            print(
+                "(mAP is the usual measure; top-1: the highest-scoring class is one of the image's. The "
+                'dissertation\'s "top-1" of VOC07 and COCO does not say which it is.)'
+            )
         shown = {name: value for name, value in by_class.items() if value is not None}
         what = "average precision" if "map" in results else "top-1"
-        bars(out / "result.png", shown, f"{args.dataset}: {what} per class, mean {np.mean(list(shown.values())):.2f} %")
-    write_result(out, args, info, size=size, results=results, **more,
-                 images={"train": len(files), "val": len(test_files), "classes": len(classes)})
+        bars(
+            out / "result.png",
+            shown,
+            f"{args.dataset}: {what} per class, mean {np.mean(list(shown.values())):.2f} %",
+        )
+    write_result(
+        out,
+        args,
+        info,
+        size=size,
+        results=results,
+        **more,
+        images={"train": len(files), "val": len(test_files), "classes": len(classes)},
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class Strategy(NamedTuple):
     generate(images uint8 (B, S, S, 3) on the CPU, relative paths) -> uint8 (views, B, s, s, 3) on the CPU;
     size: s; about: dict for augment.json; sheet(images, paths) -> (column titles, rows of images, labels)
     for samples.png, None: the original beside its views."""
+
     views: list
     read: object
     generate: object
@@ -32,52 +33,105 @@ def mask(text):
 
 
 def maskgit_arguments(p):
-    p.add_argument("--weights", help="run folder of 00_train_generator.py, or a folder with the two published MaskGIT "
-                   "files; without it those are looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded")
+    p.add_argument(
+        "--weights",
+        help="run folder of 00_train_generator.py, or a folder with the two published MaskGIT "
+        "files; without it those are looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded",
+    )
     p.add_argument("--steps", type=count, default=STEPS, help="decoding iterations")
     p.add_argument("--temperature", type=float, default=4.5, help="of the noise on the confidences")
-    p.add_argument("--label", type=int, help="class index for a class-conditional model; without it the class is the "
-                   "image's folder name as an ImageNet synset (n01440764)")
+    p.add_argument(
+        "--label",
+        type=int,
+        help="class index for a class-conditional model; without it the class is the "
+        "image's folder name as an ImageNet synset (n01440764)",
+    )
 
 
 def inpaint_arguments(p):
     maskgit_arguments(p)
-    p.add_argument("--mask", type=mask, default="center", help="what is predicted. center: all tokens but the outer "
-                   "ring; random:P: each with probability P; none: nothing, the tokenizer's reconstruction (a control)")
+    p.add_argument(
+        "--mask",
+        type=mask,
+        default="center",
+        help="what is predicted. center: all tokens but the outer "
+        "ring; random:P: each with probability P; none: nothing, the tokenizer's reconstruction (a control)",
+    )
     p.add_argument("--views", type=count, default=1, help="independent draws an image, each a view")
 
 
 def outpaint_arguments(p):
     maskgit_arguments(p)
-    p.add_argument("--positions", nargs="+", default=["all"], metavar="POSITION",
-                   help="where the shrunken image lies: all, or some of upper-left upper-center upper-right "
-                   "center-left center center-right lower-left lower-center lower-right; each is a view")
+    p.add_argument(
+        "--positions",
+        nargs="+",
+        default=["all"],
+        metavar="POSITION",
+        help="where the shrunken image lies: all, or some of upper-left upper-center upper-right "
+        "center-left center center-right lower-left lower-center lower-right; each is a view",
+    )
 
 
 def noise_arguments(p):
-    p.add_argument("--weights", help="the published IC-GAN: its tarball, its folder or a G_ema_*.pth; without it "
-                   "looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded")
+    p.add_argument(
+        "--weights",
+        help="the published IC-GAN: its tarball, its folder or a G_ema_*.pth; without it "
+        "looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded",
+    )
     p.add_argument("--views", type=count, default=1, help="independent draws an image, each a view")
-    p.add_argument("--preprocess", default="demo", choices=["demo", "training"],
-                   help="how the encoder's input is resized: as in the official demo (bicubic with aligned corners) or "
-                   "as in its training features (without)")
-    p.add_argument("--truncation", type=float, metavar="T", help="draw z from a normal cut at +-2T (official demo: "
-                   "0.7); without it from N(0, 1)")
-    p.add_argument("--invert-steps", type=int, default=0, metavar="K",
-                   help="GAN inversion: optimise z for K steps towards the input (section 4.2)")
-    p.add_argument("--feature-noise", type=float, metavar="STD", help="Gaussian noise on the feature map (Formula 5); "
-                   "z is then fixed for each image")
-    p.add_argument("--feature-truncation", type=float, default=2.0, metavar="T",
-                   help="of that noise, in standard deviations")
-    p.add_argument("--interpolate", type=float, metavar="W",
-                   help="move the feature map by W (0-1) towards that of another image, chosen by the image's seed")
-    p.add_argument("--steer", metavar="DIRECTION.pt", help="steering vector of 00_train_augmenter.py (Formula 6)")
+    p.add_argument(
+        "--preprocess",
+        default="demo",
+        choices=["demo", "training"],
+        help="how the encoder's input is resized: as in the official demo (bicubic with aligned corners) or "
+        "as in its training features (without)",
+    )
+    p.add_argument(
+        "--truncation",
+        type=float,
+        metavar="T",
+        help="draw z from a normal cut at +-2T (official demo: 0.7); without it from N(0, 1)",
+    )
+    p.add_argument(
+        "--invert-steps",
+        type=int,
+        default=0,
+        metavar="K",
+        help="GAN inversion: optimise z for K steps towards the input (section 4.2)",
+    )
+    p.add_argument(
+        "--feature-noise",
+        type=float,
+        metavar="STD",
+        help="Gaussian noise on the feature map (Formula 5); z is then fixed for each image",
+    )
+    p.add_argument(
+        "--feature-truncation",
+        type=float,
+        default=2.0,
+        metavar="T",
+        help="of that noise, in standard deviations",
+    )
+    p.add_argument(
+        "--interpolate",
+        type=float,
+        metavar="W",
+        help="move the feature map by W (0-1) towards that of another image, chosen by the image's seed",
+    )
+    p.add_argument(
+        "--steer",
+        metavar="DIRECTION.pt",
+        help="steering vector of 00_train_augmenter.py (Formula 6)",
+    )
     p.add_argument("--steer-strength", type=float, default=1.0, metavar="A")
-    p.add_argument("--navigator", metavar="FILE.pt", help="navigator of 00_train_augmenter.py (Formula 7)")
+    p.add_argument(
+        "--navigator", metavar="FILE.pt", help="navigator of 00_train_augmenter.py (Formula 7)"
+    )
 
 
 def diffusion_arguments(p):
     from models.diffusion import diffusion_arguments as add  # imports nothing heavy
+
     add(p)
 
 
@@ -85,6 +139,7 @@ def diffusion_arguments(p):
 def synset_index(path):
     """Index among the 1,000 ImageNet synsets of the first folder in `path` that is named after one."""
     from pathlib import Path
+
     if not synset_index.table:
         lines = Path(__file__).with_name("imagenet_synsets.txt").read_text().split("\n")
         names = [line for line in lines if line and not line.startswith("#")]
@@ -103,8 +158,11 @@ def maskgit_model(args, device):
     import torch
 
     from models.weights import load_maskgit
+
     tokenizer, transformer, files = load_maskgit(args.weights)
-    parameters = sum(p.numel() for m in (tokenizer, transformer) if m is not None for p in m.parameters())
+    parameters = sum(
+        p.numel() for m in (tokenizer, transformer) if m is not None for p in m.parameters()
+    )
     if device.type == "cuda":
         tokenizer.to(memory_format=torch.channels_last)
     tokenizer.to(device)
@@ -125,8 +183,11 @@ def maskgit_model(args, device):
         labels = [args.label if args.label is not None else synset_index(path) for path in paths]
         for path, label in zip(paths, labels, strict=True):
             if label is None or label >= classes:
-                fail(f"{path}: this model needs a class, and the folder name is none of its {classes} ImageNet synsets "
-                     "(n01440764 ...): pass --label N, or use a label-free model.", 2)
+                fail(
+                    f"{path}: this model needs a class, and the folder name is none of its {classes} ImageNet synsets "
+                    "(n01440764 ...): pass --label N, or use a label-free model.",
+                    2,
+                )
         return torch.tensor(labels, device=device)
 
     return tokenizer, transformer, labels_of, size, about
@@ -151,10 +212,14 @@ def inpaint(args, device):
     from models import maskgit
     from models.images import read_image, square
     from models.run import autocast, seed_rng
+
     tokenizer, transformer, labels_of, size, about = maskgit_model(args, device)
     if transformer is None and args.mask != "none":
-        fail(f"--mask {args.mask} needs a transformer, and {args.weights} holds only a tokenizer: train one with "
-             "00_train_generator.py maskgit, or use --mask none.", 2)
+        fail(
+            f"--mask {args.mask} needs a transformer, and {args.weights} holds only a tokenizer: train one with "
+            "00_train_generator.py maskgit, or use --mask none.",
+            2,
+        )
 
     @torch.inference_mode()
     def draw(images, paths, kind, view):
@@ -163,19 +228,38 @@ def inpaint(args, device):
             if kind != "none":
                 side = round(tokens.shape[1] ** 0.5)
                 rngs = [seed_rng(args.seed, path, view) for path in paths]
-                masks = torch.from_numpy(np.stack([maskgit.mask_of(kind, side, rng) for rng in rngs]))
+                masks = torch.from_numpy(
+                    np.stack([maskgit.mask_of(kind, side, rng) for rng in rngs])
+                )
                 tokens = tokens.masked_fill(masks.to(device), maskgit.MASK)
-                tokens = maskgit.sample(transformer, tokens, labels_of(paths), rngs, args.steps, args.temperature)
+                tokens = maskgit.sample(
+                    transformer, tokens, labels_of(paths), rngs, args.steps, args.temperature
+                )
             return to_bytes(tokenizer.decode(tokens))
 
     def sheet(images, paths):
-        kinds = ["none"] + (["center", "random:0.25", "random:0.5", "random:0.75"] if transformer is not None else [])
+        kinds = ["none"] + (
+            ["center", "random:0.25", "random:0.5", "random:0.75"]
+            if transformer is not None
+            else []
+        )
         columns = [images, *(draw(images, paths, kind, 0) for kind in kinds)]
-        return ["original", *kinds], [list(row) for row in zip(*(c.numpy() for c in columns), strict=True)], ()
+        return (
+            ["original", *kinds],
+            [list(row) for row in zip(*(c.numpy() for c in columns), strict=True)],
+            (),
+        )
 
-    return Strategy([f"view{v}" for v in range(args.views)], lambda path: square(read_image(path), size),
-                    lambda images, paths: torch.stack([draw(images, paths, args.mask, v) for v in range(args.views)]),
-                    size, about, sheet)
+    return Strategy(
+        [f"view{v}" for v in range(args.views)],
+        lambda path: square(read_image(path), size),
+        lambda images, paths: torch.stack(
+            [draw(images, paths, args.mask, v) for v in range(args.views)]
+        ),
+        size,
+        about,
+        sheet,
+    )
 
 
 def outpaint(args, device):
@@ -185,9 +269,13 @@ def outpaint(args, device):
     from models import maskgit
     from models.images import read_image, square
     from models.run import autocast, seed_rng
+
     tokenizer, transformer, labels_of, size, about = maskgit_model(args, device)
     if transformer is None:
-        fail(f"{args.weights} holds only a tokenizer: train a transformer with 00_train_generator.py maskgit.", 2)
+        fail(
+            f"{args.weights} holds only a tokenizer: train a transformer with 00_train_generator.py maskgit.",
+            2,
+        )
     places = maskgit.positions(size)
     names = [place[0] for place in places]
     if args.positions != ["all"]:
@@ -198,7 +286,7 @@ def outpaint(args, device):
 
     def canvas(images, top, left, side):
         on_black = torch.zeros(len(images), size, size, 3, dtype=torch.uint8)
-        on_black[:, top:top + side, left:left + side] = images
+        on_black[:, top : top + side, left : left + side] = images
         return on_black
 
     @torch.inference_mode()
@@ -206,30 +294,42 @@ def outpaint(args, device):
         _, top, left, side = maskgit.positions(size)[number]
         with autocast(device, args.precision):
             tokens = tokenizer.encode(from_bytes(canvas(images, top, left, side), device))
-            mask = torch.from_numpy(maskgit.uncovered(size, tokenizer.patch, top, left, side)).to(device)
+            mask = torch.from_numpy(maskgit.uncovered(size, tokenizer.patch, top, left, side)).to(
+                device
+            )
             tokens = tokens.masked_fill(mask, maskgit.MASK)
             rngs = [seed_rng(args.seed, path, number) for path in paths]
-            tokens = maskgit.sample(transformer, tokens, labels_of(paths), rngs, args.steps, args.temperature)
+            tokens = maskgit.sample(
+                transformer, tokens, labels_of(paths), rngs, args.steps, args.temperature
+            )
             return to_bytes(tokenizer.decode(tokens))
 
     def sheet(images, paths):  # Figure 27: the canvases above, the generated views below
         rows = []
         for i, path in enumerate(paths[:4]):
-            one = images[i:i + 1]
-            rows += [[canvas(one, *place[1:])[0].numpy() for place in places],
-                     [draw(one, [path], number)[0].numpy() for number in numbers]]
+            one = images[i : i + 1]
+            rows += [
+                [canvas(one, *place[1:])[0].numpy() for place in places],
+                [draw(one, [path], number)[0].numpy() for number in numbers],
+            ]
         return [place[0] for place in places], rows, ()
 
     # a view keeps its position's number, so that a subset of the positions gives the same files
-    return Strategy([f"view{number}" for number in numbers], lambda path: square(read_image(path), places[0][3]),
-                    lambda images, paths: torch.stack([draw(images, paths, number) for number in numbers]), size,
-                    {**about, "positions": {f"view{n}": names[n] for n in numbers}}, sheet)
+    return Strategy(
+        [f"view{number}" for number in numbers],
+        lambda path: square(read_image(path), places[0][3]),
+        lambda images, paths: torch.stack([draw(images, paths, number) for number in numbers]),
+        size,
+        {**about, "positions": {f"view{n}": names[n] for n in numbers}},
+        sheet,
+    )
 
 
 # ---------------------------------------------------------------- noise
 def noise(args, device):
     """Encode, draw a new noise vector (or augment the feature map), generate (section 4.2)."""
     from models import icgan
+
     return icgan.noise(args, device)
 
 
@@ -237,8 +337,13 @@ def noise(args, device):
 def diffusion(args, device):
     """Noise to strength alpha, denoise with the caption (section 4.4)."""
     from models import diffusion as img2img
+
     return img2img.diffusion(args, device)
 
 
-STRATEGIES = {"inpaint": (inpaint_arguments, inpaint), "outpaint": (outpaint_arguments, outpaint),
-              "noise": (noise_arguments, noise), "diffusion": (diffusion_arguments, diffusion)}
+STRATEGIES = {
+    "inpaint": (inpaint_arguments, inpaint),
+    "outpaint": (outpaint_arguments, outpaint),
+    "noise": (noise_arguments, noise),
+    "diffusion": (diffusion_arguments, diffusion),
+}

@@ -15,7 +15,12 @@ from torch import nn
 from models.run import fail
 
 EPS = 1e-5  # of every batch normalisation
-BUFFERS = ("u0", "sv0", "stored_mean", "stored_var")  # of spectral normalisation and of batch normalisation
+BUFFERS = (
+    "u0",
+    "sv0",
+    "stored_mean",
+    "stored_var",
+)  # of spectral normalisation and of batch normalisation
 
 
 class Attention(nn.Module):
@@ -54,7 +59,9 @@ class Block(nn.Module):
         self.attention = Attention(outside) if attention else nn.Identity()
 
     def forward(self, x, condition):
-        scale1, shift1, scale2, shift2 = self.modulation(condition)[..., None, None].split(self.widths, dim=1)
+        scale1, shift1, scale2, shift2 = self.modulation(condition)[..., None, None].split(
+            self.widths, dim=1
+        )
         h = self.conv1(torch.addcmul(shift1, x, scale1).relu_())
         h = self.conv2(torch.addcmul(shift2, h, scale2).relu_())
         return self.attention(h + F.interpolate(self.shortcut(x), scale_factor=2))
@@ -85,13 +92,18 @@ class Generator(nn.Module):
         self.norm_shift = nn.Parameter(torch.zeros(channels[-1], 1, 1))
         self.last = nn.Conv2d(channels[-1], 3, 3, padding=1)
         self.parameters_published = sum(
-            math.prod(shape) for name, shape in official_shapes(config).items() if not name.endswith(BUFFERS))
+            math.prod(shape)
+            for name, shape in official_shapes(config).items()
+            if not name.endswith(BUFFERS)
+        )
 
     def forward(self, z, feature):
         if z.shape[1] < self.z_width or feature.shape[1] != self.feature_width:
-            raise ValueError(f"z {tuple(z.shape)}, feature {tuple(feature.shape)}: "
-                             f"at least {self.z_width} and exactly {self.feature_width} columns are needed")
-        first, *chunks = z[:, :self.z_width].split(self.chunk, dim=1)
+            raise ValueError(
+                f"z {tuple(z.shape)}, feature {tuple(feature.shape)}: "
+                f"at least {self.z_width} and exactly {self.feature_width} columns are needed"
+            )
+        first, *chunks = z[:, : self.z_width].split(self.chunk, dim=1)
         embedding = self.embed(feature)
         x = self.first(first).unflatten(1, (-1, 4, 4))
         for block, chunk in zip(self.blocks, chunks, strict=True):
@@ -109,17 +121,27 @@ def generator_config(state, source="the checkpoint"):
     blocks = sum(re.fullmatch(r"blocks\.\d+\.0\.conv1\.weight", name) is not None for name in state)
     needed = [f"blocks.{i}.0.conv1.weight" for i in range(max(1, blocks))]
     dimensions = dict.fromkeys(needed, 4) | dict.fromkeys(
-        ("shared.weight", "shared_feat.weight", "linear.weight", "blocks.0.0.bn1.gain.weight"), 2)
+        ("shared.weight", "shared_feat.weight", "linear.weight", "blocks.0.0.bn1.gain.weight"), 2
+    )
     lacking = [name for name, n in dimensions.items() if name not in state or state[name].ndim != n]
     if lacking:
-        fail(f"{source} is not an IC-GAN generator with a BigGAN backbone: it lacks {', '.join(lacking)}.")
+        fail(
+            f"{source} is not an IC-GAN generator with a BigGAN backbone: it lacks {', '.join(lacking)}."
+        )
     embedding, feature = state["shared_feat.weight"].shape
     labels, chunk = state["shared.weight"].shape, state["linear.weight"].shape[1]
     if state["blocks.0.0.bn1.gain.weight"].shape[1] == embedding + chunk + labels[1]:
-        fail(f"{source} is a class-conditional IC-GAN: it needs labels, which is not supported; use icgan_*.")
-    return dict(channels=[state[needed[0]].shape[1], *(state[name].shape[0] for name in needed)],
-                attention=[i for i in range(blocks) if f"blocks.{i}.1.gamma" in state],
-                chunk=chunk, embedding=embedding, feature=feature, labels=tuple(labels))
+        fail(
+            f"{source} is a class-conditional IC-GAN: it needs labels, which is not supported; use icgan_*."
+        )
+    return dict(
+        channels=[state[needed[0]].shape[1], *(state[name].shape[0] for name in needed)],
+        attention=[i for i in range(blocks) if f"blocks.{i}.1.gamma" in state],
+        chunk=chunk,
+        embedding=embedding,
+        feature=feature,
+        labels=tuple(labels),
+    )
 
 
 def official_shapes(config):
@@ -152,7 +174,11 @@ def official_shapes(config):
             normalised(f"{name}.bias", width, condition)
         if i in config["attention"]:
             shapes[f"blocks.{i}.1.gamma"] = ()
-            for name, width in (("theta", outside // 8), ("phi", outside // 8), ("g", outside // 2)):
+            for name, width in (
+                ("theta", outside // 8),
+                ("phi", outside // 8),
+                ("g", outside // 2),
+            ):
                 normalised(f"blocks.{i}.1.{name}", width, outside, 1, 1)
             normalised(f"blocks.{i}.1.o", outside, outside // 2, 1, 1)
     shapes["output_layer.0.gain"] = shapes["output_layer.0.bias"] = (channels[-1],)
@@ -165,10 +191,15 @@ def generator_from_state(state, source="the checkpoint"):
     """The frozen Generator of an official state dict. Other names or shapes are refused and listed."""
     config = generator_config(state, source)
     expected = official_shapes(config)
-    wrong = {"missing": expected.keys() - state.keys(), "unexpected": state.keys() - expected.keys(),
-             "of another shape": {k for k in expected if k in state and state[k].shape != expected[k]}}
+    wrong = {
+        "missing": expected.keys() - state.keys(),
+        "unexpected": state.keys() - expected.keys(),
+        "of another shape": {k for k in expected if k in state and state[k].shape != expected[k]},
+    }
     if any(wrong.values()):
-        listed = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names)
+        listed = "; ".join(
+            f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names
+        )
         fail(f"{source} does not fit the IC-GAN generator that its widths describe. {listed}.")
     state = {name: tensor.float() for name, tensor in state.items()}
 
@@ -191,19 +222,26 @@ def generator_from_state(state, source="the checkpoint"):
         folded[f"{ours}.weight"], folded[f"{ours}.bias"] = weight(theirs), state[f"{theirs}.bias"]
     for i in range(len(config["channels"]) - 1):
         ours, theirs = f"blocks.{i}", f"blocks.{i}.0"
-        parts = modulation(f"{theirs}.bn1"), modulation(f"{theirs}.bn2", offset=state[f"{theirs}.conv1.bias"])
+        parts = (
+            modulation(f"{theirs}.bn1"),
+            modulation(f"{theirs}.bn2", offset=state[f"{theirs}.conv1.bias"]),
+        )
         folded[f"{ours}.modulation.weight"] = torch.cat([rows for rows, _ in parts])
         folded[f"{ours}.modulation.bias"] = torch.cat([constant for _, constant in parts])
         taps = F.pad(weight(f"{theirs}.conv1").flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
         taps = taps[..., 1:, :] + taps[..., :-1, :]  # what nearest upsampling repeats, summed once
         folded[f"{ours}.conv1.weight"] = taps[..., 1:] + taps[..., :-1]
         folded[f"{ours}.conv2.weight"] = weight(f"{theirs}.conv2")
-        folded[f"{ours}.conv2.bias"] = state[f"{theirs}.conv2.bias"] + state[f"{theirs}.conv_sc.bias"]
+        folded[f"{ours}.conv2.bias"] = (
+            state[f"{theirs}.conv2.bias"] + state[f"{theirs}.conv_sc.bias"]
+        )
         folded[f"{ours}.shortcut.weight"] = weight(f"{theirs}.conv_sc")
         if i in config["attention"]:
             attention = [weight(f"blocks.{i}.1.{name}") for name in ("theta", "phi", "g")]
             folded[f"{ours}.attention.qkv.weight"] = torch.cat(attention)
-            folded[f"{ours}.attention.out.weight"] = state[f"blocks.{i}.1.gamma"] * weight(f"blocks.{i}.1.o")
+            folded[f"{ours}.attention.out.weight"] = state[f"blocks.{i}.1.gamma"] * weight(
+                f"blocks.{i}.1.o"
+            )
     scale = state["output_layer.0.gain"] / (state["output_layer.0.stored_var"] + EPS).sqrt()
     shift = state["output_layer.0.bias"] - state["output_layer.0.stored_mean"] * scale
     folded["norm_scale"], folded["norm_shift"] = scale[:, None, None], shift[:, None, None]

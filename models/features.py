@@ -13,7 +13,17 @@ import torch
 import torch.nn.functional as F
 
 from models.images import class_of, find_images, read_image
-from models.run import atomic, autocast, fail, progress, rank, read_json, seed_rng, world, write_json
+from models.run import (
+    atomic,
+    autocast,
+    fail,
+    progress,
+    rank,
+    read_json,
+    seed_rng,
+    world,
+    write_json,
+)
 from models.views import draw_box, resized_crop
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,7 +35,10 @@ def read_folder(root):
     paths = find_images(root)
     names = [class_of(path) for path in paths]
     if "" in names:
-        fail(f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image.", 2)
+        fail(
+            f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image.",
+            2,
+        )
     with os.scandir(root) as entries:
         empty = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")} - set(names)
     if empty:
@@ -39,10 +52,15 @@ def read_splits(root, val="val"):
     classes = [sorted(set(names)) for _, names in folders]
     only = sorted(set(classes[0]) ^ set(classes[1]))
     if only:
-        fail(f"{root}: train and {val} have different classes; only one of them has {', '.join(only[:5])}"
-             f"{' ...' if len(only) > 5 else ''}.", 2)
+        fail(
+            f"{root}: train and {val} have different classes; only one of them has {', '.join(only[:5])}"
+            f"{' ...' if len(only) > 5 else ''}.",
+            2,
+        )
     number = {name: i for i, name in enumerate(classes[0])}
-    return classes[0], *((paths, torch.tensor([number[name] for name in names])) for paths, names in folders)
+    return classes[0], *(
+        (paths, torch.tensor([number[name] for name in names])) for paths, names in folders
+    )
 
 
 def centre_crop(image, epoch, index, *, size):
@@ -53,7 +71,9 @@ def centre_crop(image, epoch, index, *, size):
     short = round(256 * size / 224)
     height, width = (max(short, int(short * side / min(height, width))) for side in (height, width))
     planes = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)[0].permute(
+        1, 2, 0
+    )
     top, left = round((height - size) / 2), round((width - size) / 2)
     return resized[top : top + size, left : left + size].numpy()
 
@@ -85,14 +105,27 @@ class Batches(torch.utils.data.Dataset):
 def loader(files, crop, batches, workers, device):
     """A DataLoader over `batches`, lists of (epoch, index)."""
     return torch.utils.data.DataLoader(
-        Batches(files, crop), batch_size=None, sampler=batches, num_workers=workers,
-        pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None)
+        Batches(files, crop),
+        batch_size=None,
+        sampler=batches,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
 
 
 def normalise(images, device):
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in channels_last on the device; ImageNet's mean and sd."""
-    scale = [torch.tensor(v).mul(255).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (MEAN, STD)]
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(scale[0]).div_(scale[1])
+    scale = [
+        torch.tensor(v).mul(255).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (MEAN, STD)
+    ]
+    return (
+        images.to(device, non_blocking=True)
+        .permute(0, 3, 1, 2)
+        .float()
+        .sub_(scale[0])
+        .div_(scale[1])
+    )
 
 
 # ---------------------------------------------------------------------- over the processes
@@ -117,18 +150,25 @@ def embed(backbone, images, device, precision="auto"):
         return backbone(normalise(images, device)).float()
 
 
-def extract(backbone, files, crop, device, precision="auto", workers=8, epoch=0, batch=128, what="features"):
+def extract(
+    backbone, files, crop, device, precision="auto", workers=8, epoch=0, batch=128, what="features"
+):
     """Features float32 (m, width) of this process's share of the files, and their indices (m), on the device.
 
     The backbone is used in evaluation mode and is not changed. Features that would fill most of a GPU's memory
     stay on the CPU."""
-    cut = [[(epoch, i) for i in range(at, min(at + batch, len(files)))] for at in range(0, len(files), batch)]
+    cut = [
+        [(epoch, i) for i in range(at, min(at + batch, len(files)))]
+        for at in range(0, len(files), batch)
+    ]
     mine = cut[rank() :: world()]
     rows = torch.tensor([i for one in mine for _, i in one], dtype=torch.int64)
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
     with progress(len(files), what) as bar:
         width = embed(backbone, torch.zeros(1, 64, 64, 3, dtype=torch.uint8), device).shape[1]
-        fits = device.type == "cpu" or 4 * len(rows) * width < 0.6 * torch.cuda.mem_get_info(device)[0]
+        fits = (
+            device.type == "cpu" or 4 * len(rows) * width < 0.6 * torch.cuda.mem_get_info(device)[0]
+        )
         home, at = device if fits else torch.device("cpu"), 0
         features = torch.empty(len(rows), width, device=home)
         for images, indices in loader(files, crop, mine, workers, device):
@@ -160,7 +200,9 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
         near, whose = (total(t).movedim(0, 1).flatten(1) for t in (near, whose))
         values, indices = near.topk(min(k, there), 1)
         weights = (values / temperature).exp()
-        votes.append(part.new_zeros(len(part), classes).scatter_add_(1, whose.gather(1, indices), weights))
+        votes.append(
+            part.new_zeros(len(part), classes).scatter_add_(1, whose.gather(1, indices), weights)
+        )
     return torch.cat(votes)
 
 
@@ -185,25 +227,39 @@ def summary(values):
 
 def confusion(guesses, labels, classes):
     """{class: {guessed class: number}} without the zeros, from two int64 tensors."""
-    table = torch.bincount(labels * len(classes) + guesses, minlength=len(classes) ** 2).view(len(classes), -1)
-    return {name: {classes[j]: int(row[j]) for j in row.nonzero()[:, 0].tolist()}
-            for name, row in zip(classes, table.cpu(), strict=True)}
+    table = torch.bincount(labels * len(classes) + guesses, minlength=len(classes) ** 2).view(
+        len(classes), -1
+    )
+    return {
+        name: {classes[j]: int(row[j]) for j in row.nonzero()[:, 0].tolist()}
+        for name, row in zip(classes, table.cpu(), strict=True)
+    }
 
 
 def per_class(table):
     """{class: percent correct} of a confusion table."""
-    return {name: round(100 * row.get(name, 0) / sum(row.values()), 4) for name, row in table.items()}
+    return {
+        name: round(100 * row.get(name, 0) / sum(row.values()), 4) for name, row in table.items()
+    }
 
 
 def bars(path, values, title):
     """A PNG with one bar per class, sorted; values: {class: percent}."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     names = sorted(values, key=values.get)
-    figure, axes = plt.subplots(figsize=(7, max(2.5, min(0.25 * len(names), 12))), layout="constrained")
-    axes.barh(range(len(names)), [values[name] for name in names], height=0.8 if len(names) <= 60 else 1)
-    axes.set_yticks(range(len(names)) if len(names) <= 60 else [], names if len(names) <= 60 else [])
+    figure, axes = plt.subplots(
+        figsize=(7, max(2.5, min(0.25 * len(names), 12))), layout="constrained"
+    )
+    axes.barh(
+        range(len(names)), [values[name] for name in names], height=0.8 if len(names) <= 60 else 1
+    )
+    axes.set_yticks(
+        range(len(names)) if len(names) <= 60 else [], names if len(names) <= 60 else []
+    )
     axes.set(xlim=(0, 100), xlabel="percent", title=title)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)
@@ -215,7 +271,17 @@ def write_result(out, args, info, **measured):
     if rank() == 0:
         stage = read_json(Path(out) / "args.json")["stage"]
         about = info["args"] or {key: info[key] for key in ("source", "architecture", "left_out")}
-        arguments = {key: value if isinstance(value, (int, float, list, type(None))) else str(value)
-                     for key, value in vars(args).items()}
-        write_json(Path(out) / "result.json", {"stage": stage, "args": arguments, "backbone": about,
-                                               "backbone_sha256": info["sha256"], **measured})
+        arguments = {
+            key: value if isinstance(value, (int, float, list, type(None))) else str(value)
+            for key, value in vars(args).items()
+        }
+        write_json(
+            Path(out) / "result.json",
+            {
+                "stage": stage,
+                "args": arguments,
+                "backbone": about,
+                "backbone_sha256": info["sha256"],
+                **measured,
+            },
+        )

@@ -3,6 +3,7 @@ with the method's projector, predictor, prototypes and teacher. Their published 
 
 Statistics are those of the *global* batch: on N processes loss and gradient equal those of one process.
 """
+
 import copy
 import functools
 import itertools
@@ -20,10 +21,12 @@ from models.run import rank, world
 # ---------------- precision and processes ----------------
 def full_precision(function):
     """`function(*tensors, **options)` outside autocast, with half-precision tensors as float32."""
+
     @functools.wraps(function)
     def wrapped(*tensors, **options):
         with torch.autocast(tensors[0].device.type, enabled=False):
             return function(*(t.float() if t.itemsize < 4 else t for t in tensors), **options)
+
     return wrapped
 
 
@@ -73,6 +76,7 @@ def vicreg_loss(x, y, invariance=25.0, variance=25.0, covariance=1.0):
     official code (main_vicreg.py:194-220), to which 25, 25, 1 belong: the paper has no half on v, and no mean
     over d in s. Covariances are over n - 1; the code has the configured batch - 1, wrong for a smaller one.
     """
+
     def variance_covariance(z):
         n, d = z.shape
         z = z - z.mean(0)
@@ -99,7 +103,7 @@ def barlow_loss(x, y, lambd=0.0051):
     n = len(x)
     x, y = (F.batch_norm(z, None, None, training=True, eps=1e-5) for z in (x, y))
     diagonal = (x * y).sum(0)
-    on, off = (diagonal / n - 1).square().sum(), off_diagonal(x, y, diagonal) / n ** 2
+    on, off = (diagonal / n - 1).square().sum(), off_diagonal(x, y, diagonal) / n**2
     return on + lambd * off, dict(on_diagonal=on.detach(), off_diagonal=off.detach())
 
 
@@ -138,7 +142,9 @@ def swav_loss(scores, q, temperature=0.1):
     others = [sum(t for g, t in enumerate(q) if g != v) for v in range(len(q))]
     others += [q.sum(0)] * (len(scores) - len(q))
     loss = sum(F.cross_entropy(s / temperature, t) for s, t in zip(scores, others, strict=True))
-    entropy = torch.special.entr(q.detach()).sum(-1).mean()  # towards 0 or ln K in the two kinds of collapse
+    entropy = (
+        torch.special.entr(q.detach()).sum(-1).mean()
+    )  # towards 0 or ln K in the two kinds of collapse
     return loss / (len(q) * (len(scores) - 1)), dict(target_entropy=entropy)
 
 
@@ -148,7 +154,9 @@ def dino_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04):
 
     student (V, b, K) of all crops; teacher (G, b, K) of the global ones, no gradient; center (1, K).
     """
-    return swav_loss(student, F.softmax((teacher - center) / teacher_temp, dim=-1), temperature=student_temp)
+    return swav_loss(
+        student, F.softmax((teacher - center) / teacher_temp, dim=-1), temperature=student_temp
+    )
 
 
 @torch.no_grad()
@@ -176,7 +184,9 @@ def embedding_stats(z):
     """
     z = z[:512].double()  # singular values from the eigenvalues of z z' have half the digits
     s = torch.linalg.eigvalsh(z @ z.T if len(z) < z.shape[1] else z.T @ z).clamp(min=0).sqrt()
-    return dict(embedding_std=z.std(0).mean(), effective_rank=torch.special.entr(s / s.sum()).sum().exp())
+    return dict(
+        embedding_std=z.std(0).mean(), effective_rank=torch.special.entr(s / s.sum()).sum().exp()
+    )
 
 
 # ---------------- networks ----------------
@@ -194,7 +204,9 @@ def features(backbone, crops):
     return torch.cat([backbone(torch.cat(list(group))) for _, group in groups])
 
 
-linear = full_precision(F.linear)  # bfloat16 scores would be off by 0.1 once over a temperature of 0.04
+linear = full_precision(
+    F.linear
+)  # bfloat16 scores would be off by 0.1 once over a temperature of 0.04
 unit = full_precision(functools.partial(F.normalize, dim=-1))
 
 
@@ -207,14 +219,18 @@ def frozen_copy(*modules):
 def move_teacher(teacher, students, momentum, progress):
     """teacher = m teacher + (1 - m) student, parameters only; m goes from `momentum` to 1 along a cosine."""
     m = cosine_warmup(progress, 1.0, 0, base=momentum, end=1.0)
-    torch._foreach_lerp_(list(teacher.parameters()), [p for s in students for p in s.parameters()], 1 - m)
+    torch._foreach_lerp_(
+        list(teacher.parameters()), [p for s in students for p in s.parameters()], 1 - m
+    )
 
 
 def over_pairs(loss, *views):
     """Mean over k >= 1 of loss(x[0], x[k], y[0], y[k], ...), a (loss, terms), of `views` x, y, ..."""
     results = [loss(*(x for v in views for x in (v[0], v[k]))) for k in range(1, len(views[0]))]
     n, names = len(results), results[0][1]
-    return sum(r[0] for r in results) / n, {name: sum(r[1][name] for r in results) / n for name in names}
+    return sum(r[0] for r in results) / n, {
+        name: sum(r[1][name] for r in results) / n for name in names
+    }
 
 
 # ---------------- methods ----------------
@@ -228,6 +244,7 @@ class Method(nn.Module):
     A step: forward, backward, clip, before_update(epoch), the optimizer, after_update(step / all steps).
     encoder() is the backbone to keep and to evaluate.
     """
+
     freeze = 0.0  # epochs in which the prototypes are not updated
 
     def __init__(self, backbone):
@@ -257,7 +274,9 @@ class Siamese(Method):
 
     def forward(self, views, local=(), epoch=0.0):
         z = torch.stack(self.embed([*views, *local]), dim=1)
-        return *over_pairs(self.loss, gather(z).unbind(1)), z[:, 0].detach()  # one collective for all views
+        return *over_pairs(self.loss, gather(z).unbind(1)), z[
+            :, 0
+        ].detach()  # one collective for all views
 
     def embed(self, crops):
         return [self.projector(self.backbone(x)) for x in crops]
@@ -266,11 +285,15 @@ class Siamese(Method):
 class SimCLR(Siamese):
     def __init__(self, backbone, dim, projector, **options):
         super().__init__(backbone, dim, projector, simclr_loss, hidden_bias=False, **options)
-        norm = nn.BatchNorm1d(projector[-1])  # on the last layer too, without a shift: tf2/model.py:120-190
+        norm = nn.BatchNorm1d(
+            projector[-1]
+        )  # on the last layer too, without a shift: tf2/model.py:120-190
         norm.bias.requires_grad_(False)
         self.projector.append(norm)
 
-    def embed(self, crops):  # as published, crops of one size share a forward pass and its statistics
+    def embed(
+        self, crops
+    ):  # as published, crops of one size share a forward pass and its statistics
         return self.projector(features(self.backbone, crops)).chunk(len(crops))
 
 
@@ -299,8 +322,17 @@ class DINO(Method):
     the last layer have norm 1 (official: weight-norm, g frozen at 1). The teacher is in training mode.
     """
 
-    def __init__(self, backbone, dim, projector, student_temp, teacher_temp, center_momentum, momentum,
-                 freeze):
+    def __init__(
+        self,
+        backbone,
+        dim,
+        projector,
+        student_temp,
+        teacher_temp,
+        center_momentum,
+        momentum,
+        freeze,
+    ):
         super().__init__(backbone)
         *hidden, k = projector
         self.projector = mlp(dim, *hidden, last_bias=True, norm=False, activation=nn.GELU)
@@ -353,8 +385,19 @@ class SwAV(Method):
     on all processes, join the Sinkhorn once there are so many, from epoch `queue_start`.
     """
 
-    def __init__(self, backbone, dim, projector, temperature, epsilon, iterations, queue, queue_start, freeze,
-                 global_views):
+    def __init__(
+        self,
+        backbone,
+        dim,
+        projector,
+        temperature,
+        epsilon,
+        iterations,
+        queue,
+        queue_start,
+        freeze,
+        global_views,
+    ):
         super().__init__(backbone)
         *hidden, k = projector
         self.projector = mlp(dim, *hidden, last_bias=True)
@@ -369,7 +412,7 @@ class SwAV(Method):
         crops = [*views, *local]
         z = unit(self.projector(features(self.backbone, crops))).unflatten(0, (len(crops), -1))
         scores = linear(z, self.prototypes.weight)
-        q = self.assign(z[:len(views)].detach(), epoch >= self.queue_start)
+        q = self.assign(z[: len(views)].detach(), epoch >= self.queue_start)
         return *swav_loss(scores, q, temperature=self.temperature), z[0].detach()
 
     @torch.no_grad()
@@ -380,14 +423,19 @@ class SwAV(Method):
         if use_queue and self.queue.numel():
             both = torch.cat([batch, self.queue.to(batch)], dim=1)
             known = both if self.queue[0, -1].any() else batch  # full? (a wait for the device)
-            self.queue.copy_(both[:, :self.queue.shape[1]])
-        q = [self.sinkhorn(linear(x, self.prototypes.weight))[:batch.shape[1]] for x in known]
+            self.queue.copy_(both[:, : self.queue.shape[1]])
+        q = [self.sinkhorn(linear(x, self.prototypes.weight))[: batch.shape[1]] for x in known]
         return torch.stack(q).chunk(world(), dim=1)[rank()]
 
 
-KINDS = dict(vicreg=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
-             barlow=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
-             dino=DINO, simclr=SimCLR, byol=BYOL, swav=SwAV)
+KINDS = dict(
+    vicreg=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
+    barlow=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
+    dino=DINO,
+    simclr=SimCLR,
+    byol=BYOL,
+    swav=SwAV,
+)
 
 
 def build_method(name, backbone, dim, **options):

@@ -33,8 +33,12 @@ SWAV = "swav_800ep_pretrain.pth.tar"
 def load_state(path):
     """A flat dictionary of tensors; anything else is refused, and nothing in the file is executed."""
     state = load(path)
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        fail(f"{path} is not a flat dictionary of tensors, as the G_ema_*.pth of an IC-GAN release is.")
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        fail(
+            f"{path} is not a flat dictionary of tensors, as the G_ema_*.pth of an IC-GAN release is."
+        )
     return state
 
 
@@ -42,20 +46,30 @@ def choose(names, source):
     """The generator among a release's files: G_ema_best0.pth, else the first by name."""
     names = sorted(name for name in names if PurePosixPath(name).match("G_ema*.pth"))
     if not names:
-        fail(f"{source} holds no G_ema_*.pth: give an IC-GAN release's tarball, its folder, or that file.")
+        fail(
+            f"{source} holds no G_ema_*.pth: give an IC-GAN release's tarball, its folder, or that file."
+        )
     folders = {str(PurePosixPath(name).parent) for name in names}
     if len(folders) > 1:
-        fail(f"{source} holds several releases ({', '.join(sorted(folders))}): give the folder of one.")
+        fail(
+            f"{source} holds several releases ({', '.join(sorted(folders))}): give the folder of one."
+        )
     best = min(names, key=lambda name: not name.endswith("_best0.pth"))
     if len(names) > 1 and rank() == 0:
-        print(f"{source}: {PurePosixPath(best).name} is used, of {len(names)} generators", file=sys.stderr)
+        print(
+            f"{source}: {PurePosixPath(best).name} is used, of {len(names)} generators",
+            file=sys.stderr,
+        )
     return best
 
 
 def read_tarball(path):
     """(state dict, name) of the generator in a tarball; only that file is extracted, temporarily."""
     try:
-        with tarfile.open(path) as tar, tempfile.TemporaryDirectory(prefix=f"{path.name}.") as folder:
+        with (
+            tarfile.open(path) as tar,
+            tempfile.TemporaryDirectory(prefix=f"{path.name}.") as folder,
+        ):
             members = {member.name: member for member in tar.getmembers()}
             for name, member in members.items():
                 plain = member.isfile() or member.isdir()
@@ -73,8 +87,17 @@ def load_encoder(path):
 
     The projection head and the prototypes are dropped; nothing else may be left over or missing."""
     state = {name.removeprefix("module."): tensor for name, tensor in load_state(path).items()}
-    state = {name: state[name] for name in state if not name.startswith(("projection_head.", "prototypes"))}
-    return backbone_from_state(state, path).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    state = {
+        name: state[name]
+        for name in state
+        if not name.startswith(("projection_head.", "prototypes"))
+    }
+    return (
+        backbone_from_state(state, path)
+        .eval()
+        .requires_grad_(False)
+        .to(memory_format=torch.channels_last)
+    )
 
 
 def load_icgan(path=None):
@@ -89,10 +112,14 @@ def load_icgan(path=None):
         file /= choose([found.relative_to(path).as_posix() for found in path.rglob("*.pth")], path)
     packed = file.is_file() and tarfile.is_tarfile(file)
     generator = generator_from_state(*(read_tarball(file) if packed else (load_state(file), file)))
-    swav = next((p / SWAV for p in (path, path.parent) if (p / SWAV).is_file()), None) or find("swav")
+    swav = next((p / SWAV for p in (path, path.parent) if (p / SWAV).is_file()), None) or find(
+        "swav"
+    )
     encoder = load_encoder(swav)
     if encoder.inplanes != generator.feature_width:
-        fail(f"{swav} has {encoder.inplanes} features, the generator needs {generator.feature_width}.")
+        fail(
+            f"{swav} has {encoder.inplanes} features, the generator needs {generator.feature_width}."
+        )
     return generator, encoder, {read.name: file_hash(read) for read in (file, swav)}
 
 
@@ -116,7 +143,9 @@ def encoder_input(squares, align_corners=True):
     """
     mean = torch.tensor([0.485, 0.456, 0.406], device=squares.device)[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225], device=squares.device)[:, None, None]
-    return F.interpolate((squares / 255 - mean) / deviation, 224, mode="bicubic", align_corners=align_corners)
+    return F.interpolate(
+        (squares / 255 - mean) / deviation, 224, mode="bicubic", align_corners=align_corners
+    )
 
 
 def encode(encoder, images):
@@ -127,7 +156,10 @@ def encode(encoder, images):
 def normal(rngs, width, cut=math.inf):
     """float32 (len(rngs), width) from N(0, 1) cut to [-cut, cut], not rescaled; row i from rngs[i] alone."""
     low = ndtr(-cut)
-    draws = [ndtri(rng.uniform(low, 1 - low, width)) if low else rng.standard_normal(width) for rng in rngs]
+    draws = [
+        ndtri(rng.uniform(low, 1 - low, width)) if low else rng.standard_normal(width)
+        for rng in rngs
+    ]
     return torch.from_numpy(np.stack(draws).astype(np.float32))
 
 
@@ -203,7 +235,9 @@ def invert(generator, feature, target, z0, steps, lr=0.05):
         optimizer = torch.optim.Adam([z], lr=lr)
         for _ in range(steps):
             distance = (generator(z, feature) - target).square().mean((1, 2, 3))
-            (z.grad,) = torch.autograd.grad(distance.sum(), z)  # of the sum: images stay independent
+            (z.grad,) = torch.autograd.grad(
+                distance.sum(), z
+            )  # of the sum: images stay independent
             optimizer.step()
     return z.detach()
 
@@ -219,13 +253,21 @@ def noise(args, device):
     parameters = generator.parameters_published + sum(p.numel() for p in encoder.parameters())
     about = {"files": files, "parameters": parameters + 1000 * (encoder.inplanes + 1)}
     generator, encoder = generator.to(device), encoder.to(device)
-    direction = load_direction(args.steer, generator.feature_width).to(device) if args.steer else None
-    navigator = load_navigator(args.navigator, generator.feature_width).to(device) if args.navigator else None
+    direction = (
+        load_direction(args.steer, generator.feature_width).to(device) if args.steer else None
+    )
+    navigator = (
+        load_navigator(args.navigator, generator.feature_width).to(device)
+        if args.navigator
+        else None
+    )
     everyone = find_images(args.data) if args.interpolate is not None else []
 
     def features(images):
         squares = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        return encode(encoder, encoder_input(squares, align_corners=args.preprocess == "demo")).float()
+        return encode(
+            encoder, encoder_input(squares, align_corners=args.preprocess == "demo")
+        ).float()
 
     def partner(path):
         """Another image, chosen by this one's seed; unreadable ones are passed over."""
@@ -249,7 +291,11 @@ def noise(args, device):
 
     def generate(images, paths, feature, view):
         rngs = [seed_rng(args.seed, path, view) for path in paths]
-        fixed = [seed_rng(args.seed, path, "z") for path in paths] if args.feature_noise is not None else rngs
+        fixed = (
+            [seed_rng(args.seed, path, "z") for path in paths]
+            if args.feature_noise is not None
+            else rngs
+        )
         z = draw_z(fixed, generator.z_width, args.truncation).to(device)
         if args.feature_noise is not None:
             feature = feature_noise(feature, args.feature_noise, args.feature_truncation, rngs)
@@ -268,7 +314,17 @@ def noise(args, device):
 
     def sheet(images, paths):  # Figures 15 and 22
         columns = [images.numpy(), *draw(images, paths, views=5).numpy()]
-        return ["original", *(f"draw {view}" for view in range(5))], list(zip(*columns, strict=True)), ()
+        return (
+            ["original", *(f"draw {view}" for view in range(5))],
+            list(zip(*columns, strict=True)),
+            (),
+        )
 
-    return Strategy([f"view{view}" for view in range(args.views)], lambda path: centre_square(read_image(path)), draw,
-                    generator.resolution, about, sheet)
+    return Strategy(
+        [f"view{view}" for view in range(args.views)],
+        lambda path: centre_square(read_image(path)),
+        draw,
+        generator.resolution,
+        about,
+        sheet,
+    )

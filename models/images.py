@@ -26,8 +26,11 @@ def find_images(root):
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(folder, root)
-        found += [name if relative == "." else f"{relative}/{name}" for name in files
-                  if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")]
+        found += [
+            name if relative == "." else f"{relative}/{name}"
+            for name in files
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
+        ]
     if not found:
         fail(f"{root} holds no images ({' '.join(sorted(EXTENSIONS))}).", 2)
     found.sort()
@@ -35,7 +38,9 @@ def find_images(root):
     for path in found:
         other = stems.setdefault(os.path.splitext(path)[0], path)
         if other != path:
-            fail(f"{root}: {other} and {path} differ only in their extension: rename one of them.", 2)
+            fail(
+                f"{root}: {other} and {path} differ only in their extension: rename one of them.", 2
+            )
     return found
 
 
@@ -62,8 +67,14 @@ def read_image(path):
     try:
         data = Path(path).read_bytes()
         # the fast decoder for whole files of the plain kinds; Adobe's JPEGs are left to Pillow, some are CMYK
-        jpeg = data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9" and b"Adobe" not in data[:4096]
-        png = data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[-8:-4] == b"IEND"  # 8-bit RGB
+        jpeg = (
+            data[:2] == b"\xff\xd8"
+            and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
+            and b"Adobe" not in data[:4096]
+        )
+        png = (
+            data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[-8:-4] == b"IEND"
+        )  # 8-bit RGB
         if jpeg or png and b"tRNS" not in data[:4096] and b"eXIf" not in data[:4096]:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
             if image is not None:
@@ -92,7 +103,11 @@ def square(image, size):
 def write_image(path, image):
     """Write uint8 (H, W, 3) atomically; JPEG at quality 95 without chroma subsampling."""
     with atomic(path) as temporary:
-        options = {"quality": 95, "subsampling": 0} if temporary.suffix == ".jpg" else {"compress_level": 1}
+        options = (
+            {"quality": 95, "subsampling": 0}
+            if temporary.suffix == ".jpg"
+            else {"compress_level": 1}
+        )
         Image.fromarray(image).save(temporary, **options)
 
 
@@ -106,7 +121,12 @@ def as_stored(image, size):
     image = square(image, size)
     if stored_suffix(size) == ".png":
         return image
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        95,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
     _, data = cv2.imencode(".jpg", image[..., ::-1], options)
     return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
@@ -116,7 +136,11 @@ def contact_sheet(path, rows, titles=(), labels=(), cell=None):
     cell = cell or max(64, min(256, max(image.shape[0] for row in rows for image in row)))
     columns, gap, head = max(map(len, rows)), 4, 18 if titles else 0
     beside = 260 if labels else 0
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap + beside, len(rows) * (cell + gap) + gap + head), "white")
+    sheet = Image.new(
+        "RGB",
+        (columns * (cell + gap) + gap + beside, len(rows) * (cell + gap) + gap + head),
+        "white",
+    )
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((gap + column * (cell + gap), 3), str(title), fill="black")
@@ -126,7 +150,9 @@ def contact_sheet(path, rows, titles=(), labels=(), cell=None):
             picture = Image.fromarray(np.ascontiguousarray(image))
             scale = cell / max(picture.size)
             how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
-            picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), how)
+            picture = picture.resize(
+                (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), how
+            )
             sheet.paste(picture, (gap + c * (cell + gap), top))
         if r < len(labels):
             text = "\n".join(textwrap.wrap(str(labels[r]), 40))

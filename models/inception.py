@@ -24,16 +24,29 @@ def average_pool(x):
 
 class InceptionA(blocks.InceptionA):
     def forward(self, x):
-        return torch.cat([self.branch1x1(x), self.branch5x5_2(self.branch5x5_1(x)),
-                          self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-                          self.branch_pool(average_pool(x))], 1)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch5x5_2(self.branch5x5_1(x)),
+                self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+                self.branch_pool(average_pool(x)),
+            ],
+            1,
+        )
 
 
 class InceptionC(blocks.InceptionC):
     def forward(self, x):
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        return torch.cat([self.branch1x1(x), self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
-                          self.branch7x7dbl_5(self.branch7x7dbl_4(double)), self.branch_pool(average_pool(x))], 1)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
+                self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
+                self.branch_pool(average_pool(x)),
+            ],
+            1,
+        )
 
 
 class InceptionE(blocks.InceptionE):
@@ -41,9 +54,17 @@ class InceptionE(blocks.InceptionE):
 
     def forward(self, x):
         single, double = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        return torch.cat([self.branch1x1(x), self.branch3x3_2a(single), self.branch3x3_2b(single),
-                          self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double),
-                          self.branch_pool(self.pool(x))], 1)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch3x3_2a(single),
+                self.branch3x3_2b(single),
+                self.branch3x3dbl_3a(double),
+                self.branch3x3dbl_3b(double),
+                self.branch_pool(self.pool(x)),
+            ],
+            1,
+        )
 
 
 class FIDInception(blocks.Inception3):
@@ -52,14 +73,27 @@ class FIDInception(blocks.Inception3):
     width = 2048
 
     def __init__(self):
-        ours = [blocks.BasicConv2d, InceptionA, blocks.InceptionB, InceptionC, blocks.InceptionD, InceptionE,
-                blocks.InceptionAux]
-        super().__init__(num_classes=1008, aux_logits=False, inception_blocks=ours, init_weights=False)
-        self.Mixed_7c.pool = lambda x: F.max_pool2d(x, 3, stride=1, padding=1)  # a quirk of the 2015 graph
+        ours = [
+            blocks.BasicConv2d,
+            InceptionA,
+            blocks.InceptionB,
+            InceptionC,
+            blocks.InceptionD,
+            InceptionE,
+            blocks.InceptionAux,
+        ]
+        super().__init__(
+            num_classes=1008, aux_logits=False, inception_blocks=ours, init_weights=False
+        )
+        self.Mixed_7c.pool = lambda x: F.max_pool2d(
+            x, 3, stride=1, padding=1
+        )  # a quirk of the 2015 graph
 
     def forward(self, images):
         x = images.permute(0, 3, 1, 2).float() / 255
-        x = 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1  # not antialiased, as published
+        x = (
+            2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
+        )  # not antialiased, as published
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))
@@ -75,7 +109,9 @@ def load_inception(path=None):
     with torch.device("meta"):
         network = FIDInception()
     # files from before PyTorch 0.4.1 lack the counters, which evaluation does not use
-    counters = {key: torch.tensor(0) for key in network.state_dict() if key.endswith("num_batches_tracked")}
+    counters = {
+        key: torch.tensor(0) for key in network.state_dict() if key.endswith("num_batches_tracked")
+    }
     return fill(network.to_empty(device="cpu"), counters | dict(state), path), path
 
 
@@ -129,12 +165,20 @@ def read_statistics(path, settings, width):
     except (OSError, ValueError, KeyError) as error:
         fail(f"{path} is not a file of statistics with mu and sigma ({error}).")
     if made is None and settings["features"] != "inception":
-        fail(f"{path} does not say which features it holds (pytorch-fid's are Inception's): leave --features out.", 2)
-    changed = [f"{key} was {made[key]}, now {value}" for key, value in settings.items()
-               if made is not None and made.get(key, value) != value]
+        fail(
+            f"{path} does not say which features it holds (pytorch-fid's are Inception's): leave --features out.",
+            2,
+        )
+    changed = [
+        f"{key} was {made[key]}, now {value}"
+        for key, value in settings.items()
+        if made is not None and made.get(key, value) != value
+    ]
     if changed:
-        fail(f"{path} holds statistics made with other settings ({'; '.join(changed)}): delete it, or choose another "
-             "name with --cache.")
+        fail(
+            f"{path} holds statistics made with other settings ({'; '.join(changed)}): delete it, or choose another "
+            "name with --cache."
+        )
     if mu.shape != (width,) or sigma.shape != (width, width):
         fail(f"{path} holds statistics of {mu.size} features, these have {width}.")
     return n, mu.astype(np.float64), sigma.astype(np.float64)
@@ -159,6 +203,8 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
     first, second = factor(sigma1), factor(sigma2)
     (lower, order, rank), other = (first, sigma2) if first[2] <= second[2] else (second, sigma1)
     product, _ = lapack.dsygst(other[np.ix_(order, order)].T, lower, itype=2, lower=1)
-    eigenvalues = eigvalsh(product[:rank, :rank], lower=True, check_finite=False) if rank else np.zeros(0)
+    eigenvalues = (
+        eigvalsh(product[:rank, :rank], lower=True, check_finite=False) if rank else np.zeros(0)
+    )
     root = np.sqrt(eigenvalues.clip(0)).sum()
     return float(np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * root)

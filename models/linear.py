@@ -53,9 +53,15 @@ def logistic_regression(x, y, weight, decay, W, tolerance=1e-4, iterations=200):
     It ends when no element of the gradient is above `tolerance`."""
     W, free = torch.nn.Parameter(W.clone()), torch.ones_like(W)
     free[:, -1] = 0
-    solver = torch.optim.LBFGS([W], max_iter=iterations, max_eval=2 * iterations, history_size=10,
-                               tolerance_grad=tolerance,
-                               tolerance_change=1e-8, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [W],
+        max_iter=iterations,
+        max_eval=2 * iterations,
+        history_size=10,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-8,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         loss, gradient = loss_and_gradient(W.detach(), x, y, weight)
@@ -73,7 +79,9 @@ def standardise(x, device):
     """Each feature to mean 0 and standard deviation 1 over all processes, in place; returns the two, float32."""
     n = total(torch.tensor(float(len(x)), dtype=torch.float64, device=device))
     mean = total(sum(part.to(device).double().sum(0) for part in x.split(CHUNK))) / n
-    squares = total(sum((part.to(device).double() - mean).square().sum(0) for part in x.split(CHUNK)))
+    squares = total(
+        sum((part.to(device).double() - mean).square().sum(0) for part in x.split(CHUNK))
+    )
     mean, sd = mean.float(), (squares / n).sqrt().clamp(min=1e-6).float()
     for part in x.split(CHUNK):
         part.sub_(mean.to(x.device)).div_(sd.to(x.device))
@@ -92,7 +100,11 @@ def fit_linear(x, y, classes, held, device, decays=DECAYS):
         W = path[decay] = logistic_regression(x, y, 1 - held, decay, W, tolerance)
         losses[decay] = loss_and_gradient(W, x, y, held)[0].item()
     best = min(losses, key=losses.get)
-    return logistic_regression(x, y, torch.ones_like(held), best, path[best], tolerance), best, losses
+    return (
+        logistic_regression(x, y, torch.ones_like(held), best, path[best], tolerance),
+        best,
+        losses,
+    )
 
 
 def scores(W, x):

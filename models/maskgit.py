@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 
 MASK = -1
-PUBLISHED = {"codes": 1024, "classes": 1000, "tokens": 256, "layers": 24, "dim": 768, "heads": 16, "mlp": 3072}
+PUBLISHED = {
+    "codes": 1024,
+    "classes": 1000,
+    "tokens": 256,
+    "layers": 24,
+    "dim": 768,
+    "heads": 16,
+    "mlp": 3072,
+}
 
 
 class Layer(nn.Module):
@@ -31,7 +39,9 @@ class Layer(nn.Module):
         b, n, d = x.shape
         p = self.dropout if self.training else 0.0
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).reshape(b, n, d)
+        attended = (
+            F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).reshape(b, n, d)
+        )
         x = self.norm1(x + F.dropout(self.out(attended), p))
         h = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
         return self.norm2(x + F.dropout(h, p))
@@ -43,8 +53,15 @@ class MaskGIT(nn.Module):
 
     def __init__(self, codes, classes, tokens, layers, dim, heads, mlp, dropout=0.1):
         super().__init__()
-        self.config = {"codes": codes, "classes": classes, "tokens": tokens, "layers": layers, "dim": dim,
-                       "heads": heads, "mlp": mlp}
+        self.config = {
+            "codes": codes,
+            "classes": classes,
+            "tokens": tokens,
+            "layers": layers,
+            "dim": dim,
+            "heads": heads,
+            "mlp": mlp,
+        }
         self.codes, self.classes, self.dropout = codes, classes, dropout
         self.word = nn.Embedding(codes + classes + 1, dim)
         self.position = nn.Embedding(tokens + (classes > 0), dim)
@@ -70,7 +87,7 @@ class MaskGIT(nn.Module):
         x = x[:, 1:] if self.classes else x
         x = x.flatten(0, 1) if where is None else x[where]  # no logits for tokens that are known
         x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
-        return F.linear(x, self.word.weight[:self.codes], self.bias[:self.codes])
+        return F.linear(x, self.word.weight[: self.codes], self.bias[: self.codes])
 
 
 # ---------------------------------------------------------------- decoding
@@ -127,7 +144,9 @@ def sample(model, tokens, labels, rngs, steps=12, temperature=4.5):
     def noise(step):
         return -(-u[step, 1].clamp(min=tiny).log()).clamp(min=tiny).log()
 
-    return decode(lambda t, unknown: model(t, labels, unknown), tokens, draw, noise, steps, 0, temperature)
+    return decode(
+        lambda t, unknown: model(t, labels, unknown), tokens, draw, noise, steps, 0, temperature
+    )
 
 
 def inverse_cdf(logits, u):
@@ -172,17 +191,25 @@ def from_flax(params, codes):
     flat = dict(_flatten(params))
     words, dim = flat["Embed_0/word_embeddings/embedding"].shape
     classes = words - codes - 1
-    config = {"codes": codes, "classes": classes, "dim": dim,
-              "tokens": len(flat["Embed_0/position_embeddings/embedding"]) - (classes > 0),
-              "layers": sum(name.startswith("TransformerLayer_") for name in params),
-              "heads": flat["TransformerLayer_0/Attention_0/self_attention/query/kernel"].shape[1],
-              "mlp": flat["TransformerLayer_0/Mlp_0/intermediate_output/kernel"].shape[1]}
+    config = {
+        "codes": codes,
+        "classes": classes,
+        "dim": dim,
+        "tokens": len(flat["Embed_0/position_embeddings/embedding"]) - (classes > 0),
+        "layers": sum(name.startswith("TransformerLayer_") for name in params),
+        "heads": flat["TransformerLayer_0/Attention_0/self_attention/query/kernel"].shape[1],
+        "mlp": flat["TransformerLayer_0/Mlp_0/intermediate_output/kernel"].shape[1],
+    }
     state = {}
 
-    def linear(name, *sources, rows=dim):  # kernels are (in, out), those of attention (hidden, heads, head width)
+    def linear(
+        name, *sources, rows=dim
+    ):  # kernels are (in, out), those of attention (hidden, heads, head width)
         kernels = [flat.pop(f"{source}/kernel").reshape(rows, -1).T for source in sources]
         state[f"{name}.weight"] = torch.from_numpy(np.concatenate(kernels))
-        state[f"{name}.bias"] = torch.from_numpy(np.concatenate([flat.pop(f"{s}/bias").ravel() for s in sources]))
+        state[f"{name}.bias"] = torch.from_numpy(
+            np.concatenate([flat.pop(f"{s}/bias").ravel() for s in sources])
+        )
 
     def norm(name, source):
         state[f"{name}.weight"] = torch.from_numpy(flat.pop(f"{source}/scale"))
@@ -200,8 +227,11 @@ def from_flax(params, codes):
     linear("head", "MlmLayer_0/mlm_dense")
     norm("head_norm", "MlmLayer_0/mlm_ln")
     norm("norm", "Embed_0/embeddings_ln")
-    for ours, theirs in (("word.weight", "Embed_0/word_embeddings/embedding"), ("bias", "MlmLayer_0/mlm_bias/bias"),
-                         ("position.weight", "Embed_0/position_embeddings/embedding")):
+    for ours, theirs in (
+        ("word.weight", "Embed_0/word_embeddings/embedding"),
+        ("bias", "MlmLayer_0/mlm_bias/bias"),
+        ("position.weight", "Embed_0/position_embeddings/embedding"),
+    ):
         state[ours] = torch.from_numpy(flat.pop(theirs))
     return config, state | {name: torch.from_numpy(value) for name, value in flat.items()}
 

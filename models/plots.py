@@ -13,7 +13,9 @@ def curves(path, events, names):
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         points = [(event["epoch"], event[name]) for event in events if name in event]
-        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "") if points else None
+        axis.plot(
+            *zip(*points, strict=True), marker="." if len(points) < 30 else ""
+        ) if points else None
         axis.set(xlabel="epoch", title=name)
         axis.grid(alpha=0.3)
     save_figure(figure, path)

@@ -15,18 +15,68 @@ from models.augmenters import STRATEGIES
 from models.run import ROOT, atomic, fail, parser, rank, read_json
 
 DISSERTATION = json.loads((ROOT / "models" / "dissertation.json").read_text())
-STUDIES = {"imagenet100": "imagenet100", "in100": "imagenet100", "figure30": "imagenet100", "figure31": "imagenet100",
-           "imagenet": "imagenet", "imagenet1k": "imagenet", "ilsvrc2012": "imagenet",
-           **{f"table{n}": "imagenet" for n in range(3, 8)},
-           "wildfire": "satellite", "satellite": "satellite", "figure33": "satellite"}
+STUDIES = {
+    "imagenet100": "imagenet100",
+    "in100": "imagenet100",
+    "figure30": "imagenet100",
+    "figure31": "imagenet100",
+    "imagenet": "imagenet",
+    "imagenet1k": "imagenet",
+    "ilsvrc2012": "imagenet",
+    **{f"table{n}": "imagenet" for n in range(3, 8)},
+    "wildfire": "satellite",
+    "satellite": "satellite",
+    "figure33": "satellite",
+}
 CLASSES = {1000: "imagenet", 100: "imagenet100"}
 # What does not tell arms apart: places, seeds, what may change on resume, what follows from other settings.
 INCIDENTAL = {
-    "stage", "data", "out", "seed", "seeds", "device", "precision", "workers", "checkpoint_minutes", "log_every", "knn",
-    "knn_every", "generated", "generated_by", "images", "peak_lr", "backbone", "method", "mix", "pair", "views",
-    "epochs", "baselines", "grad_checkpoint", "architecture"}
-OF_THE_MIRROR = {"weights", "model", "captions", "label", "views", "mask", "strength", "data", "out", "seed",
-                 "batch_size", "vae_slicing", "vae_tiling", "variant", "device", "precision", "workers", "strategy"}
+    "stage",
+    "data",
+    "out",
+    "seed",
+    "seeds",
+    "device",
+    "precision",
+    "workers",
+    "checkpoint_minutes",
+    "log_every",
+    "knn",
+    "knn_every",
+    "generated",
+    "generated_by",
+    "images",
+    "peak_lr",
+    "backbone",
+    "method",
+    "mix",
+    "pair",
+    "views",
+    "epochs",
+    "baselines",
+    "grad_checkpoint",
+    "architecture",
+}
+OF_THE_MIRROR = {
+    "weights",
+    "model",
+    "captions",
+    "label",
+    "views",
+    "mask",
+    "strength",
+    "data",
+    "out",
+    "seed",
+    "batch_size",
+    "vae_slicing",
+    "vae_tiling",
+    "variant",
+    "device",
+    "precision",
+    "workers",
+    "strategy",
+}
 
 
 # ---------------------------------------------------------------- reading runs
@@ -43,15 +93,20 @@ def generation(made_by):
         if "mask" in args:
             detail.append(f"mask {args['mask']}")
         if "strength" in args:
-            strengths = args["strength"] if isinstance(args["strength"], list) else [args["strength"]]
+            strengths = (
+                args["strength"] if isinstance(args["strength"], list) else [args["strength"]]
+            )
             if folder := re.search(r"strength([\d.]+)", mirror.get("folder", "")):
                 strengths = [folder[1]]
             detail.append("strength " + " ".join(str(float(s)) for s in strengths))
         if name in STRATEGIES:
             p = parser("")
             STRATEGIES[name][0](p)
-            detail += [f"{k.replace('_', ' ')} {v}" for k, v in sorted(args.items())
-                       if k not in OF_THE_MIRROR and v != p.get_default(k)]
+            detail += [
+                f"{k.replace('_', ' ')} {v}"
+                for k, v in sorted(args.items())
+                if k not in OF_THE_MIRROR and v != p.get_default(k)
+            ]
         names.append(name)
         details.append(", ".join(detail))
     return " + ".join(dict.fromkeys(names)), " + ".join(dict.fromkeys(filter(None, details)))
@@ -83,26 +138,50 @@ def read_result(file, runs):
     elif kind == "05_semisup_eval":
         evaluation = f"semi{args['percent']:g}"
     else:
-        evaluation = next(w for w in (*stage.split()[1:], *map(str, args.values()), kind)
-                          if w in ("places365", "voc07", "coco", "folder", kind))
+        evaluation = next(
+            w
+            for w in (*stage.split()[1:], *map(str, args.values()), kind)
+            if w in ("places365", "voc07", "coco", "folder", kind)
+        )
     data = backbone.get("data", args.get("data") or "")
     data = str(Path(data).parent if Path(data).name == "train" else data)
     settings = {f"{k}": v for k, v in backbone.items() if k not in INCIDENTAL} if pretrained else {}
-    settings |= {f"{kind[3:]} {k}": v for k, v in args.items() if k not in INCIDENTAL - {"epochs"}
-                 and k not in ("cache_features", "percent", "from_scratch")}
+    settings |= {
+        f"{kind[3:]} {k}": v
+        for k, v in args.items()
+        if k not in INCIDENTAL - {"epochs"}
+        and k not in ("cache_features", "percent", "from_scratch")
+    }
     mixed = strategy != "none"
     place = Path(runs.resolve().name) / file.parent.relative_to(runs)
     return {
         "study": study_of(place, data, result.get("images", {}).get("classes")),
-        "data": Path(data).name, "strategy": strategy, "detail": detail, "supervised": supervised,
-        "method": "supervised" if supervised else backbone.get("method") or backbone.get("source") or "?",
-        "mix": backbone.get("mix", 0) if mixed else 0, "pair": sorted(backbone.get("pair", [])) if mixed else [],
-        "views": backbone.get("views", 1) if mixed else 1, "evaluation": evaluation,
+        "data": Path(data).name,
+        "strategy": strategy,
+        "detail": detail,
+        "supervised": supervised,
+        "method": "supervised"
+        if supervised
+        else backbone.get("method") or backbone.get("source") or "?",
+        "mix": backbone.get("mix", 0) if mixed else 0,
+        "pair": sorted(backbone.get("pair", [])) if mixed else [],
+        "views": backbone.get("views", 1) if mixed else 1,
+        "evaluation": evaluation,
         "epochs": args.get("epochs") if supervised else backbone.get("epochs"),
-        "network": (backbone if pretrained else args).get("backbone") or backbone.get("architecture") or "",
-        "seed": backbone.get("seed", args.get("seed")), "settings": settings, "pretrained": pretrained,
-        "values": {k: v["mean"] for k, v in result["results"].items() if isinstance(v, dict) and "mean" in v},
-        "baselines": {k: v["top1"]["mean"] for k, v in result.get("baselines", {}).items() if "top1" in v},
+        "network": (backbone if pretrained else args).get("backbone")
+        or backbone.get("architecture")
+        or "",
+        "seed": backbone.get("seed", args.get("seed")),
+        "settings": settings,
+        "pretrained": pretrained,
+        "values": {
+            k: v["mean"]
+            for k, v in result["results"].items()
+            if isinstance(v, dict) and "mean" in v
+        },
+        "baselines": {
+            k: v["top1"]["mean"] for k, v in result.get("baselines", {}).items() if "top1" in v
+        },
     }
 
 
@@ -118,8 +197,10 @@ def collect(runs):
             try:
                 found.append(read_result(file, runs))
             except (KeyError, TypeError, AttributeError, StopIteration) as error:
-                fail(f"{file} is not a result of this project's evaluations ({type(error).__name__}: {error}): move it "
-                     "out of the folder.")
+                fail(
+                    f"{file} is not a result of this project's evaluations ({type(error).__name__}: {error}): move it "
+                    "out of the folder."
+                )
     return found
 
 
@@ -137,12 +218,19 @@ def select(runs, arm):
     """The runs of an arm of dissertation.json; one of its `detail`s must be among the run's."""
     same_kind = [run for run in runs if run["supervised"] == arm.get("supervised", False)]
     epochs = lengths(same_kind)[arm.get("long", False)]
-    wanted = {key: value for key, value in arm.items() if key not in ("long", "supervised", "detail")}
+    wanted = {
+        key: value for key, value in arm.items() if key not in ("long", "supervised", "detail")
+    }
     wanted.setdefault("views", 1)
     if "pair" in wanted:
         wanted["pair"] = sorted(wanted["pair"])
-    return [run for run in same_kind if run["epochs"] == epochs and all(run[k] == v for k, v in wanted.items())
-            and ("detail" not in arm or {*arm["detail"]} & {*run["detail"].split(", ")})]
+    return [
+        run
+        for run in same_kind
+        if run["epochs"] == epochs
+        and all(run[k] == v for k, v in wanted.items())
+        and ("detail" not in arm or {*arm["detail"]} & {*run["detail"].split(", ")})
+    ]
 
 
 def groups(runs, metric):
@@ -162,7 +250,14 @@ def values_of(runs, arm, column):
     evaluation, metric = column.split()
     chosen = select(runs, arm)
     names = ["supervised"] if arm.get("supervised") else [evaluation, f"{evaluation} (cached)"]
-    return next((g for name in names if (g := groups([r for r in chosen if r["evaluation"] == name], metric))), [])
+    return next(
+        (
+            g
+            for name in names
+            if (g := groups([r for r in chosen if r["evaluation"] == name], metric))
+        ),
+        [],
+    )
 
 
 def spread(values):
@@ -184,13 +279,20 @@ def table(title, header, rows, note=""):
     widths = [max(len(row[i]) for row in [*heads, *rows]) for i in range(len(header))]
 
     def line(cells):
-        return "  ".join(c.rjust(w) if i else c.ljust(w)
-                         for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+        return "  ".join(
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
 
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-    text = "\n".join([title, rule, *map(line, heads), rule, *map(line, rows), rule, *([note] if note else [])])
+    text = "\n".join(
+        [title, rule, *map(line, heads), rule, *map(line, rows), rule, *([note] if note else [])]
+    )
     flat = [name.replace("\n", ": ") for name in header]
-    markdown = ["| " + " | ".join(cells) + " |" for cells in [flat, ["---", *["---:"] * (len(header) - 1)], *rows]]
+    markdown = [
+        "| " + " | ".join(cells) + " |"
+        for cells in [flat, ["---", *["---:"] * (len(header) - 1)], *rows]
+    ]
     return text, "\n".join([f"### {title}", "", *markdown, *(["", note] if note else [])])
 
 
@@ -208,8 +310,15 @@ def dissertation_table(key, runs):
         rows.append(cells + ([row.get("text", "")] if has_text else []))
     notes = [about["note"]] if "note" in about else []
     if elsewhere := other_data(key, runs):
-        notes.append(f"Here: {', '.join(elsewhere)}, other data than the dissertation's; the numbers do not compare.")
-    return table(about["title"], header + (["dissertation's text"] if has_text else []), rows, " ".join(notes))
+        notes.append(
+            f"Here: {', '.join(elsewhere)}, other data than the dissertation's; the numbers do not compare."
+        )
+    return table(
+        about["title"],
+        header + (["dissertation's text"] if has_text else []),
+        rows,
+        " ".join(notes),
+    )
 
 
 def other_data(key, runs):
@@ -237,12 +346,25 @@ def cost_table(cost, runs=()):
         rows.append([*cells, "" if batch is None else f"{batch:.2f}"])
     text, markdown = table(about["title"], [*header, "ms in batches\nhere"], rows, about["note"])
     ratios = cost.get("ratios", {})
-    second = table("Ratios of section 5.6", ["", "dissertation", "here"],
-                   [[name, shown(value), "" if ratios.get(key) is None else f"{ratios[key]:.2g}"]
-                    for key, (name, value) in about["ratios"].items()])
-    where = (f"Measured on {cost['device']} with {cost['compared']} images; Frechet distance in "
-             f"{cost['features']['features']} features.") if cost.get("rows") else ""
-    return f"{text}\n{where}\n\n{second[0]}".replace("\n\n\n", "\n\n"), f"{markdown} {where}\n\n{second[1]}"
+    second = table(
+        "Ratios of section 5.6",
+        ["", "dissertation", "here"],
+        [
+            [name, shown(value), "" if ratios.get(key) is None else f"{ratios[key]:.2g}"]
+            for key, (name, value) in about["ratios"].items()
+        ],
+    )
+    where = (
+        (
+            f"Measured on {cost['device']} with {cost['compared']} images; Frechet distance in "
+            f"{cost['features']['features']} features."
+        )
+        if cost.get("rows")
+        else ""
+    )
+    return f"{text}\n{where}\n\n{second[0]}".replace(
+        "\n\n\n", "\n\n"
+    ), f"{markdown} {where}\n\n{second[1]}"
 
 
 def all_arms(runs):
@@ -254,39 +376,95 @@ def all_arms(runs):
     varying = [key for key in sorted(values) if len(values[key]) > 1]
     arms = defaultdict(list)
     for run in runs:
-        generated = " ".join(filter(None, [run["strategy"], f"({run['detail']})" if run["detail"] else ""]))
-        if run["strategy"] == "real" or "mask none" in run["detail"] or run["detail"].startswith("strength 0.0"):
+        generated = " ".join(
+            filter(None, [run["strategy"], f"({run['detail']})" if run["detail"] else ""])
+        )
+        if (
+            run["strategy"] == "real"
+            or "mask none" in run["detail"]
+            or run["detail"].startswith("strength 0.0")
+        ):
             generated += ", control"
-        other = ", ".join(f"{key.replace('_', ' ')} {run['settings'][key]}" for key in varying
-                          if run["settings"].get(key) is not None)
-        arms[(run["data"], run["method"], run["network"], run["epochs"] or 0, generated, run["mix"],
-              " ".join(run["pair"]), run["views"], run["evaluation"], other)].append(run["values"])
-    header = ["data", "method", "network", "epochs", "generated view", "gamma", "pair", "views", "evaluation", "other",
-              "top-1 or mAP", "kNN", "seeds"]
+        other = ", ".join(
+            f"{key.replace('_', ' ')} {run['settings'][key]}"
+            for key in varying
+            if run["settings"].get(key) is not None
+        )
+        arms[
+            (
+                run["data"],
+                run["method"],
+                run["network"],
+                run["epochs"] or 0,
+                generated,
+                run["mix"],
+                " ".join(run["pair"]),
+                run["views"],
+                run["evaluation"],
+                other,
+            )
+        ].append(run["values"])
+    header = [
+        "data",
+        "method",
+        "network",
+        "epochs",
+        "generated view",
+        "gamma",
+        "pair",
+        "views",
+        "evaluation",
+        "other",
+        "top-1 or mAP",
+        "kNN",
+        "seeds",
+    ]
     rows = []
-    for key in sorted(arms, key=lambda k: tuple(map(str, k[:3])) + (k[3],) + tuple(map(str, k[4:]))):
+    for key in sorted(
+        arms, key=lambda k: tuple(map(str, k[:3])) + (k[3],) + tuple(map(str, k[4:]))
+    ):
         main = [v.get("top1", v.get("map")) for v in arms[key]]
         knn = [v["knn_top1"] for v in arms[key] if "knn_top1" in v]
-        rows.append([*(f"{c:g}" if isinstance(c, (int, float)) else str(c) for c in key),
-                     spread([m for m in main if m is not None]) if any(m is not None for m in main) else "",
-                     spread(knn) if knn else "", str(len(main))])
-    keep = [i for i in range(len(header)) if i in (4, 5, 10) or len({row[i] for row in rows}) > 1]  # what is all equal
-    same = [f"{header[i]} {rows[0][i]}" for i in range(len(header)) if rows and i not in keep and rows[0][i]]
+        rows.append(
+            [
+                *(f"{c:g}" if isinstance(c, (int, float)) else str(c) for c in key),
+                spread([m for m in main if m is not None])
+                if any(m is not None for m in main)
+                else "",
+                spread(knn) if knn else "",
+                str(len(main)),
+            ]
+        )
+    keep = [
+        i for i in range(len(header)) if i in (4, 5, 10) or len({row[i] for row in rows}) > 1
+    ]  # what is all equal
+    same = [
+        f"{header[i]} {rows[0][i]}"
+        for i in range(len(header))
+        if rows and i not in keep and rows[0][i]
+    ]
     beside = defaultdict(list)
     for run in runs:
         for name, value in run["baselines"].items():
             beside[f"{name} on {run['data']}"].append(value)
     notes = [f"Common to all: {', '.join(same)}."] if same else []
     if beside:
-        notes.append(f"Baselines: {', '.join(f'{name} {statistics.fmean(v):.2f}' for name, v in beside.items())}.")
-    return table("All arms (mean ± standard deviation over seeds)", [header[i] for i in keep],
-                 [[row[i] for i in keep] for row in rows], " ".join(notes))
+        notes.append(
+            f"Baselines: {', '.join(f'{name} {statistics.fmean(v):.2f}' for name, v in beside.items())}."
+        )
+    return table(
+        "All arms (mean ± standard deviation over seeds)",
+        [header[i] for i in keep],
+        [[row[i] for i in keep] for row in rows],
+        " ".join(notes),
+    )
 
 
 # ---------------------------------------------------------------- figures
 def draw(key, runs, path):
     """Draw a figure: here as lines with error bars, the dissertation's numbers as stars."""
     from models.plots import plt, save_figure
+
     about = DISSERTATION[key]
     lines, stars = defaultdict(list), []
     for row in about["rows"]:
@@ -295,8 +473,13 @@ def draw(key, runs, path):
             stars.append((row["x"], row["values"][0], row["name"]))
         if "line" in row and found:
             values = found[0]
-            lines[row["line"]].append((row["x"], statistics.fmean(values),
-                                       statistics.stdev(values) if len(values) > 1 else 0))
+            lines[row["line"]].append(
+                (
+                    row["x"],
+                    statistics.fmean(values),
+                    statistics.stdev(values) if len(values) > 1 else 0,
+                )
+            )
     figure, axis = plt.subplots(figsize=(7, 4.5))
     for i, (name, points) in enumerate(lines.items()):
         style = "--" if "control" in name else "-"
@@ -304,10 +487,14 @@ def draw(key, runs, path):
             axis.axhline(points[0][1], color=f"C{i}", linestyle=":", label=name)
         else:
             x, y, sd = zip(*points, strict=True)
-            axis.errorbar(x, y, sd, color=f"C{i}", linestyle=style, marker="o", capsize=3, label=name)
+            axis.errorbar(
+                x, y, sd, color=f"C{i}", linestyle=style, marker="o", capsize=3, label=name
+            )
     for x, y, name in stars:
         if x is None:
-            axis.axhline(y, color="black", linewidth=0.8, linestyle="-.", label=f"dissertation: {name}")
+            axis.axhline(
+                y, color="black", linewidth=0.8, linestyle="-.", label=f"dissertation: {name}"
+            )
         else:
             axis.plot(x, y, "k*", markersize=10, label=f"dissertation: {name}")
     axis.set(xlabel=about["xlabel"], ylabel="linear top-1 (%)", title=about["title"])
@@ -343,6 +530,9 @@ def report(folder):
         print(text)
         if not runs:
             print(f"{folder} holds no result.json: no evaluation has finished there.")
-        for name, content in (("report.txt", text), ("report.md", "\n\n".join(part[1] for part in parts) + "\n")):
+        for name, content in (
+            ("report.txt", text),
+            ("report.md", "\n\n".join(part[1] for part in parts) + "\n"),
+        ):
             with atomic(Path(folder) / name) as temporary:
                 temporary.write_text(content)

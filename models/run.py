@@ -20,7 +20,12 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ("generator.pth", "backbone.pth", "result.json", "model_index.json")  # a finished run has one of them
+RESULTS = (
+    "generator.pth",
+    "backbone.pth",
+    "result.json",
+    "model_index.json",
+)  # a finished run has one of them
 FREE = ("workers", "device", "precision", "checkpoint_minutes")  # may change when a run is resumed
 
 
@@ -30,19 +35,27 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
         shown = action.help or ""
         if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
             return shown
-        default = " ".join(map(str, action.default)) if isinstance(action.default, (list, tuple)) else "%(default)s"
+        default = (
+            " ".join(map(str, action.default))
+            if isinstance(action.default, (list, tuple))
+            else "%(default)s"
+        )
         return f"{shown} (default: {default})"
 
 
 def parser(doc, **kwargs):
     """An argparse parser in the style of the house: the script's docstring is its manual."""
-    return argparse.ArgumentParser(description=doc, formatter_class=_Help, allow_abbrev=False, **kwargs)
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=_Help, allow_abbrev=False, **kwargs
+    )
 
 
 def subparser(commands, name, doc):
     """The same for a subcommand; `commands` is what `parser.add_subparsers` returned."""
     first = doc.strip().splitlines()[0]
-    return commands.add_parser(name, help=first, description=doc, formatter_class=_Help, allow_abbrev=False)
+    return commands.add_parser(
+        name, help=first, description=doc, formatter_class=_Help, allow_abbrev=False
+    )
 
 
 def share(text):
@@ -62,11 +75,25 @@ def count(text):
 
 
 def device_arguments(p, workers=8):
-    p.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="auto: a GPU if there is one")
-    p.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"],
-                   help="of the networks; auto: bf16 autocast where the hardware computes in it, else fp32")
-    p.add_argument("--workers", type=int, default=workers, metavar="N",
-                   help="processes that read images, per GPU; 0: none, everything in the main process")
+    p.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cuda", "cpu"],
+        help="auto: a GPU if there is one",
+    )
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "bf16", "fp32"],
+        help="of the networks; auto: bf16 autocast where the hardware computes in it, else fp32",
+    )
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=workers,
+        metavar="N",
+        help="processes that read images, per GPU; 0: none, everything in the main process",
+    )
 
 
 def fail(message, code=1):
@@ -82,7 +109,9 @@ def run_main(main, args):
     except KeyboardInterrupt:
         fail("Interrupted. The same command continues where this one stopped.", 130)
     except OSError as error:  # a corrupt image (named by the reader), a full disk, a missing file
-        fail(f"Stopped: {str(error).strip().splitlines()[-1]}. Nothing finished is lost: the same command continues.")
+        fail(
+            f"Stopped: {str(error).strip().splitlines()[-1]}. Nothing finished is lost: the same command continues."
+        )
 
 
 # ---------------------------------------------------------------- processes and devices
@@ -97,6 +126,7 @@ def world():
 def start(args):
     """Join the other processes if torchrun started us; return this process's torch.device."""
     import torch
+
     cuda = torch.cuda.is_available()
     if args.device == "cuda" and not cuda:
         fail("--device cuda: no GPU is visible; use --device cpu or check the driver.", 2)
@@ -106,7 +136,9 @@ def start(args):
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
     if world() > 1:
-        if sys.platform == "linux":  # die with torchrun: a process left behind would go on writing to the run
+        if (
+            sys.platform == "linux"
+        ):  # die with torchrun: a process left behind would go on writing to the run
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
@@ -115,15 +147,19 @@ def start(args):
 def barrier():
     if world() > 1:
         import torch
+
         torch.distributed.barrier()
 
 
 def autocast(device, precision="auto"):
     """bf16 autocast where the hardware computes in bf16 (no loss scaling needed), else nothing."""
     import torch
+
     if precision == "auto":
         if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+            precision = (
+                "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+            )
         else:  # without these instructions a CPU emulates bf16, some hundred times slower than float32
             precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
@@ -132,7 +168,10 @@ def autocast(device, precision="auto"):
 def progress(total, what, done=0):
     """A progress bar with ETA on process 0."""
     from tqdm import tqdm
-    return tqdm(total=total, desc=what, initial=done, disable=rank() > 0, dynamic_ncols=True, smoothing=0.1)
+
+    return tqdm(
+        total=total, desc=what, initial=done, disable=rank() > 0, dynamic_ncols=True, smoothing=0.1
+    )
 
 
 # ---------------------------------------------------------------- seeds and order
@@ -171,15 +210,21 @@ def batches(n, batch_size, seed, first, last):
         if epoch != shuffled:
             order, shuffled = seed_rng(seed, "order", epoch).permutation(n), epoch
         begin = batch * batch_size + rank() * share_
-        yield [(epoch, int(i)) for i in order[begin:begin + share_]]
+        yield [(epoch, int(i)) for i in order[begin : begin + share_]]
 
 
 def check_batch(n, batch_size):
     """`batch_size` is global: it must be divisible by the processes and not exceed the images."""
     if batch_size % world():
-        fail(f"--batch-size {batch_size} is the global one: it must be a multiple of the {world()} processes.", 2)
+        fail(
+            f"--batch-size {batch_size} is the global one: it must be a multiple of the {world()} processes.",
+            2,
+        )
     if batch_size > n:
-        fail(f"--batch-size {batch_size} is more than the {n} images there are: choose a smaller one.", 2)
+        fail(
+            f"--batch-size {batch_size} is more than the {n} images there are: choose a smaller one.",
+            2,
+        )
 
 
 # ---------------------------------------------------------------- files
@@ -188,7 +233,9 @@ def atomic(path):
     """Yield a temporary name beside `path`; what was written there is moved to `path` at the end."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # one name: a killed write leaves no second file
+    temporary = path.with_name(
+        f".{path.name}.tmp{path.suffix}"
+    )  # one name: a killed write leaves no second file
     try:
         yield temporary
         os.replace(temporary, path)
@@ -213,6 +260,7 @@ def read_json(path):
 def save(path, obj):
     """torch.save, atomically."""
     import torch
+
     with atomic(path) as temporary:
         torch.save(obj, temporary)
 
@@ -223,12 +271,15 @@ def load(path):
     import zipfile
 
     import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         fail(f"{path} does not exist.")
     except pickle.UnpicklingError:
-        fail(f"{path} holds more than tensors and plain values (code would have to run to read it): refused.")
+        fail(
+            f"{path} holds more than tensors and plain values (code would have to run to read it): refused."
+        )
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         fail(f"{path} is not a torch weight file, or it is damaged ({str(error).splitlines()[0]}).")
 
@@ -243,13 +294,24 @@ def file_hash(path):
 def versions():
     import torch
     import torchvision
+
     try:
-        revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
-                                  timeout=10).stdout.strip()
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         revision = ""
-    return {"python": sys.version.split()[0], "torch": torch.__version__, "torchvision": torchvision.__version__,
-            "numpy": np.__version__, "git": revision}
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "git": revision,
+    }
 
 
 def claim(path, identity, what, extra=None):
@@ -261,13 +323,22 @@ def claim(path, identity, what, extra=None):
     if path.exists():
         there = read_json(path)
         if there.get("stage") != identity["stage"]:
-            fail(f"{path.parent} is {there.get('stage')}'s, not {identity['stage']}'s: choose another --out.", 2)
+            fail(
+                f"{path.parent} is {there.get('stage')}'s, not {identity['stage']}'s: choose another --out.",
+                2,
+            )
         there, identity = there | there.get("args", {}), identity | identity.get("args", {})
-        changed = [f"--{key.replace('_', '-')} was {there.get(key)}, now {identity.get(key)}"
-                   for key in sorted(identity.keys() - {"args"}) if there.get(key) != identity.get(key)]
+        changed = [
+            f"--{key.replace('_', '-')} was {there.get(key)}, now {identity.get(key)}"
+            for key in sorted(identity.keys() - {"args"})
+            if there.get(key) != identity.get(key)
+        ]
         if changed:
-            fail(f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them to go on, or "
-                 "choose another --out.", 2)
+            fail(
+                f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them to go on, or "
+                "choose another --out.",
+                2,
+            )
     elif path.parent.exists() and any(not p.name.startswith(".") for p in path.parent.iterdir()):
         fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
     else:
@@ -280,10 +351,19 @@ def open_run(out, stage, args, free=(), extra=None):
     Writes `args.json` (with `extra`, which describes the inputs) and the first line of `log.jsonl`."""
     out, free = Path(out), {*FREE, *free, "out"}
     if rank() == 0:
-        identity = {"stage": stage, **{key: value for key, value in vars(args).items() if key not in free}}
+        identity = {
+            "stage": stage,
+            **{key: value for key, value in vars(args).items() if key not in free},
+        }
         claim(out / "args.json", identity, "a run folder", extra)
         if not any((out / name).exists() for name in ("checkpoint.pth", *RESULTS)):
-            first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time(), **versions()}
+            first = {
+                "event": "start",
+                "command": sys.argv,
+                "world": world(),
+                "time": time.time(),
+                **versions(),
+            }
             with atomic(out / "log.jsonl") as temporary:
                 temporary.write_text(json.dumps(first) + "\n")
     barrier()
@@ -316,7 +396,10 @@ def read_log(out, event):
 def save_checkpoint(out, **state):
     """Everything needed to go on, with the length of the log that belongs to it (process 0 writes)."""
     if rank() == 0:
-        save(Path(out) / "checkpoint.pth", {**state, "log_bytes": (Path(out) / "log.jsonl").stat().st_size})
+        save(
+            Path(out) / "checkpoint.pth",
+            {**state, "log_bytes": (Path(out) / "log.jsonl").stat().st_size},
+        )
 
 
 def load_checkpoint(out):

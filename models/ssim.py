@@ -17,7 +17,9 @@ def structural_similarity(x, y):
     which scikit-image calls, is three times slower."""
     total = 0.0
     for channel in range(x.shape[2]):
-        s, d = (f(x[..., channel], y[..., channel], dtype=np.float64) for f in (np.add, np.subtract))
+        s, d = (
+            f(x[..., channel], y[..., channel], dtype=np.float64) for f in (np.add, np.subtract)
+        )
         mean_s, mean_d = (cv2.sepFilter2D(m, -1, TAPS, TAPS) for m in (s, d))
         s *= s
         d *= d

@@ -23,26 +23,49 @@ cv2.setNumThreads(0)  # the loader's processes are the parallelism
 # One dict a view, applied in this order. scale: share of the image's area that is cropped (None: no crop);
 # flip: probability; jitter: strengths of brightness, contrast, saturation, hue, in random order with
 # probability jitter_p; grayscale, blur (sigma 0.1 to 2 pixels), solarize (threshold 128): probabilities.
-BASE = dict(scale=(0.08, 1.0), interpolation="bicubic", flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8,
-            grayscale=0.2, blur=1.0, solarize=0.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+BASE = dict(
+    scale=(0.08, 1.0),
+    interpolation="bicubic",
+    flip=0.5,
+    jitter=(0.4, 0.4, 0.2, 0.1),
+    jitter_p=0.8,
+    grayscale=0.2,
+    blur=1.0,
+    solarize=0.0,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 SECOND = dict(blur=0.1, solarize=0.2)
-LOCAL = dict(scale=(0.05, 0.14), blur=0.5)  # DINO's and SwAV's for a ResNet-50; our choice for the others
+LOCAL = dict(
+    scale=(0.05, 0.14), blur=0.5
+)  # DINO's and SwAV's for a ResNet-50; our choice for the others
 SIMCLR = BASE | dict(jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5, mean=(0, 0, 0), std=(1, 1, 1))
-SWAV = SIMCLR | dict(scale=(0.14, 1.0), interpolation="bilinear", mean=BASE["mean"],
-                     std=(0.228, 0.224, 0.225))
+SWAV = SIMCLR | dict(
+    scale=(0.14, 1.0), interpolation="bilinear", mean=BASE["mean"], std=(0.228, 0.224, 0.225)
+)
 DINO = BASE | dict(scale=(0.14, 1.0))
 
 SPECS = {  # method: (first view, second view, local crop)
     "vicreg": (BASE, BASE | SECOND, BASE | LOCAL),  # facebookresearch/vicreg augmentations.py
     "barlow": (BASE, BASE | SECOND, BASE | LOCAL),  # facebookresearch/barlowtwins main.py
-    "dino": (DINO, DINO | SECOND, DINO | LOCAL),  # facebookresearch/dino main_dino.py, README for ResNet-50
+    "dino": (
+        DINO,
+        DINO | SECOND,
+        DINO | LOCAL,
+    ),  # facebookresearch/dino main_dino.py, README for ResNet-50
     # The two below were published in TensorFlow and JAX; they run here on PIL's arithmetic like the others.
     "simclr": (SIMCLR, SIMCLR, SIMCLR | LOCAL),  # google-research/simclr data_util.py
     "byol": (BASE, BASE | SECOND, BASE | LOCAL),  # google-deepmind byol/utils/augmentations.py
     "swav": (SWAV, SWAV, SWAV | LOCAL),  # facebookresearch/swav multicropdataset.py
 }
-PAIR = {"crop": "scale", "flip": "flip", "jitter": "jitter_p", "blur": "blur", "solarize": "solarize",
-        "grayscale": "grayscale"}
+PAIR = {
+    "crop": "scale",
+    "flip": "flip",
+    "jitter": "jitter_p",
+    "blur": "blur",
+    "solarize": "solarize",
+    "grayscale": "grayscale",
+}
 
 
 def pair_spec(names, method):
@@ -57,7 +80,9 @@ def pair_spec(names, method):
     second, default = SPECS[method][1], SPECS["vicreg"][1]
     spec = dict(second)
     for name, key in PAIR.items():
-        spec[key] = (second[key] or default[key]) if name in names else None if name == "crop" else 0.0
+        spec[key] = (
+            (second[key] or default[key]) if name in names else None if name == "crop" else 0.0
+        )
     return spec
 
 
@@ -90,8 +115,14 @@ def draw_box(scale, height, width, rng):
 def draw(spec, height, width, rng):
     """All random choices of a view of a (height, width) image, from a numpy Generator: (box, flip, colour
     parameters). `spec` is a dict as in SPECS."""
-    box = draw_box(spec["scale"], height, width, rng) if spec["scale"] else centre_square(height, width)
-    u = rng.random(14).tolist()  # always as many, so that one probability does not shift the next choice
+    box = (
+        draw_box(spec["scale"], height, width, rng)
+        if spec["scale"]
+        else centre_square(height, width)
+    )
+    u = rng.random(
+        14
+    ).tolist()  # always as many, so that one probability does not shift the next choice
     params = NEUTRAL.copy()
     if u[0] < spec["jitter_p"]:
         params[:4] = sorted(range(4), key=u[1:5].__getitem__)
@@ -214,7 +245,9 @@ def hue_batch(x, factor):
     sextant = torch.where(value == r, (g - b) / divisor, sextant)
     h = ((sextant / 6 % 1 * 255).trunc() + (factor * 255).trunc()) % 256
     s = (chroma / value.clamp(min=1) * 255).trunc()
-    k = (h * 6 / 255 + torch.arange(5, 0, -2, device=x.device).view(3, 1, 1)) % 6  # red 5, green 3, blue 1
+    k = (
+        h * 6 / 255 + torch.arange(5, 0, -2, device=x.device).view(3, 1, 1)
+    ) % 6  # red 5, green 3, blue 1
     return value - value * s / 255 * torch.minimum(k, 4 - k).clamp(0, 1) + 0.5
 
 
@@ -224,7 +257,9 @@ def blur_batch(x, sigma):
     taps = blur_kernel(sigma.view(-1, 1), torch.cos(2 * math.pi / 13 * torch.outer(k, k - 6)))
     taps = taps.repeat_interleave(channels, 0)
     with torch.autocast(x.device.type, enabled=False):
-        x = F.pad(x, (6, 6, 6, 6), mode="replicate").reshape(1, n * channels, height + 12, width + 12)
+        x = F.pad(x, (6, 6, 6, 6), mode="replicate").reshape(
+            1, n * channels, height + 12, width + 12
+        )
         x = F.conv2d(x, taps.view(-1, 1, 1, 13), groups=n * channels)
         x = F.conv2d(x, taps.view(-1, 1, 13, 1), groups=n * channels)
     return x.view(n, channels, height, width) + 0.5
@@ -249,12 +284,15 @@ def apply_batch(images, params, mean, std):
     Returns float32 (B, 3, H, W) in channels_last memory: (images / 255 - mean) / std.
     Which image needs what, in which order, is sorted on the CPU and sent once: neither waits for the other.
     """
+
     def send(tensor):  # from pinned memory: only then without waiting
         pinned = tensor.pin_memory() if images.is_cuda else tensor
         return pinned.to(images.device, non_blocking=True)
 
     active = params[:, 4:] != torch.from_numpy(NEUTRAL[4:])
-    steps = [(op, active[:, op] & (params[:, place] == op)) for place in range(4) for op in range(4)]
+    steps = [
+        (op, active[:, op] & (params[:, place] == op)) for place in range(4) for op in range(4)
+    ]
     steps += [(op, active[:, op]) for op in (4, 5, 6)]
     rows = [mask.nonzero()[:, 0] for _, mask in steps]
     x = images.permute(0, 3, 1, 2)
@@ -262,7 +300,9 @@ def apply_batch(images, params, mean, std):
         x, sizes, params = x.clone(), [len(row) for row in rows], send(params)
         for (op, _), row in zip(steps, send(torch.cat(rows)).split(sizes), strict=True):
             if len(row):  # truncated to 8 bits after each operation, as PIL does
-                changed = BATCH_OPERATIONS[op](x[row].float(), params[row, 4 + op].view(-1, 1, 1, 1))
+                changed = BATCH_OPERATIONS[op](
+                    x[row].float(), params[row, 4 + op].view(-1, 1, 1, 1)
+                )
                 x[row] = changed.clamp(0, 255).to(torch.uint8)
     mean, std = send(255 * torch.tensor([mean, std], dtype=torch.float32).view(2, 1, 3, 1, 1))
     return x.float().sub_(mean).div_(std)
@@ -292,8 +332,10 @@ def check_mirrors(paths, mirrors):
             else:
                 missing.append(paths[i])
         if missing:
-            fail(f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such as "
-                 f"{', '.join(missing[:3])}: finish 02_augment.py for this --data first.")
+            fail(
+                f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such as "
+                f"{', '.join(missing[:3])}: finish 02_augment.py for this --data first."
+            )
     return extension
 
 
@@ -315,19 +357,40 @@ class PairDataset(torch.utils.data.Dataset):
     is left to do. A file that cannot be read raises an OSError that names it.
     """
 
-    def __init__(self, root, paths, method, size, *, seed=0, mix=0.0, pair=("crop",), generated=(), views=1,
-                 local_crops=0, local_size=96, local_from="real", store_size=256, on_device=False):
+    def __init__(
+        self,
+        root,
+        paths,
+        method,
+        size,
+        *,
+        seed=0,
+        mix=0.0,
+        pair=("crop",),
+        generated=(),
+        views=1,
+        local_crops=0,
+        local_size=96,
+        local_from="real",
+        store_size=256,
+        on_device=False,
+    ):
         self.root, self.size, self.seed, self.mix, self.views = Path(root), size, seed, mix, views
         self.paths = np.array([path.encode() for path in paths])  # one block that the workers share
         self.first, self.second, self.local = SPECS[method]
         self.pair = pair_spec(pair, method)
-        self.generated = generated if generated == "real" else [Path(mirror) for mirror in generated]
+        self.generated = (
+            generated if generated == "real" else [Path(mirror) for mirror in generated]
+        )
         self.local_crops, self.local_size, self.local_from = local_crops, local_size, local_from
         self.store_size, self.on_device = store_size, on_device
         if mix > 0 and generated != "real":
             if len(self.generated) < views:
-                fail(f"--views {views} needs as many folders of generated views; --generated has "
-                     f"{len(self.generated)}.", 2)
+                fail(
+                    f"--views {views} needs as many folders of generated views; --generated has "
+                    f"{len(self.generated)}.",
+                    2,
+                )
             self.extension = check_mirrors(paths, self.generated)
 
     def __len__(self):
@@ -367,11 +430,17 @@ class PairDataset(torch.utils.data.Dataset):
                 image, spec, purpose = real, self.second, "second"
             else:
                 image, spec, purpose = generated, self.pair, "pair"
-            out.append(self.view(image, spec, self.size, seed_rng(self.seed, epoch, index, purpose, k)))
+            out.append(
+                self.view(image, spec, self.size, seed_rng(self.seed, epoch, index, purpose, k))
+            )
         for n in range(self.local_crops):
             image, spec = real, self.local
             if self.local_from == "generated" and partners[n % self.views] is not None:
                 image, spec = partners[n % self.views], self.pair | {"scale": self.local["scale"]}
-            out.append(self.view(image, spec, self.local_size, seed_rng(self.seed, epoch, index, "local", n)))
+            out.append(
+                self.view(
+                    image, spec, self.local_size, seed_rng(self.seed, epoch, index, "local", n)
+                )
+            )
         views, params = zip(*out, strict=True)
         return list(views), list(params), index

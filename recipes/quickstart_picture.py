@@ -1,11 +1,14 @@
 """Draws RUNS/report.png of recipes/quickstart.sh: tiles, reconstructions, in-painted tiles, curves, accuracies.
 
-    python recipes/quickstart_picture.py DATA RUNS
+python recipes/quickstart_picture.py DATA RUNS
 """
+
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file: make `models` importable
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # started as a file: make `models` importable
 
 import matplotlib
 
@@ -24,11 +27,16 @@ figure, axes = plt.subplots(2, 3, figsize=(15, 8.5))
 # ---- pictures
 paths = find_images(data / "train")
 paths = paths[:: max(1, len(paths) // 24)][:24]
-folders = {"tiles": data / "train", "half of each masked and predicted (MaskGIT)": runs / "inpaint" / "view0"}
+folders = {
+    "tiles": data / "train",
+    "half of each masked and predicted (MaskGIT)": runs / "inpaint" / "view0",
+}
 for axis, (title, folder) in zip(axes[0], folders.items(), strict=False):
     tiles = np.stack([read_image(folder / path) for path in paths])
     side = tiles.shape[1]
-    grid = tiles.reshape(4, 6, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(4 * side, 6 * side, 3)
+    grid = (
+        tiles.reshape(4, 6, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(4 * side, 6 * side, 3)
+    )
     axis.imshow(grid, interpolation="nearest")
     axis.set(title=title, xticks=[], yticks=[])
 axes[0, 2].imshow(read_image(runs / "vqgan" / "reconstructions.png"))
@@ -43,8 +51,10 @@ for arm in ARMS:
         axis.legend()
 results = {arm: read_json(runs / f"linear-{arm}" / "result.json") for arm in ARMS}
 values = {arm: result["results"]["top1"]["mean"] for arm, result in results.items()}
-lines = {name: value["top1"]["mean"] if isinstance(value["top1"], dict) else value["top1"]
-         for name, value in results["control"]["baselines"].items()}
+lines = {
+    name: value["top1"]["mean"] if isinstance(value["top1"], dict) else value["top1"]
+    for name, value in results["control"]["baselines"].items()
+}
 axis = axes[1, 2]
 bars = axis.bar(values.keys(), values.values(), color=["tab:blue", "tab:orange", "tab:green"])
 axis.bar_label(bars, fmt="%.1f")

@@ -17,11 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["GCL_WEIGHTS"] = "/nonexistent"  # no test may use weights that happen to be on the machine
+os.environ["GCL_WEIGHTS"] = (
+    "/nonexistent"  # no test may use weights that happen to be on the machine
+)
 
 
 def command(script, *args, processes=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        if processes > 1
+        else []
+    )
     return [sys.executable, *launcher, str(script), *map(str, args)]
 
 
@@ -29,9 +35,17 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600):
     """Run `python script args` (under torchrun for several processes); return the finished process.
 
     Fails unless it exits with `code`; an error must be a sentence, never a traceback."""
-    done = subprocess.run(command(script, *args, processes=processes), cwd=ROOT, capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, **(env or {})})
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(
+        command(script, *args, processes=processes),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+    )
+    assert done.returncode == code, (
+        f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
     if processes == 1:
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
     return done
@@ -41,8 +55,13 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
     """Start the stage, kill -9 all its processes `delay` seconds after `when()` is first true.
 
     False if it ended before that (then nothing was interrupted)."""
-    process = subprocess.Popen(command(script, *args, processes=processes), cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command(script, *args, processes=processes),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     while process.poll() is None and not when():
         time.sleep(0.005)
     time.sleep(delay)
@@ -63,6 +82,7 @@ def call(script, *args):
         spec.loader.exec_module(module)
     module = call.modules[name]
     from models.run import run_main
+
     return run_main(module.main, module.arguments(list(map(str, args))))
 
 
@@ -99,11 +119,15 @@ def write_images(root, classes=("a", "b", "c"), each=8, size=32, seed=0, suffix=
     return Path(root)
 
 
-VQGAN = ("--size 32 --filters 16 --multipliers 1 --unshuffle 4 --blocks 1 --codes 32 --code-dim 8 --groups 4 "
-         "--perceptual-weight 0 --gan-weight 0 --learning-rate 3e-3 --batch-size 8 --workers 0").split()
+VQGAN = (
+    "--size 32 --filters 16 --multipliers 1 --unshuffle 4 --blocks 1 --codes 32 --code-dim 8 --groups 4 "
+    "--perceptual-weight 0 --gan-weight 0 --learning-rate 3e-3 --batch-size 8 --workers 0"
+).split()
 MASKGIT = "--layers 1 --dim 32 --heads 2 --batch-size 8 --learning-rate 1e-3 --ema 0.9 --workers 0".split()
-PRETRAIN = ("--backbone resnet10 --small-images --size 32 --store-size 32 --batch-size 8 --optimizer adamw "
-            "--learning-rate 0.01 --warmup-epochs 0 --log-every 1 --workers 0").split()
+PRETRAIN = (
+    "--backbone resnet10 --small-images --size 32 --store-size 32 --batch-size 8 --optimizer adamw "
+    "--learning-rate 0.01 --warmup-epochs 0 --log-every 1 --workers 0"
+).split()
 
 
 @pytest.fixture(scope="session")
@@ -113,10 +137,53 @@ def tiny(tmp_path_factory):
     write_images(root / "data" / "train")
     write_images(root / "data" / "val", each=6, seed=1)
     data = root / "data" / "train"
-    run("00_train_generator.py", "vqgan", "--data", data, "--out", root / "vqgan", "--epochs", 12, *VQGAN)
-    run("00_train_generator.py", "maskgit", "--data", data, "--tokenizer", root / "vqgan", "--out", root / "maskgit",
-        "--epochs", 12, *MASKGIT)
-    run("02_augment.py", "inpaint", "--data", data, "--weights", root / "maskgit", "--mask", "random:0.5", "--steps", 3,
-        "--out", root / "inpaint", "--workers", 0, "--batch-size", 8)
-    return {"root": root, "data": root / "data", "train": data, "vqgan": root / "vqgan", "maskgit": root / "maskgit",
-            "inpaint": root / "inpaint"}
+    run(
+        "00_train_generator.py",
+        "vqgan",
+        "--data",
+        data,
+        "--out",
+        root / "vqgan",
+        "--epochs",
+        12,
+        *VQGAN,
+    )
+    run(
+        "00_train_generator.py",
+        "maskgit",
+        "--data",
+        data,
+        "--tokenizer",
+        root / "vqgan",
+        "--out",
+        root / "maskgit",
+        "--epochs",
+        12,
+        *MASKGIT,
+    )
+    run(
+        "02_augment.py",
+        "inpaint",
+        "--data",
+        data,
+        "--weights",
+        root / "maskgit",
+        "--mask",
+        "random:0.5",
+        "--steps",
+        3,
+        "--out",
+        root / "inpaint",
+        "--workers",
+        0,
+        "--batch-size",
+        8,
+    )
+    return {
+        "root": root,
+        "data": root / "data",
+        "train": data,
+        "vqgan": root / "vqgan",
+        "maskgit": root / "maskgit",
+        "inpaint": root / "inpaint",
+    }

@@ -20,7 +20,9 @@ def test_every_figure_appears():
 
 
 def test_plain_loss_is_the_official_one():
-    gold = {key: torch.from_numpy(value) for key, value in np.load(GOLDENS / "ssl/losses.npz").items()}
+    gold = {
+        key: torch.from_numpy(value) for key, value in np.load(GOLDENS / "ssl/losses.npz").items()
+    }
     loss = bench.plain_loss(gold["in/pair/x"].double(), gold["in/pair/y"].double())
     torch.testing.assert_close(loss, gold["vicreg/f64/total/loss"].double(), rtol=1e-10, atol=0)
 
@@ -30,5 +32,7 @@ def test_plain_generator_gives_the_official_images():
     golden = np.load(GOLDENS / "icgan/images.npz")
     config = generator_config(state)
     z, feature = (torch.from_numpy(golden[f"tiny_{name}"]) for name in ("z", "feature"))
-    images = bench.plain_generator(state, config, z[:, :config["chunk"] * len(config["channels"])], feature)
+    images = bench.plain_generator(
+        state, config, z[:, : config["chunk"] * len(config["channels"])], feature
+    )
     assert (images - torch.from_numpy(golden["tiny_image"])).abs().max() < 1e-4

@@ -1,4 +1,5 @@
 """The satellite tiles of recipes/bluemarble.py: counts, labels, pixels and split, from what it writes."""
+
 import json
 import re
 import shutil
@@ -22,8 +23,9 @@ def run(out, *options):
 
 def corner(path, tile=32):
     """Top and left pixel of a tile on the 5400 x 2700 map, from its file name."""
-    ns, lat, lat_min, ew, lon, lon_min = re.fullmatch(r"([NS])(\d\d)d(\d\d)_([EW])(\d{3})d(\d\d)",
-                                                      path.stem).groups()
+    ns, lat, lat_min, ew, lon, lon_min = re.fullmatch(
+        r"([NS])(\d\d)d(\d\d)_([EW])(\d{3})d(\d\d)", path.stem
+    ).groups()
     north = (int(lat) + int(lat_min) / 60) * (1 if ns == "N" else -1)
     east = (int(lon) + int(lon_min) / 60) * (1 if ew == "E" else -1)
     top, left = (90 - north) * 15 - tile / 2, (east + 180) * 15 - tile / 2
@@ -42,7 +44,9 @@ def tiles(tmp_path_factory):
 def test_counts_and_classes(tiles):
     counts = json.loads((tiles / "bluemarble.json").read_text())["tiles"]
     for split, total in (("train", 8052), ("val", 2634)):
-        found = {folder.name: len(list(folder.glob("*.png"))) for folder in (tiles / split).iterdir()}
+        found = {
+            folder.name: len(list(folder.glob("*.png"))) for folder in (tiles / split).iterdir()
+        }
         assert found == counts[split] and set(found) == CLASSES
         assert min(found.values()) > 0 and sum(found.values()) == total
     assert sorted(p.name for p in tiles.parent.iterdir()) == ["tiles"]  # no temporary folder left
@@ -56,8 +60,10 @@ def test_no_pixel_in_both_splits(tiles):
         corners = {corner(path) for path in paths}
         assert len(corners) == len(paths)  # every tile once, in one class
         for top, left in corners:
-            assert top % 16 == left % 16 == 0 and 0 <= top < 150 * 15 - 16 and 0 <= left <= 5400 - 32
-            covered[split][top:top + 32, left:left + 32] = True
+            assert (
+                top % 16 == left % 16 == 0 and 0 <= top < 150 * 15 - 16 and 0 <= left <= 5400 - 32
+            )
+            covered[split][top : top + 32, left : left + 32] = True
     assert not (covered["train"] & covered["val"]).any()
     # whole blocks of 12 degrees, those of the published rule
     blocks = np.random.RandomState(0).rand(16, 31) < 0.25
@@ -71,16 +77,19 @@ def test_pixels_are_those_the_name_says(tiles):
     image = np.asarray(Image.open(file))
     for path in sorted(tiles.glob("*/*/*.png"))[::97]:
         top, left = corner(path)
-        assert np.array_equal(np.asarray(Image.open(path)), image[top:top + 32, left:left + 32])
+        assert np.array_equal(np.asarray(Image.open(path)), image[top : top + 32, left : left + 32])
 
 
-@pytest.mark.parametrize("north, east, climate", [
-    (23, 10, "BWh"),     # Sahara
-    (-24, 134, "BWh"),   # central Australia
-    (-5, -65, "Af-Am"),  # Amazon
-    (34, -88, "Cf"),     # south-east of the United States
-    (64, 118, "Dc-d"),   # Siberia
-])
+@pytest.mark.parametrize(
+    "north, east, climate",
+    [
+        (23, 10, "BWh"),  # Sahara
+        (-24, 134, "BWh"),  # central Australia
+        (-5, -65, "Af-Am"),  # Amazon
+        (34, -88, "Cf"),  # south-east of the United States
+        (64, 118, "Dc-d"),  # Siberia
+    ],
+)
 def test_well_known_climates(tiles, north, east, climate):
     paths = list(tiles.glob("*/*/*.png"))
     centres = (np.array([corner(path) for path in paths]) + 16) / 15 * [-1, 1] + [90, -180]
@@ -92,7 +101,11 @@ def test_second_run_changes_nothing_and_other_arguments_are_refused(tiles):
     again = run(tiles)
     assert again.returncode == 0 and "finished" in again.stdout
     other = run(tiles, "--stride", 32)
-    assert other.returncode == 2 and "other arguments" in other.stderr and "Traceback" not in other.stderr
+    assert (
+        other.returncode == 2
+        and "other arguments" in other.stderr
+        and "Traceback" not in other.stderr
+    )
     assert before == {path: path.stat().st_mtime_ns for path in tiles.rglob("*")}
 
 
@@ -104,8 +117,12 @@ def test_limit_is_balanced_and_starts_over_after_an_interruption(tmp_path, tiles
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["few"]
     for split in ("train", "val"):
-        chosen = {p.relative_to(tmp_path / "few") for p in (tmp_path / "few" / split).glob("*/*.png")}
-        assert len(chosen) == 30 and chosen <= {p.relative_to(tiles) for p in tiles.glob(f"{split}/*/*.png")}
+        chosen = {
+            p.relative_to(tmp_path / "few") for p in (tmp_path / "few" / split).glob("*/*.png")
+        }
+        assert len(chosen) == 30 and chosen <= {
+            p.relative_to(tiles) for p in tiles.glob(f"{split}/*/*.png")
+        }
         sizes = [sum(p.parent.name == name for p in chosen) for name in CLASSES]
         assert min(sizes) == 2 and max(sizes) == 3
 
@@ -113,5 +130,7 @@ def test_limit_is_balanced_and_starts_over_after_an_interruption(tmp_path, tiles
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     done = run(tmp_path)
-    assert done.returncode == 2 and "something else" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and "something else" in done.stderr and "Traceback" not in done.stderr
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

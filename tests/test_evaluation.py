@@ -24,8 +24,16 @@ def study(tmp_path_factory):
     write_images(root / "data/val", each=6, seed=1)
     (root / "x").mkdir()
     torch.manual_seed(0)
-    torch.save(build_backbone("resnet10", small_images=True)[0].state_dict(), root / "x/backbone.pth")
-    about = {"stage": "03_pretrain", "method": "vicreg", "size": 32, "mix": 0.5, "generated_by": ["real"]}
+    torch.save(
+        build_backbone("resnet10", small_images=True)[0].state_dict(), root / "x/backbone.pth"
+    )
+    about = {
+        "stage": "03_pretrain",
+        "method": "vicreg",
+        "size": 32,
+        "mix": 0.5,
+        "generated_by": ["real"],
+    }
     (root / "x/args.json").write_text(json.dumps(about))
     return root
 
@@ -46,13 +54,34 @@ def epochs(out):
 
 # ------------------------------------------------------------------ 04
 def test_linear_published(study, tmp_path, capsys):
-    arguments = ["--data", study / "data", "--backbone", study / "x", "--epochs", 3, "--batch-size", 20,
-                 "--learning-rate", 0.5, "--seeds", 0, 1, *SMALL]
+    arguments = [
+        "--data",
+        study / "data",
+        "--backbone",
+        study / "x",
+        "--epochs",
+        3,
+        "--batch-size",
+        20,
+        "--learning-rate",
+        0.5,
+        "--seeds",
+        0,
+        1,
+        *SMALL,
+    ]
     run("04_linear_eval.py", *arguments, "--out", tmp_path / "one")
     one = result(tmp_path / "one")
-    assert one["results"]["top1"]["mean"] > 80 and one["results"]["best_top1"]["mean"] >= one["results"]["top1"]["mean"]
+    assert (
+        one["results"]["top1"]["mean"] > 80
+        and one["results"]["best_top1"]["mean"] >= one["results"]["top1"]["mean"]
+    )
     assert one["results"]["top5"]["mean"] == 100 and len(one["results"]["top1"]["values"]) == 2
-    assert one["backbone"]["generated_by"] == ["real"] and len(one["backbone_sha256"]) == 64 and one["size"] == 32
+    assert (
+        one["backbone"]["generated_by"] == ["real"]
+        and len(one["backbone_sha256"]) == 64
+        and one["size"] == 32
+    )
     assert one["images"] == {"train": 60, "val": 18, "classes": 3}
     assert sum(n for row in one["confusion"].values() for n in row.values()) == 2 * 18
     assert (tmp_path / "one/result.png").exists() and not (tmp_path / "one/checkpoint.pth").exists()
@@ -63,22 +92,47 @@ def test_linear_published(study, tmp_path, capsys):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
     log = tmp_path / "again/log.jsonl"
-    run_killed("04_linear_eval.py", *arguments, "--out", tmp_path / "again",
-               when=lambda: log.exists() and log.read_text().count('"epoch",') >= 2)
+    run_killed(
+        "04_linear_eval.py",
+        *arguments,
+        "--out",
+        tmp_path / "again",
+        when=lambda: log.exists() and log.read_text().count('"epoch",') >= 2,
+    )
     call("04_linear_eval.py", *arguments, "--out", tmp_path / "again")
     assert numbers(tmp_path / "again") == numbers(tmp_path / "one")
     assert epochs(tmp_path / "again") == epochs(tmp_path / "one")
     before = log.read_bytes()
     call("04_linear_eval.py", *arguments, "--out", tmp_path / "again")
     assert log.read_bytes() == before and "is finished" in capsys.readouterr().out
-    sentence = refused(capsys, "04_linear_eval.py", *arguments, "--weight-decay", 0.1, "--out", tmp_path / "again")
+    sentence = refused(
+        capsys, "04_linear_eval.py", *arguments, "--weight-decay", 0.1, "--out", tmp_path / "again"
+    )
     assert "--weight-decay was 1e-06, now 0.1" in sentence
 
 
 def test_linear_cached(study, tmp_path, capsys):
-    arguments = ["--data", study / "data", "--backbone", study / "x/backbone.pth", "--cache-features", "--knn",
-                 "--seeds", 0, 1, *SMALL]
-    said = run("04_linear_eval.py", *arguments, "--baselines", "--cache-crops", 2, "--out", tmp_path / "one").stdout
+    arguments = [
+        "--data",
+        study / "data",
+        "--backbone",
+        study / "x/backbone.pth",
+        "--cache-features",
+        "--knn",
+        "--seeds",
+        0,
+        1,
+        *SMALL,
+    ]
+    said = run(
+        "04_linear_eval.py",
+        *arguments,
+        "--baselines",
+        "--cache-crops",
+        2,
+        "--out",
+        tmp_path / "one",
+    ).stdout
     one = result(tmp_path / "one")
     assert one["results"]["top1"]["mean"] == 100 and one["results"]["knn_top1"]["mean"] > 80
     assert one["baselines"]["majority class"]["top1"]["mean"] == pytest.approx(100 / 3, abs=1e-3)
@@ -100,8 +154,18 @@ def test_linear_cached(study, tmp_path, capsys):
 
 def test_linear_refuses(study, tmp_path, capsys):
     def sentence(data, *more):
-        return refused(capsys, "04_linear_eval.py", "--data", data, "--backbone", study / "x",
-                       "--out", tmp_path / "out", *SMALL, *more)
+        return refused(
+            capsys,
+            "04_linear_eval.py",
+            "--data",
+            data,
+            "--backbone",
+            study / "x",
+            "--out",
+            tmp_path / "out",
+            *SMALL,
+            *more,
+        )
 
     data = shutil.copytree(study / "data", tmp_path / "data")
     assert "--batch-size" in sentence(data, "--batch-size", 100)
@@ -114,7 +178,16 @@ def test_linear_refuses(study, tmp_path, capsys):
     assert "valid" in sentence(data, "--eval-on", "valid")
     (data / "train/a/000.png").write_bytes(b"no image")
     assert "000.png cannot be read" in sentence(data, "--cache-features")
-    no_run = refused(capsys, "04_linear_eval.py", "--data", data, "--backbone", tmp_path, "--cache-features", *SMALL)
+    no_run = refused(
+        capsys,
+        "04_linear_eval.py",
+        "--data",
+        data,
+        "--backbone",
+        tmp_path,
+        "--cache-features",
+        *SMALL,
+    )
     assert "backbone.pth" in no_run and "finish the pretraining" in no_run
 
 
@@ -127,26 +200,72 @@ def test_semisupervised(study, tmp_path, capsys):
     assert [line.split("/")[0] for line in lines] == ["a", "a", "b", "b", "c", "c"]
     assert (one["args"]["learning_rate"], one["args"]["head_learning_rate"]) == (0.01, 0.1)
     assert one["images"]["train"] == 6 and one["backbone"]["method"] == "vicreg"
-    call("05_semisup_eval.py", *tuned, "--subset-file", tmp_path / "one/subset.txt", "--out", tmp_path / "same")
+    call(
+        "05_semisup_eval.py",
+        *tuned,
+        "--subset-file",
+        tmp_path / "one/subset.txt",
+        "--out",
+        tmp_path / "same",
+    )
     assert numbers(tmp_path / "same") == numbers(tmp_path / "one")
     call("05_semisup_eval.py", *tuned, "--subset-seed", 1, "--out", tmp_path / "other")
     assert (tmp_path / "other/subset.txt").read_text().splitlines() != lines
 
-    assert "leaves 3 of 3 classes" in refused(capsys, "05_semisup_eval.py", *arguments, "--backbone", study / "x",
-                                              "--percent", 1, "--out", tmp_path / "none")
+    assert "leaves 3 of 3 classes" in refused(
+        capsys,
+        "05_semisup_eval.py",
+        *arguments,
+        "--backbone",
+        study / "x",
+        "--percent",
+        1,
+        "--out",
+        tmp_path / "none",
+    )
     (tmp_path / "list").write_text("001.png\nn01440764_10026.JPEG\n")
-    assert "1 of 2 names" in refused(capsys, "05_semisup_eval.py", *tuned, "--subset-file", tmp_path / "list",
-                                     "--out", tmp_path / "none")
+    assert "1 of 2 names" in refused(
+        capsys,
+        "05_semisup_eval.py",
+        *tuned,
+        "--subset-file",
+        tmp_path / "list",
+        "--out",
+        tmp_path / "none",
+    )
     assert not (tmp_path / "none").exists()
 
 
 def test_supervised_baseline(study, tmp_path):
-    arguments = ["--data", study / "data", "--from-scratch", "--percent", 100, "--architecture", "resnet10",
-                 "--small-images", "--size", 32, "--epochs", 3, "--batch-size", 20, "--learning-rate", 0.02,
-                 "--head-learning-rate", 0.02, *SMALL]
+    arguments = [
+        "--data",
+        study / "data",
+        "--from-scratch",
+        "--percent",
+        100,
+        "--architecture",
+        "resnet10",
+        "--small-images",
+        "--size",
+        32,
+        "--epochs",
+        3,
+        "--batch-size",
+        20,
+        "--learning-rate",
+        0.02,
+        "--head-learning-rate",
+        0.02,
+        *SMALL,
+    ]
     log = tmp_path / "one/log.jsonl"
-    run_killed("05_semisup_eval.py", *arguments, "--out", tmp_path / "one",
-               when=lambda: log.exists() and log.read_text().count('"epoch",') >= 1)
+    run_killed(
+        "05_semisup_eval.py",
+        *arguments,
+        "--out",
+        tmp_path / "one",
+        when=lambda: log.exists() and log.read_text().count('"epoch",') >= 1,
+    )
     call("05_semisup_eval.py", *arguments, "--out", tmp_path / "one")
     assert result(tmp_path / "one")["results"]["top1"]["mean"] > 60
     assert result(tmp_path / "one")["backbone"]["source"] == "from scratch"
@@ -161,7 +280,9 @@ def picture(path, hues, rng):
     """Bands of noisy colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands = [np.array(colorsys.hsv_to_rgb(hue, 1, 0.9)) * 255 for hue in hues]
-    image = np.repeat(np.array(bands)[:, None], 32, 1).repeat(32 // len(bands), 0) + rng.normal(0, 10, (32, 32, 3))
+    image = np.repeat(np.array(bands)[:, None], 32, 1).repeat(32 // len(bands), 0) + rng.normal(
+        0, 10, (32, 32, 3)
+    )
     Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
@@ -176,10 +297,14 @@ def write_voc(root):
         for i in range(4 * len(voc)):
             names.append(f"{split}_{i:03d}")
             kind, other = i % len(voc), (i + 7 * (i // len(voc))) % len(voc)
-            objects = [(voc[kind], 0), (voc[other], 0)] + [("dog", 1)] * (voc[kind] == "cat" and i == kind)
+            objects = [(voc[kind], 0), (voc[other], 0)] + [("dog", 1)] * (
+                voc[kind] == "cat" and i == kind
+            )
             picture(base / f"JPEGImages/{names[-1]}.jpg", [kind / len(voc), other / len(voc)], rng)
-            xml = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult></object>"
-                          for name, difficult in objects)
+            xml = "".join(
+                f"<object><name>{name}</name><difficult>{difficult}</difficult></object>"
+                for name, difficult in objects
+            )
             (base / f"Annotations/{names[-1]}.xml").write_text(f"<annotation>{xml}</annotation>")
         (base / f"ImageSets/Main/{split}.txt").write_text("\n".join(names) + "\n")
     return base
@@ -187,7 +312,16 @@ def write_voc(root):
 
 def load_stage():
     with pytest.raises(SystemExit):  # call() keeps the module for the helpers below
-        call("06_transfer.py", "folder", "--data", "/nonexistent", "--backbone", "random", "--out", "/nonexistent/out")
+        call(
+            "06_transfer.py",
+            "folder",
+            "--data",
+            "/nonexistent",
+            "--backbone",
+            "random",
+            "--out",
+            "/nonexistent/out",
+        )
     return call.modules["06_transfer"]
 
 
@@ -196,19 +330,37 @@ def test_voc07(study, tmp_path, capsys):
     classes, (_, labels), _ = stage.read_voc(tmp_path / "data")
     cat, dog = classes.index("cat"), classes.index("dog")
     assert labels[cat, dog] == -1 and labels[cat, cat] == 1 and (labels == -1).sum() == 1
-    arguments = ["voc07", "--data", tmp_path / "data", "--backbone", study / "x", "--costs", 1, 10, *SMALL]
+    arguments = [
+        "voc07",
+        "--data",
+        tmp_path / "data",
+        "--backbone",
+        study / "x",
+        "--costs",
+        1,
+        10,
+        *SMALL,
+    ]
     run("06_transfer.py", *arguments, "--out", tmp_path / "one", processes=2)
     one = result(tmp_path / "one")
-    assert one["results"]["map"]["mean"] > 50 and set(one["results"]) == {"map", "map_11point", "top1"}
+    assert one["results"]["map"]["mean"] > 50 and set(one["results"]) == {
+        "map",
+        "map_11point",
+        "top1",
+    }
     assert set(one["average_precision"]) == set(classes) and set(one["svm_c"].values()) <= {1, 10}
     call("06_transfer.py", *arguments, "--out", tmp_path / "two")
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
     assert "mAP is the usual measure" in capsys.readouterr().out
     file = base / "Annotations/test_003.xml"
     file.write_text(file.read_text().replace("boat", "dragon"))
-    assert "unknown class 'dragon'" in refused(capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no")
+    assert "unknown class 'dragon'" in refused(
+        capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no"
+    )
     file.write_text("<annotation>")
-    assert "test_003.xml cannot be read" in refused(capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no")
+    assert "test_003.xml cannot be read" in refused(
+        capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no"
+    )
 
 
 def test_coco(study, tmp_path, capsys):
@@ -218,20 +370,36 @@ def test_coco(study, tmp_path, capsys):
         images, marks = [], []
         for i in range(n):
             kinds = [k for k in range(3) if rng.random() < 0.5]
-            picture(tmp_path / f"data/{split}2014/{i:03d}.jpg", [k / 4 for k in kinds or [3]], rng) if len(kinds) != 3 \
-                else picture(tmp_path / f"data/{split}2014/{i:03d}.jpg", [0, 0.25, 0.5, 0.5], rng)
+            picture(
+                tmp_path / f"data/{split}2014/{i:03d}.jpg", [k / 4 for k in kinds or [3]], rng
+            ) if len(kinds) != 3 else picture(
+                tmp_path / f"data/{split}2014/{i:03d}.jpg", [0, 0.25, 0.5, 0.5], rng
+            )
             images.append({"id": 1000 + i, "file_name": f"{i:03d}.jpg"})
-            marks += [{"image_id": 1000 + i, "category_id": 10 * (k + 1), "iscrowd": 0} for k in kinds]
-        content = {"images": images, "annotations": marks,
-                   "categories": [{"id": 10 * (k + 1), "name": name} for k, name in enumerate(("cup", "fork", "tv"))]}
+            marks += [
+                {"image_id": 1000 + i, "category_id": 10 * (k + 1), "iscrowd": 0} for k in kinds
+            ]
+        content = {
+            "images": images,
+            "annotations": marks,
+            "categories": [
+                {"id": 10 * (k + 1), "name": name} for k, name in enumerate(("cup", "fork", "tv"))
+            ],
+        }
         (tmp_path / f"data/annotations/instances_{split}2014.json").write_text(json.dumps(content))
     arguments = ["coco", "--data", tmp_path / "data", "--backbone", study / "x", *SMALL]
     run("06_transfer.py", *arguments, "--out", tmp_path / "one")
     one = result(tmp_path / "one")
-    assert one["results"]["map"]["mean"] > 90 and set(one["average_precision"]) == {"cup", "fork", "tv"}
+    assert one["results"]["map"]["mean"] > 90 and set(one["average_precision"]) == {
+        "cup",
+        "fork",
+        "tv",
+    }
     content["annotations"][0]["category_id"] = 7
     (tmp_path / "data/annotations/instances_val2014.json").write_text(json.dumps(content))
-    assert "7 is missing or unknown" in refused(capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no")
+    assert "7 is missing or unknown" in refused(
+        capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no"
+    )
 
 
 def test_places365(study, tmp_path, capsys):
@@ -241,18 +409,50 @@ def test_places365(study, tmp_path, capsys):
         lines = []
         for label, (kind, name) in enumerate(names.items()):
             for i, file in enumerate(sorted((study / "data" / split / kind).iterdir())):
-                inside = f"{name}/{i:08d}.png" if split == "train" else f"Places365_val_{label}{i:07d}.png"
-                target = data / {"train": "data_256_standard", "val": "val_256"}[split] / inside.lstrip("/")
+                inside = (
+                    f"{name}/{i:08d}.png"
+                    if split == "train"
+                    else f"Places365_val_{label}{i:07d}.png"
+                )
+                target = (
+                    data
+                    / {"train": "data_256_standard", "val": "val_256"}[split]
+                    / inside.lstrip("/")
+                )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, target)
                 lines.append(f"{inside} {label}")
         (data / listing).write_text("\n".join(lines) + "\n")
     assert stage.read_places(data)[0] == ["abbey", "bar", "cave/outdoor"]
     folders = study / "data"
-    for kind, where, out in (("places365", data, "a"), ("places365", folders, "b"), ("folder", folders, "c")):
-        call("06_transfer.py", kind, "--data", where, "--backbone", study / "x", "--out", tmp_path / out, *SMALL)
+    for kind, where, out in (
+        ("places365", data, "a"),
+        ("places365", folders, "b"),
+        ("folder", folders, "c"),
+    ):
+        call(
+            "06_transfer.py",
+            kind,
+            "--data",
+            where,
+            "--backbone",
+            study / "x",
+            "--out",
+            tmp_path / out,
+            *SMALL,
+        )
         assert result(tmp_path / out)["results"]["top1"]["mean"] == 100
     with open(data / "places365_val.txt", "a") as file:
         file.write("Places365_val_x.png 365\n")
-    assert "labels [365]" in refused(capsys, "06_transfer.py", "places365", "--data", data, "--backbone", study / "x",
-                                     "--out", tmp_path / "no", *SMALL)
+    assert "labels [365]" in refused(
+        capsys,
+        "06_transfer.py",
+        "places365",
+        "--data",
+        data,
+        "--backbone",
+        study / "x",
+        "--out",
+        tmp_path / "no",
+        *SMALL,
+    )

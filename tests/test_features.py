@@ -14,7 +14,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from torchvision.transforms import v2
 
-from models.features import accuracy, centre_crop, confusion, extract, knn, per_class, random_crop, read_splits, summary
+from models.features import (
+    accuracy,
+    centre_crop,
+    confusion,
+    extract,
+    knn,
+    per_class,
+    random_crop,
+    read_splits,
+    summary,
+)
 from models.linear import DECAYS, fit_linear, held_out, logistic_regression, scores, standardise
 from models.resnet import load_backbone
 
@@ -38,7 +48,9 @@ def test_random_crop_depends_on_its_names_only():
     first = crop(image, 1, 7)
     np.random.seed(1)
     assert np.array_equal(first, crop(image, 1, 7)) and first.shape == (24, 24, 3)
-    assert not np.array_equal(first, crop(image, 2, 7)) and not np.array_equal(first, crop(image, 1, 8))
+    assert not np.array_equal(first, crop(image, 2, 7)) and not np.array_equal(
+        first, crop(image, 1, 8)
+    )
 
 
 # ------------------------------------------------------------------ extraction
@@ -48,13 +60,20 @@ def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     _, (files, _), _ = read_splits(tmp_path)
     backbone, width, _ = load_backbone("random", "resnet10", True)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    images = torch.stack([torch.from_numpy(np.asarray(Image.open(file))) for file in files]).permute(0, 3, 1, 2) / 255
+    images = (
+        torch.stack([torch.from_numpy(np.asarray(Image.open(file))) for file in files]).permute(
+            0, 3, 1, 2
+        )
+        / 255
+    )
     images = v2.functional.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = backbone.eval()(images)
     backbone.train()  # BatchNorm must not take its statistics from the batch
     for batch in (128, 7, 1):
-        features, rows = extract(backbone, files, partial(centre_crop, size=32), CPU, workers=0, batch=batch)
+        features, rows = extract(
+            backbone, files, partial(centre_crop, size=32), CPU, workers=0, batch=batch
+        )
         torch.testing.assert_close(features, expected[rows], rtol=1e-4, atol=1e-4)
         assert features.shape == (len(files), width)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -88,8 +107,19 @@ def test_two_processes_are_one(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     results = []
     for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]):
-        command = [sys.executable, *launcher, tmp_path / "worker.py", tmp_path / "data", tmp_path / "out.pth"]
-        subprocess.run(command, check=True, capture_output=True, env={**__import__("os").environ, "PYTHONPATH": ROOT})
+        command = [
+            sys.executable,
+            *launcher,
+            tmp_path / "worker.py",
+            tmp_path / "data",
+            tmp_path / "out.pth",
+        ]
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            env={**__import__("os").environ, "PYTHONPATH": ROOT},
+        )
         results.append(torch.load(tmp_path / "out.pth"))
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
@@ -110,8 +140,12 @@ def test_logistic_regression_is_scikit_learns():
     assert x.mean(0).abs().max() < 1e-5 and (x.std(0, correction=0) - 1).abs().max() < 1e-5
     new = (new - mean) / sd
     for decay in (1e-1, 1e-2, 1e-4):
-        W = logistic_regression(x, y, torch.ones(len(x)), decay, torch.zeros(5, 41, dtype=torch.float64), 1e-5)
-        theirs = LogisticRegression(C=1 / (decay * len(x)), max_iter=1000, tol=1e-6).fit(x.numpy(), y.numpy())
+        W = logistic_regression(
+            x, y, torch.ones(len(x)), decay, torch.zeros(5, 41, dtype=torch.float64), 1e-5
+        )
+        theirs = LogisticRegression(C=1 / (decay * len(x)), max_iter=1000, tol=1e-6).fit(
+            x.numpy(), y.numpy()
+        )
         ours = accuracy(scores(W, new), new_y)[0]
         assert abs(ours - 100 * theirs.score(new.numpy(), new_y.numpy())) <= 0.2
         assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
@@ -119,10 +153,17 @@ def test_logistic_regression_is_scikit_learns():
     W, best, losses = fit_linear(x, y, 5, mask, CPU)
     assert set(losses) == set(DECAYS) and losses[best] == min(losses.values())
     theirs = LogisticRegression(C=1 / (best * len(x)), max_iter=1000).fit(x.numpy(), y.numpy())
-    assert abs(accuracy(scores(W, new), new_y)[0] - 100 * theirs.score(new.numpy(), new_y.numpy())) <= 0.2
+    assert (
+        abs(accuracy(scores(W, new), new_y)[0] - 100 * theirs.score(new.numpy(), new_y.numpy()))
+        <= 0.2
+    )
     several = torch.nn.functional.one_hot(y, 5).float()  # one-versus-rest
-    W = logistic_regression(x, several, torch.ones(len(x)), 1e-2, torch.zeros(5, 41, dtype=torch.float64), 1e-6)
-    theirs = LogisticRegression(C=1 / (1e-2 * len(x)), max_iter=1000).fit(x.numpy(), (y == 2).numpy())
+    W = logistic_regression(
+        x, several, torch.ones(len(x)), 1e-2, torch.zeros(5, 41, dtype=torch.float64), 1e-6
+    )
+    theirs = LogisticRegression(C=1 / (1e-2 * len(x)), max_iter=1000).fit(
+        x.numpy(), (y == 2).numpy()
+    )
     assert np.abs(W[2, :-1].numpy() - theirs.coef_[0]).max() < 0.02 * np.abs(theirs.coef_).max()
 
 
@@ -165,7 +206,10 @@ def test_accuracy_confusion_summary():
     table = confusion(guess.argmax(1), labels, ["a", "b", "c"])
     assert table == {"a": {"a": 1}, "b": {"b": 1, "c": 1}, "c": {"a": 1}}
     assert per_class(table) == {"a": 100, "b": 50, "c": 0}
-    assert summary([1.0, 3.0]) == {"mean": 2.0, "sd": 1.4142, "values": [1.0, 3.0]} and summary([1.0])["sd"] == 0
+    assert (
+        summary([1.0, 3.0]) == {"mean": 2.0, "sd": 1.4142, "values": [1.0, 3.0]}
+        and summary([1.0])["sd"] == 0
+    )
 
 
 # ------------------------------------------------------------------ average precision
@@ -175,15 +219,24 @@ def test_average_precision():
     spec.loader.exec_module(transfer)
     # ranks of the two positives 1 and 3: precisions 1 and 2/3, recalls 1/2 and 1
     exact, eleven = transfer.average_precision([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
-    assert exact == pytest.approx(0.5 * 1 + 0.5 * 2 / 3) and eleven == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-    assert transfer.average_precision([0.5, 0.5, 0.5], [1, 0, 0]) == pytest.approx((1 / 3, 1 / 3))  # equal scores
+    assert exact == pytest.approx(0.5 * 1 + 0.5 * 2 / 3) and eleven == pytest.approx(
+        (6 * 1 + 5 * 2 / 3) / 11
+    )
+    assert transfer.average_precision([0.5, 0.5, 0.5], [1, 0, 0]) == pytest.approx(
+        (1 / 3, 1 / 3)
+    )  # equal scores
     assert all(np.isnan(transfer.average_precision([0.5, 0.1], [0, 0])))
     rng = np.random.default_rng(0)
     for _ in range(20):
         guess, truth = rng.integers(0, 15, 60) / 3, rng.random(60) < 0.3
-        assert transfer.average_precision(guess, truth)[0] == pytest.approx(average_precision_score(truth, guess))
+        assert transfer.average_precision(guess, truth)[0] == pytest.approx(
+            average_precision_score(truth, guess)
+        )
     # -1 is not counted: neither in the precision nor for top-1
-    guess, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7]]), np.array([[-1, 1], [1, 0], [0, 1]])
+    guess, labels = (
+        np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7]]),
+        np.array([[-1, 1], [1, 0], [0, 1]]),
+    )
     results, by_class = transfer.multi_label(guess, labels, ["a", "b"])
     assert by_class["a"] == 100 and by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
     assert results["top1"]["mean"] == 100

@@ -3,6 +3,7 @@
 google-research/simclr @ 383d414, deepmind-research @ 09270ed, apex LARC @ cb65b8e~1), and two processes
 against one.
 """
+
 import copy
 import os
 from pathlib import Path
@@ -16,10 +17,18 @@ from models import heads
 from models.heads import build_method
 from models.lars import LARS, METHODS, cosine_warmup, param_groups, peak_lr
 
-GOLD = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parent / "goldens/ssl/losses.npz").items()}
-TINY = dict(vicreg=dict(projector="16-24"), barlow=dict(projector="16-24"), simclr=dict(projector="16-16-8"),
-            dino=dict(projector="16-16-8-32", freeze=0.0), byol=dict(projector="16-8"),
-            swav=dict(projector="16-8-20", freeze=0.0, queue=16, queue_start=0.0, global_views=3))
+GOLD = {
+    k: torch.from_numpy(v)
+    for k, v in np.load(Path(__file__).parent / "goldens/ssl/losses.npz").items()
+}
+TINY = dict(
+    vicreg=dict(projector="16-24"),
+    barlow=dict(projector="16-24"),
+    simclr=dict(projector="16-16-8"),
+    dino=dict(projector="16-16-8-32", freeze=0.0),
+    byol=dict(projector="16-8"),
+    swav=dict(projector="16-8-20", freeze=0.0, queue=16, queue_start=0.0, global_views=3),
+)
 
 
 def gold(*names, dtype=torch.float64):
@@ -54,25 +63,35 @@ def test_pair_losses(key, loss, inputs, options, dtype):
     value, terms = loss(*inputs, **options)
     value.backward()
     assert all(not t.requires_grad and t.ndim == 0 for t in terms.values())
-    torch.testing.assert_close(value.detach(), *gold(f"{key}/loss", dtype=dtype), **tolerance(dtype))
+    torch.testing.assert_close(
+        value.detach(), *gold(f"{key}/loss", dtype=dtype), **tolerance(dtype)
+    )
     for x, name in zip(inputs, ("p1", "p2") if "byol" in key else ("x", "y"), strict=False):
-        torch.testing.assert_close(x.grad, *gold(f"{key}/grad_{name}", dtype=dtype), **tolerance(dtype, True))
+        torch.testing.assert_close(
+            x.grad, *gold(f"{key}/grad_{name}", dtype=dtype), **tolerance(dtype, True)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key, center, epoch", [
-    ("center0", False, 0), ("center", True, 0), ("warm_ep5", True, 5), ("two_global", True, 0)])
+@pytest.mark.parametrize(
+    "key, center, epoch",
+    [("center0", False, 0), ("center", True, 0), ("warm_ep5", True, 5), ("two_global", True, 0)],
+)
 def test_dino(key, center, epoch, dtype):
     student, teacher, c = gold("in/dino/student", "in/dino/teacher", "in/dino/center", dtype=dtype)
     student = student[:12] if key == "two_global" else student
     temp = (0.04, 0.07, 30) if key == "warm_ep5" else (0.04, 0.04, 0)
-    module = build_method("dino", nn.Identity(), 4, projector=(4, 4, 32), teacher_temp=temp).to(dtype)
+    module = build_method("dino", nn.Identity(), 4, projector=(4, 4, 32), teacher_temp=temp).to(
+        dtype
+    )
     module.center.copy_(c * center)
     student.requires_grad_()
     scores = student.unflatten(0, (-1, 6)), teacher.unflatten(0, (-1, 6))
     loss, _ = heads.dino_loss(*scores, module.center, teacher_temp=module.temperature(epoch + 0.5))
     loss.backward()
-    torch.testing.assert_close(loss.detach(), *gold(f"dino/f64/{key}/loss", dtype=dtype), **tolerance(dtype))
+    torch.testing.assert_close(
+        loss.detach(), *gold(f"dino/f64/{key}/loss", dtype=dtype), **tolerance(dtype)
+    )
     expected = gold(f"dino/f64/{key}/grad_student", dtype=dtype)
     torch.testing.assert_close(student.grad, *expected, **tolerance(dtype, True))
     if key != "two_global":
@@ -82,19 +101,24 @@ def test_dino(key, center, epoch, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key, local, queue", [
-    ("two_crops", 0, 0), ("multicrop", 6, 0), ("multicrop_queue", 6, 16)])
+@pytest.mark.parametrize(
+    "key, local, queue", [("two_crops", 0, 0), ("multicrop", 6, 0), ("multicrop_queue", 6, 16)]
+)
 def test_swav(key, local, queue, dtype):
     z, w, old = gold("in/swav/z", "in/swav/prototypes", "in/swav/queue", dtype=dtype)
-    module = build_method("swav", nn.Identity(), 16, projector=(16, 20), queue=queue, queue_start=0.0)
+    module = build_method(
+        "swav", nn.Identity(), 16, projector=(16, 20), queue=queue, queue_start=0.0
+    )
     module.to(dtype).projector = nn.Identity()
     module.prototypes.weight.data.copy_(w)
     module.queue.copy_(old[:, :queue])
-    z = z[:8 * (2 + local)].requires_grad_()
+    z = z[: 8 * (2 + local)].requires_grad_()
     crops = z.split(8)
     loss, _, embedding = module(crops[:2], crops[2:])
     loss.backward()
-    torch.testing.assert_close(loss.detach(), *gold(f"swav/f64/{key}/loss", dtype=dtype), **tolerance(dtype))
+    torch.testing.assert_close(
+        loss.detach(), *gold(f"swav/f64/{key}/loss", dtype=dtype), **tolerance(dtype)
+    )
     for grad, name in (z.grad, "z"), (module.prototypes.weight.grad, "prototypes"):
         expected = gold(f"swav/f64/{key}/grad_{name}", dtype=dtype)
         torch.testing.assert_close(grad, *expected, **tolerance(dtype, True))
@@ -102,8 +126,12 @@ def test_swav(key, local, queue, dtype):
         expected = gold(f"swav/f64/{key}/queue_after", dtype=dtype)
         torch.testing.assert_close(module.queue, *expected, **tolerance(dtype, True))
     else:
-        q = module.assign(nn.functional.normalize(z.detach(), dim=1)[:16].unflatten(0, (2, 8)), False)
-        torch.testing.assert_close(q, *gold(f"swav/f64/{key}/q", dtype=dtype), **tolerance(dtype, True))
+        q = module.assign(
+            nn.functional.normalize(z.detach(), dim=1)[:16].unflatten(0, (2, 8)), False
+        )
+        torch.testing.assert_close(
+            q, *gold(f"swav/f64/{key}/q", dtype=dtype), **tolerance(dtype, True)
+        )
 
 
 def test_sinkhorn_survives_large_scores():
@@ -116,6 +144,7 @@ def test_gram_form_equals_the_d_x_d_form(same):
     a, b = torch.randn(2, 7, 19, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a.requires_grad_()
     grads, values = [], []
+
     def official(a, b, diagonal):
         return ((a.T @ b) * (1 - torch.eye(19))).square().sum()
 
@@ -129,17 +158,27 @@ def test_gram_form_equals_the_d_x_d_form(same):
 
 # ---------------- LARS and schedules ----------------
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("method, reference, case", [
-    ("vicreg", "vicreg", "wd1e-06"), ("vicreg", "vicreg", "wd0.1"), ("vicreg", "vicreg", "w0zero_wd0.1"),
-    ("barlow", "barlow", "wd1e-06"), ("barlow", "barlow", "wd0.1"),
-    ("swav", "swav_larc", "wd1e-06"), ("swav", "swav_larc", "wd0.1")])
+@pytest.mark.parametrize(
+    "method, reference, case",
+    [
+        ("vicreg", "vicreg", "wd1e-06"),
+        ("vicreg", "vicreg", "wd0.1"),
+        ("vicreg", "vicreg", "w0zero_wd0.1"),
+        ("barlow", "barlow", "wd1e-06"),
+        ("barlow", "barlow", "wd0.1"),
+        ("swav", "swav_larc", "wd1e-06"),
+        ("swav", "swav_larc", "wd0.1"),
+    ],
+)
 def test_lars(method, reference, case, dtype):
     module = nn.Linear(4, 3).to(dtype)
     w, b = module.weight, module.bias
     w.data, b.data = gold("in/lars/w0", "in/lars/b0", dtype=dtype)
     if case.startswith("w0zero"):
         w.data.zero_()
-    optimizer = LARS(param_groups(module, METHODS[method] | dict(weight_decay=float(case.split("wd")[1]))))
+    optimizer = LARS(
+        param_groups(module, METHODS[method] | dict(weight_decay=float(case.split("wd")[1])))
+    )
     for t, base in enumerate(GOLD["in/lars/lr"].tolist()):
         w.grad, b.grad = (GOLD[f"in/lars/g{name}"][t].to(dtype) for name in "wb")
         for group in optimizer.param_groups:  # the reference's base of Barlow Twins' weights is 0.2
@@ -188,10 +227,16 @@ def test_schedule_barlow(name):
     epochs, batch, n = GOLD[f"sched_barlow/{name}/cfg_epochs_bs_len"].tolist()
     recipe = METHODS["barlow"]
     lr = peak_lr(recipe["lr"], recipe["scaling"], batch)
-    ours = np.array([cosine_warmup(s, epochs * n, 10 * n, lr, recipe["start"] * lr, recipe["end"] * lr)
-                     for s in GOLD[f"sched_barlow/{name}/steps"].tolist()])
+    ours = np.array(
+        [
+            cosine_warmup(s, epochs * n, 10 * n, lr, recipe["start"] * lr, recipe["end"] * lr)
+            for s in GOLD[f"sched_barlow/{name}/steps"].tolist()
+        ]
+    )
     np.testing.assert_allclose(ours, GOLD[f"sched_barlow/{name}/lr_weights"], rtol=1e-9)
-    np.testing.assert_allclose(ours * recipe["lr_1d"], GOLD[f"sched_barlow/{name}/lr_biases"], rtol=1e-9)
+    np.testing.assert_allclose(
+        ours * recipe["lr_1d"], GOLD[f"sched_barlow/{name}/lr_biases"], rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["rn50_readme", "rn50_800ep_args", "tiny"])
@@ -205,30 +250,42 @@ def test_schedule_dino(name):
     np.testing.assert_allclose(momentum, GOLD[f"sched_dino/{name}/momentum{tail}"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name, last, warmup", [("rn50_readme", 0.04, 0), ("rn50_800ep_args", 0.07, 50)])
+@pytest.mark.parametrize(
+    "name, last, warmup", [("rn50_readme", 0.04, 0), ("rn50_800ep_args", 0.07, 50)]
+)
 def test_teacher_temperature(name, last, warmup):
-    module = build_method("dino", nn.Identity(), 4, projector=(4, 4, 8), teacher_temp=(0.04, last, warmup))
+    module = build_method(
+        "dino", nn.Identity(), 4, projector=(4, 4, 8), teacher_temp=(0.04, last, warmup)
+    )
     ours = [module.temperature(epoch) for epoch in range(800 if warmup else 100)]
     np.testing.assert_allclose(ours, GOLD[f"sched_dino/{name}/teacher_temp_by_epoch"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ep100", "tiny"])
 def test_schedule_swav(name):
-    n, warmup, epochs, base = GOLD[f"sched_swav/{name}/cfg_len_warmup_epochs_base_final_start"].tolist()[:4]
+    n, warmup, epochs, base = GOLD[
+        f"sched_swav/{name}/cfg_len_warmup_epochs_base_final_start"
+    ].tolist()[:4]
     recipe = METHODS["swav"]
     assert peak_lr(recipe["lr"], recipe["scaling"], 4096) == pytest.approx(base)
     start, end = recipe["start"] * base, recipe["end"] * base
-    ours = [cosine_warmup(s, epochs * n, warmup * n, base, start, end, linspace=True)
-            for s in GOLD[f"sched_swav/{name}/steps"].tolist()]
+    ours = [
+        cosine_warmup(s, epochs * n, warmup * n, base, start, end, linspace=True)
+        for s in GOLD[f"sched_swav/{name}/steps"].tolist()
+    ]
     np.testing.assert_allclose(ours, GOLD[f"sched_swav/{name}/lr"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["ep100_bs4096", "ep1000_bs4096"])
 def test_schedule_byol(name):
-    total, warmup, base, ema, batch = GOLD[f"sched_byol/{name}/cfg_maxsteps_warmup_baselr_ema_bs"].tolist()
+    total, warmup, base, ema, batch = GOLD[
+        f"sched_byol/{name}/cfg_maxsteps_warmup_baselr_ema_bs"
+    ].tolist()
     steps = GOLD[f"sched_byol/{name}/steps"].tolist()
     ours = [cosine_warmup(s, total, warmup, peak_lr(base, "linear", batch)) for s in steps]
-    np.testing.assert_allclose(ours, GOLD[f"sched_byol/{name}/lr"], rtol=1e-6, atol=1e-7)  # theirs: float32
+    np.testing.assert_allclose(
+        ours, GOLD[f"sched_byol/{name}/lr"], rtol=1e-6, atol=1e-7
+    )  # theirs: float32
     momentum = [cosine_warmup(s / total, 1.0, 0, ema, end=1.0) for s in steps]
     np.testing.assert_allclose(momentum, GOLD[f"sched_byol/{name}/target_ema"], rtol=1e-9)
 
@@ -241,7 +298,7 @@ def test_vicreg_training_end_to_end():
     """Six steps of backbone, projector, loss, LARS and schedule are the official ones, BatchNorm too."""
     module = build_method("vicreg", nn.Linear(20, 16), 16, projector="32-32-24").double()
     prefix = "e2e_vicreg/init/"
-    module.load_state_dict({k[len(prefix):]: v for k, v in GOLD.items() if k.startswith(prefix)})
+    module.load_state_dict({k[len(prefix) :]: v for k, v in GOLD.items() if k.startswith(prefix)})
     optimizer = LARS(param_groups(module, METHODS["vicreg"]))
     for t, step in enumerate(range(0, 12, 2)):
         for group in optimizer.param_groups:
@@ -250,17 +307,27 @@ def test_vicreg_training_end_to_end():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        torch.testing.assert_close(loss.detach(), GOLD["e2e_vicreg/f64/losses"][t], rtol=1e-10, atol=0)
+        torch.testing.assert_close(
+            loss.detach(), GOLD["e2e_vicreg/f64/losses"][t], rtol=1e-10, atol=0
+        )
     for name, value in module.state_dict().items():
-        torch.testing.assert_close(value, GOLD[f"e2e_vicreg/f64/final/{name}"], rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(
+            value, GOLD[f"e2e_vicreg/f64/final/{name}"], rtol=1e-9, atol=1e-11
+        )
 
 
 # ---------------- modules ----------------
 def test_published_projectors():
     with torch.device("meta"):
-        sizes = {name: sum(p.numel() for p in build_method(name, nn.Identity(), 2048).projector.parameters())
-                 for name in ("vicreg", "barlow")}
-        swav, dino, simclr = (build_method(name, nn.Identity(), 2048) for name in ("swav", "dino", "simclr"))
+        sizes = {
+            name: sum(
+                p.numel() for p in build_method(name, nn.Identity(), 2048).projector.parameters()
+            )
+            for name in ("vicreg", "barlow")
+        }
+        swav, dino, simclr = (
+            build_method(name, nn.Identity(), 2048) for name in ("swav", "dino", "simclr")
+        )
     assert sizes == dict(vicreg=151_044_096, barlow=151_027_712)
     assert 23_508_032 + sum(p.numel() for p in swav.parameters()) == 28_354_752
     assert dino.prototypes.weight.shape == (65536, 256) and swav.queue.shape == (2, 3840, 128)
@@ -283,12 +350,18 @@ class Recorder(nn.Module):
 
 def images(seed=0, n=4):
     g = torch.Generator().manual_seed(seed)
-    return [list(torch.randn(count, n, 3, size, size, generator=g)) for count, size in ((3, 8), (2, 6))]
+    return [
+        list(torch.randn(count, n, 3, size, size, generator=g)) for count, size in ((3, 8), (2, 6))
+    ]
 
 
-@pytest.mark.parametrize("name, calls", [
-    *((name, [(4, 8)] * 3 + [(4, 6)] * 2) for name in ("vicreg", "barlow", "byol")),
-    *((name, [(12, 8), (8, 6)]) for name in ("simclr", "dino", "swav"))])
+@pytest.mark.parametrize(
+    "name, calls",
+    [
+        *((name, [(4, 8)] * 3 + [(4, 6)] * 2) for name in ("vicreg", "barlow", "byol")),
+        *((name, [(12, 8), (8, 6)]) for name in ("simclr", "dino", "swav")),
+    ],
+)
 def test_crops_that_share_a_forward_pass(name, calls):
     torch.manual_seed(0)
     module = build_method(name, Recorder(), 12, **TINY[name])
@@ -301,7 +374,9 @@ def test_crops_that_share_a_forward_pass(name, calls):
     if hasattr(module, "teacher"):
         teacher = module.teacher[0]
         assert teacher.calls == ([(12, 8)] if name == "dino" else calls)
-        assert teacher.net[1].running_mean.any(), "the teacher is in training mode, with its own statistics"
+        assert teacher.net[1].running_mean.any(), (
+            "the teacher is in training mode, with its own statistics"
+        )
         assert (module.encoder() is teacher) == (name == "dino")
 
 
@@ -313,7 +388,9 @@ def test_autocast_keeps_the_loss_in_float32_and_resume_is_exact(name):
         for step in steps:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss, terms, embedding = module(*images(step), epoch=step / 2)
-            assert loss.dtype == torch.float32 and all(t.dtype == torch.float32 for t in terms.values())
+            assert loss.dtype == torch.float32 and all(
+                t.dtype == torch.float32 for t in terms.values()
+            )
             optimizer.zero_grad()
             loss.backward()
             module.before_update(step / 2)
@@ -368,10 +445,14 @@ def test_embedding_stats():
     g = torch.Generator().manual_seed(0)
     z = torch.randn(200, 32, generator=g)
     stats = heads.embedding_stats(z)
-    assert 28 < stats["effective_rank"] <= 32 and stats["embedding_std"] == pytest.approx(1, abs=0.05)
+    assert 28 < stats["effective_rank"] <= 32 and stats["embedding_std"] == pytest.approx(
+        1, abs=0.05
+    )
     stats = heads.embedding_stats(z[:1].expand(200, 32))
     assert stats["effective_rank"] == pytest.approx(1, abs=1e-4) and stats["embedding_std"] < 1e-6
-    wide = heads.embedding_stats(torch.randn(8, 64, generator=g) @ torch.diag((torch.arange(64) < 4).float()))
+    wide = heads.embedding_stats(
+        torch.randn(8, 64, generator=g) @ torch.diag((torch.arange(64) < 4).float())
+    )
     assert 3 < wide["effective_rank"] < 4.001
 
 
@@ -379,7 +460,9 @@ def test_embedding_stats():
 def train_toy(name, module, rank, world):
     """Four float64 steps on this process's share of 8 images; all gradients, and the state at the end."""
     g = torch.Generator().manual_seed(1)
-    batches = torch.randn(4, 5, 8, 20, dtype=torch.float64, generator=g)  # steps, crops, images, features
+    batches = torch.randn(
+        4, 5, 8, 20, dtype=torch.float64, generator=g
+    )  # steps, crops, images, features
     inner, grads = getattr(module, "module", module), {}
     optimizer = LARS(param_groups(inner, METHODS[name]))
     for step, batch in enumerate(batches):
@@ -388,7 +471,9 @@ def train_toy(name, module, rank, world):
             group["lr"] = 10 * group["lr_scale"]
         optimizer.zero_grad()
         module(crops[:3], crops[3:], epoch=float(step))[0].backward()
-        grads |= {f"{step}.{k}": p.grad.clone() for k, p in inner.named_parameters() if p.requires_grad}
+        grads |= {
+            f"{step}.{k}": p.grad.clone() for k, p in inner.named_parameters() if p.requires_grad
+        }
         inner.before_update(float(step))
         optimizer.step()
         inner.after_update(step / 4)
@@ -400,7 +485,9 @@ def toy(name):
     module = build_method(name, nn.Linear(20, 12), 12, **TINY[name]).double()
     for parent in list(module.modules()):
         for key, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm1d):  # sees one process's images: SyncBatchNorm needs CUDA
+            if isinstance(
+                child, nn.BatchNorm1d
+            ):  # sees one process's images: SyncBatchNorm needs CUDA
                 setattr(parent, key, nn.Identity())
     return module
 

@@ -47,12 +47,18 @@ def official_state(name):
 
 def error(name, generator=None):
     """Largest difference from the official images."""
-    golden = {key: torch.from_numpy(value) for key, value in np.load(GOLDENS / "images.npz").items()}
+    golden = {
+        key: torch.from_numpy(value) for key, value in np.load(GOLDENS / "images.npz").items()
+    }
     generator = generator or generator_from_state(official_state(name))
     with torch.inference_mode():
         images = generator(golden[f"{name}_z"], golden[f"{name}_feature"])
-        again = torch.cat([generator(golden[f"{name}_z"][i:i + 1], golden[f"{name}_feature"][i:i + 1])
-                           for i in range(len(images))])
+        again = torch.cat(
+            [
+                generator(golden[f"{name}_z"][i : i + 1], golden[f"{name}_feature"][i : i + 1])
+                for i in range(len(images))
+            ]
+        )
     assert (images - again).abs().max() < TOLERANCE  # batch mates do not matter
     images = images if name == "tiny" else images[:, :, 1::4, 2::4]
     return float((images - golden[f"{name}_image"]).abs().max())
@@ -60,7 +66,9 @@ def error(name, generator=None):
 
 def unit(n, width=2048, seed=0):
     """Feature maps like an encoder's: not negative, of unit norm."""
-    return F.normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed)).abs(), dim=1)
+    return F.normalize(
+        torch.randn(n, width, generator=torch.Generator().manual_seed(seed)).abs(), dim=1
+    )
 
 
 def rngs(n, *names):
@@ -121,7 +129,9 @@ def test_tolerance_catches_every_wrong_port(monkeypatch):
         patch.setattr(biggan, "EPS", 1e-4)
         assert error("tiny") > 50 * TOLERANCE and error("tiny256") > 50 * TOLERANCE
     attention = F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, scale: attention(q, k, v))
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, k, v, scale: attention(q, k, v)
+    )
     assert error("tiny") > 50 * TOLERANCE
 
 
@@ -133,7 +143,9 @@ def test_generator_gradient(tiny):
     double(z, feature).square().sum().backward()
     for x in (z, feature):
         step = 1e-6 * F.normalize(x.grad, dim=1)
-        shifted = [(z + sign * step, feature) if x is z else (z, feature + sign * step) for sign in (1, -1)]
+        shifted = [
+            (z + sign * step, feature) if x is z else (z, feature + sign * step) for sign in (1, -1)
+        ]
         plus, minus = (double(*inputs).square().sum() for inputs in shifted)
         assert (plus - minus).item() / 2e-6 == pytest.approx(x.grad.norm().item(), rel=1e-4)
     with pytest.raises(ValueError, match="at least 20 and exactly 2048 columns"):
@@ -142,8 +154,15 @@ def test_generator_gradient(tiny):
 
 def test_published_configuration():
     """All 198 keys of the 256 px generator load strictly; the published parameter counts are met."""
-    table = [line.split("\t") for line in (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:] if line[0] != "#"]
-    shapes = {name: () if shape == "scalar" else tuple(map(int, shape.split("x"))) for name, shape, *_ in table}
+    table = [
+        line.split("\t")
+        for line in (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:]
+        if line[0] != "#"
+    ]
+    shapes = {
+        name: () if shape == "scalar" else tuple(map(int, shape.split("x")))
+        for name, shape, *_ in table
+    }
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert len(state) == 198 and generator_config(state) == FULL and official_shapes(FULL) == shapes
     generator = generator_from_state(state)
@@ -152,27 +171,46 @@ def test_published_configuration():
         assert generator(torch.empty(2, 128), torch.empty(2, 2048)).shape == (2, 3, 256, 256)
         encoder = resnet50()
     assert generator.parameters_published == 90_014_340
-    assert generator.parameters_published + sum(p.numel() for p in encoder.parameters()) == 115_571_372
+    assert (
+        generator.parameters_published + sum(p.numel() for p in encoder.parameters()) == 115_571_372
+    )
     half = FULL | dict(channels=[1024, 1024, 512, 512, 256, 128, 64])
     px128 = FULL | dict(channels=[1536, 1536, 768, 384, 192, 96], chunk=20)
     px64 = FULL | dict(channels=[1024, 1024, 512, 256, 128], attention=[2], chunk=24)
-    for config, size, parameters in ((half, 256, 42_860_804), (px128, 128, 77_160_132), (px64, 64, 36_655_876)):
-        state = {name: torch.empty(shape, device="meta") for name, shape in official_shapes(config).items()}
+    for config, size, parameters in (
+        (half, 256, 42_860_804),
+        (px128, 128, 77_160_132),
+        (px64, 64, 36_655_876),
+    ):
+        state = {
+            name: torch.empty(shape, device="meta")
+            for name, shape in official_shapes(config).items()
+        }
         generator = generator_from_state(state)
         assert generator_config(state) == config
         assert (generator.resolution, generator.parameters_published) == (size, parameters)
-    encoder = {name: value for name, value in encoder.state_dict().items() if not name.startswith("fc.")}
+    encoder = {
+        name: value for name, value in encoder.state_dict().items() if not name.startswith("fc.")
+    }
     assert len(encoder) == 318 and backbone_from_state(encoder).inplanes == 2048
 
 
 def test_wrong_states_are_refused(capsys):
     state = official_state("tiny")
-    wrong = {name: value for name, value in state.items() if name != "blocks.1.0.conv2.u0"} | {"extra": torch.ones(1)}
+    wrong = {name: value for name, value in state.items() if name != "blocks.1.0.conv2.u0"} | {
+        "extra": torch.ones(1)
+    }
     wrong["linear.bias"] = torch.ones(3)
     sentence = refused(capsys, generator_from_state, wrong, "file.pth")
-    assert "missing: blocks.1.0.conv2.u0; unexpected: extra; of another shape: linear.bias" in sentence
-    conditional = {name: torch.cat([value, value[:, :8]], 1) if ".gain.weight" in name or ".bias.weight" in name
-                   else value for name, value in state.items()}
+    assert (
+        "missing: blocks.1.0.conv2.u0; unexpected: extra; of another shape: linear.bias" in sentence
+    )
+    conditional = {
+        name: torch.cat([value, value[:, :8]], 1)
+        if ".gain.weight" in name or ".bias.weight" in name
+        else value
+        for name, value in state.items()
+    }
     assert "class-conditional" in refused(capsys, generator_from_state, conditional)
     assert "it lacks blocks.0" in refused(capsys, generator_from_state, {"a": torch.ones(1)})
     del state["shared_feat.weight"]
@@ -206,20 +244,29 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     with tarfile.open(tarball, "w:gz") as tar:
         for name in ("G_ema_best0.pth", "state_dict_best0.pth"):
             tar.add(release / name, f"{release.name}/{name}")
-    monkeypatch.setenv("GCL_WEIGHTS", str(release))  # there the encoder is found where nothing lies beside
+    monkeypatch.setenv(
+        "GCL_WEIGHTS", str(release)
+    )  # there the encoder is found where nothing lies beside
     for path in (release, release.parent, release / "G_ema_best0.pth", tarball):
         generator, encoder, files = icgan.load_icgan(path)
         assert error("tiny", generator) < TOLERANCE
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())
         read = "release.tar.gz" if path == tarball else "G_ema_best0.pth"
-        assert files == {name: run.file_hash(file) for name, file in (
-            (read, tarball if path == tarball else release / read), (icgan.SWAV, release / icgan.SWAV))}
+        assert files == {
+            name: run.file_hash(file)
+            for name, file in (
+                (read, tarball if path == tarball else release / read),
+                (icgan.SWAV, release / icgan.SWAV),
+            )
+        }
     torch.manual_seed(0)  # as the fixture
     reference = ResNet(Bottleneck, [1, 1, 1, 1]).eval()
     reference.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
-        assert torch.allclose(icgan.encode(encoder, images), F.normalize(reference(images)), atol=1e-6)
+        assert torch.allclose(
+            icgan.encode(encoder, images), F.normalize(reference(images)), atol=1e-6
+        )
 
     several = tmp_path / "several"
     several.mkdir()
@@ -239,8 +286,12 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     good = (release / "G_ema_best0.pth").read_bytes()
     link = tarfile.TarInfo("icgan/G_ema_best0.pth")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    for name, members in {"up": [("a/../../G_ema_best0.pth", good)], "absolute": [("/a/G_ema_best0.pth", good)],
-                          "link": [link], "aside": [("a/G_ema_best0.pth", good), ("../x", b"")]}.items():
+    for name, members in {
+        "up": [("a/../../G_ema_best0.pth", good)],
+        "absolute": [("/a/G_ema_best0.pth", good)],
+        "link": [link],
+        "aside": [("a/G_ema_best0.pth", good), ("../x", b"")],
+    }.items():
         assert "was refused" in reason(pack(tmp_path / f"{name}.tar.gz", *members))
     assert "holds no G_ema" in reason(pack(tmp_path / "none.tar.gz", ("a/G_best0.pth", good)))
     two = pack(tmp_path / "two.tar.gz", ("a/G_ema_best0.pth", good), ("b/G_ema_best0.pth", good))
@@ -251,11 +302,15 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     evil = tmp_path / "G_ema_best0.pth"
     torch.save({"shared.weight": Evil(tmp_path / "executed")}, evil)
     assert "refused" in reason(evil)
-    assert "evil.tar.gz" in reason(pack(tmp_path / "evil.tar.gz", ("a/G_ema_best0.pth", evil.read_bytes())))
+    assert "evil.tar.gz" in reason(
+        pack(tmp_path / "evil.tar.gz", ("a/G_ema_best0.pth", evil.read_bytes()))
+    )
     evil.write_bytes(pickle.dumps(Evil(tmp_path / "executed"), protocol=2))
     assert "G_ema_best0.pth" in reason(evil)
     assert not (tmp_path / "executed").exists()
-    assert "refused" in reason(release / "state_dict_best0.pth")  # of the release, but holds objects and no weights
+    assert "refused" in reason(
+        release / "state_dict_best0.pth"
+    )  # of the release, but holds objects and no weights
     torch.save({"model": {"a": torch.ones(1)}}, evil)
     assert "not a flat dictionary of tensors" in reason(evil)
     assert "does not exist" in reason(tmp_path / "nowhere")
@@ -265,7 +320,9 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     state = torch.load(release / icgan.SWAV, weights_only=True)
     torch.save(state | {"module.other": torch.ones(1)}, swav)
     assert "other" in reason(evil)
-    torch.save({name: value for name, value in state.items() if name != "module.layer3.0.bn2.weight"}, swav)
+    torch.save(
+        {name: value for name, value in state.items() if name != "module.layer3.0.bn2.weight"}, swav
+    )
     assert "layer3.0.bn2.weight" in reason(evil)
     torch.save(build_backbone("resnet18")[0].state_dict(), swav)
     assert "512 features, the generator needs 2048" in reason(evil)
@@ -297,16 +354,22 @@ def test_feature_noise():
     moved = icgan.feature_noise(feature, 0.05, 2.0, rngs(64))
     noise = 0.05 * icgan.normal(rngs(64), 2048, 2.0)
     assert torch.allclose(moved, F.normalize(feature + noise)) and noise.abs().max() <= 0.1
-    assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(icgan.noise_norm(0.05, 2.0, 2048), rel=0.01)
+    assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(
+        icgan.noise_norm(0.05, 2.0, 2048), rel=0.01
+    )
     assert torch.equal(icgan.feature_noise(feature[5:7], 0.05, 2.0, rngs(64)[5:7]), moved[5:7])
-    angles = [F.cosine_similarity(icgan.feature_noise(feature, std, 2.0, rngs(64)), feature).mean()
-              for std in (0.01, 0.03, 0.1)]
+    angles = [
+        F.cosine_similarity(icgan.feature_noise(feature, std, 2.0, rngs(64)), feature).mean()
+        for std in (0.01, 0.03, 0.1)
+    ]
     assert angles == sorted(angles, reverse=True)
 
 
 def test_interpolation_and_steering():
     a, b = unit(3), unit(3, seed=1)
-    assert torch.allclose(icgan.interpolate(a, b, 0.0), a) and torch.allclose(icgan.interpolate(a, b, 1.0), b)
+    assert torch.allclose(icgan.interpolate(a, b, 0.0), a) and torch.allclose(
+        icgan.interpolate(a, b, 1.0), b
+    )
     half = icgan.interpolate(a, b, 0.5)
     assert torch.allclose((half * a).sum(1), (half * b).sum(1), atol=1e-6)
     assert torch.allclose(half.norm(dim=1), torch.ones(3))
@@ -317,11 +380,15 @@ def test_navigator(tmp_path, capsys):
     feature, navigator = unit(8), icgan.Navigator(2048, bound=0.3)
     step = navigator.layer(feature)
     assert step.norm(dim=1).min() > 0.3  # so the bound acts
-    assert torch.allclose(navigator(feature), F.normalize(feature + 0.3 * F.normalize(step)), atol=1e-6)
+    assert torch.allclose(
+        navigator(feature), F.normalize(feature + 0.3 * F.normalize(step)), atol=1e-6
+    )
     navigator.bound.fill_(100.0)
     assert torch.allclose(navigator(feature), F.normalize(feature + step), atol=1e-6)
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
-    assert torch.equal(icgan.load_navigator(tmp_path / "navigator.pt", 2048)(feature), navigator(feature))
+    assert torch.equal(
+        icgan.load_navigator(tmp_path / "navigator.pt", 2048)(feature), navigator(feature)
+    )
     assert "navigator.pt" in refused(capsys, icgan.load_navigator, tmp_path / "navigator.pt", 64)
     assert "direction of 64" in refused(capsys, icgan.load_direction, tmp_path / "navigator.pt", 64)
 
@@ -355,7 +422,9 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
     generator, encoder, _ = loaded
     monkeypatch.setattr(icgan, "load_icgan", lambda path: loaded)
     paths = ["class0/0.png", "class1/1.png"]
-    images = torch.from_numpy(np.stack([icgan.centre_square(icgan.read_image(photographs / path)) for path in paths]))
+    images = torch.from_numpy(
+        np.stack([icgan.centre_square(icgan.read_image(photographs / path)) for path in paths])
+    )
     feature = icgan.encode(encoder, icgan.encoder_input(images.permute(0, 3, 1, 2)))
     z = icgan.draw_z([run.seed_rng(0, path, 0) for path in paths], generator.z_width)
 
@@ -370,13 +439,17 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
         return bool((views - expected.permute(0, 2, 3, 1)).abs().max() < 1.01)
 
     made = strategy(photographs, release)
-    assert (made.size, made.views) == (64, ["view0"]) and np.array_equal(made.read(photographs / paths[0]), images[0])
+    assert (made.size, made.views) == (64, ["view0"]) and np.array_equal(
+        made.read(photographs / paths[0]), images[0]
+    )
     titles, rows, _ = made.sheet(images, paths)
     assert len(titles) == len(rows[0]) == 6 and len(rows) == 2
 
     plain = generated(views=2)
     assert same(plain[0], z, feature) and not torch.equal(plain[0], plain[1])
-    other = icgan.encode(encoder, icgan.encoder_input(images.permute(0, 3, 1, 2), align_corners=False))
+    other = icgan.encode(
+        encoder, icgan.encoder_input(images.permute(0, 3, 1, 2), align_corners=False)
+    )
     views = generated("--preprocess", "training")[0]
     assert same(views, z, other) and not torch.equal(views, plain[0])
     cut = icgan.draw_z([run.seed_rng(0, path, 0) for path in paths], generator.z_width, 0.2)
@@ -392,7 +465,9 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
     assert not torch.equal(noisy[0], noisy[1])
 
     inverted = generated("--invert-steps", 10)[0]
-    target = F.interpolate(images.permute(0, 3, 1, 2).float(), 64, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    target = F.interpolate(
+        images.permute(0, 3, 1, 2).float(), 64, mode="bilinear", antialias=True
+    ).permute(0, 2, 3, 1)
     before, after = ((views - target).square().mean((1, 2, 3)) for views in (plain[0], inverted))
     assert (after < before).all()
 
@@ -400,15 +475,23 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
     names = sorted(path.relative_to(photographs).as_posix() for path in photographs.rglob("*.png"))
     partners = generated("--interpolate", 1)[0]
     for i, path in enumerate(paths):  # the image of another file
-        others = [icgan.centre_square(icgan.read_image(photographs / name)) for name in names if name != path]
-        others = icgan.encode(encoder, icgan.encoder_input(torch.from_numpy(np.stack(others)).permute(0, 3, 1, 2)))
-        assert sum(same(partners[i:i + 1], z[i:i + 1], one[None]) for one in others) == 1
+        others = [
+            icgan.centre_square(icgan.read_image(photographs / name))
+            for name in names
+            if name != path
+        ]
+        others = icgan.encode(
+            encoder, icgan.encoder_input(torch.from_numpy(np.stack(others)).permute(0, 3, 1, 2))
+        )
+        assert sum(same(partners[i : i + 1], z[i : i + 1], one[None]) for one in others) == 1
 
     direction, navigator = unit(1, seed=5)[0], icgan.Navigator(2048, bound=0.5)
     torch.save({"direction": direction}, tmp_path / "direction.pt")
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
     steered = generated("--steer", tmp_path / "direction.pt", "--steer-strength", -0.7)[0]
-    assert same(steered, z, icgan.steer(feature, direction, -0.7)) and not torch.equal(steered, plain[0])
+    assert same(steered, z, icgan.steer(feature, direction, -0.7)) and not torch.equal(
+        steered, plain[0]
+    )
     navigated = generated("--navigator", tmp_path / "navigator.pt")[0]
     assert same(navigated, z, navigator(feature)) and not torch.equal(navigated, plain[0])
 
@@ -419,21 +502,37 @@ def test_noise_end_to_end(photographs, release, tmp_path):
     stage("02_augment.py", *common, 4, "--out", tmp_path / "a")
     call("02_augment.py", *common, 4, "--out", tmp_path / "b")
     call("02_augment.py", *common, 1, "--out", tmp_path / "c")
-    a, b, c = ({file.relative_to(tmp_path / out): file.read_bytes() for file in (tmp_path / out).rglob("view0/*/*")}
-               for out in "abc")
+    a, b, c = (
+        {
+            file.relative_to(tmp_path / out): file.read_bytes()
+            for file in (tmp_path / out).rglob("view0/*/*")
+        }
+        for out in "abc"
+    )
     assert len(a) == 6 and a == b and a.keys() == c.keys()
     for name in a:
         one, other = (np.asarray(Image.open(tmp_path / out / name)).astype(int) for out in "ac")
         assert np.abs(one - other).max() <= 1
     assert (tmp_path / "a" / "samples.png").exists()
-    stage("02_augment.py", "noise", "--data", photographs, "--weights", release / "state_dict_best0.pth",
-          "--out", tmp_path / "d", code=1)
+    stage(
+        "02_augment.py",
+        "noise",
+        "--data",
+        photographs,
+        "--weights",
+        release / "state_dict_best0.pth",
+        "--out",
+        tmp_path / "d",
+        code=1,
+    )
 
 
 # ---------------------------------------------------------------- training
 def small_generator():
     """16 px in the official format, random: 64 features, small enough to train on a CPU in seconds."""
-    config = dict(channels=[64, 32, 32], attention=[], chunk=4, embedding=32, feature=64, labels=(10, 8))
+    config = dict(
+        channels=[64, 32, 32], attention=[], chunk=4, embedding=32, feature=64, labels=(10, 8)
+    )
     rng, state = torch.Generator().manual_seed(0), {}
     for name, shape in official_shapes(config).items():
         state[name] = torch.randn(shape, generator=rng)
@@ -457,8 +556,13 @@ def trainer(monkeypatch):
     module = load_trainer()
 
     def small_backbone(name, small_images):
-        return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 4, 2), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
-                                   torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()), 128
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 32, 4, 2),
+            torch.nn.BatchNorm2d(32),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(2),
+            torch.nn.Flatten(),
+        ), 128
 
     def prepare(args, device):
         features = unit(160, 64, args.seed)
@@ -468,7 +572,9 @@ def trainer(monkeypatch):
     monkeypatch.setattr(module, "prepare", prepare)
 
     def train(out, *flags):
-        module.main(module.arguments([*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]))
+        module.main(
+            module.arguments([*flags, "--data", "none", "--out", str(out), "--precision", "fp32"])
+        )
         return json.loads((out / "result.json").read_text())["results"]
 
     return train
@@ -482,7 +588,9 @@ NAVIGATE = ("navigator", "--batch-size", "16", "--learning-rate", "5e-3", "--fea
 def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
     """On held-out feature maps, for three seeds."""
     for seed in range(3):
-        found = trainer(tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50")
+        found = trainer(
+            tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50"
+        )
         assert found["edit_error"]["steered"] < 0.99 * found["edit_error"]["unsteered"]
         icgan.load_direction(tmp_path / str(seed) / "direction.pt", 64)
         assert (tmp_path / str(seed) / "samples.png").exists()
@@ -507,15 +615,19 @@ def test_edits():
 def test_navigator_is_harder_than_noise(trainer, tmp_path):
     """On held-out feature maps, for three seeds, its step bounded by the norm of the noise."""
     for seed in range(3):
-        found = trainer(tmp_path / str(seed), *NAVIGATE, "--seed", str(seed), "--steps", "70")["contrastive_loss"]
+        found = trainer(tmp_path / str(seed), *NAVIGATE, "--seed", str(seed), "--steps", "70")[
+            "contrastive_loss"
+        ]
         assert found["navigator"] > found["noise"] + 0.05
         navigator = icgan.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
         assert navigator.bound.item() == pytest.approx(icgan.noise_norm(0.05, 2.0, 64))
         assert (tmp_path / str(seed) / "samples.png").exists()
 
 
-@pytest.mark.parametrize("flags, file, stop", [((*STEER, "--edit", "zoom"), "direction.pt", 4),
-                                               (NAVIGATE, "navigator.pt", 8)])
+@pytest.mark.parametrize(
+    "flags, file, stop",
+    [((*STEER, "--edit", "zoom"), "direction.pt", 4), (NAVIGATE, "navigator.pt", 8)],
+)
 def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, monkeypatch, capsys):
     """Stopped within the fourth of six steps, begun again, the result is that of an uninterrupted run."""
     flags, step, calls = (*flags, "--steps", "6"), torch.optim.Adam.step, []
@@ -532,7 +644,9 @@ def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, mo
         trainer(tmp_path / "cut", *flags, "--checkpoint-minutes", "0")
     assert run.load(tmp_path / "cut" / "checkpoint.pth")["step"] == 3
     assert trainer(tmp_path / "cut", *flags) == whole
-    for a, b in zip(*(run.load(tmp_path / out / file).values() for out in ("cut", "whole")), strict=True):
+    for a, b in zip(
+        *(run.load(tmp_path / out / file).values() for out in ("cut", "whole")), strict=True
+    ):
         assert torch.equal(a, b)
     capsys.readouterr()
     trainer(tmp_path / "cut", *flags)
@@ -542,10 +656,44 @@ def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, mo
 def test_training_commands(photographs, release, tmp_path, capsys):
     """Both commands as a user gives them; what they write is what 02_augment.py takes."""
     common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
-    stage("00_train_augmenter.py", "steer", "--edit", "shift", "--batch-size", 2, *common, "--out", tmp_path / "s")
-    call("00_train_augmenter.py", "navigator", "--backbone", "resnet10", "--batch-size", 2, *common,
-         "--out", tmp_path / "n")
-    strategy(photographs, release, "--steer", tmp_path / "s/direction.pt", "--navigator", tmp_path / "n/navigator.pt")
+    stage(
+        "00_train_augmenter.py",
+        "steer",
+        "--edit",
+        "shift",
+        "--batch-size",
+        2,
+        *common,
+        "--out",
+        tmp_path / "s",
+    )
+    call(
+        "00_train_augmenter.py",
+        "navigator",
+        "--backbone",
+        "resnet10",
+        "--batch-size",
+        2,
+        *common,
+        "--out",
+        tmp_path / "n",
+    )
+    strategy(
+        photographs,
+        release,
+        "--steer",
+        tmp_path / "s/direction.pt",
+        "--navigator",
+        tmp_path / "n/navigator.pt",
+    )
     for flags in (("--batch-size", 1), ("--batch-size", 50)):
-        assert "--batch-size" in refused_stage(capsys, "00_train_augmenter.py", "navigator", *flags, *common,
-                                               "--out", tmp_path / "x", code=2)
+        assert "--batch-size" in refused_stage(
+            capsys,
+            "00_train_augmenter.py",
+            "navigator",
+            *flags,
+            *common,
+            "--out",
+            tmp_path / "x",
+            code=2,
+        )

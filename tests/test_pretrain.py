@@ -13,8 +13,14 @@ from models.heads import build_method
 from models.resnet import build_backbone
 from models.run import load, read_json, read_log
 
-SMALL = {"vicreg": "16-16", "barlow": "16-16", "dino": "16-16-8-24", "simclr": "16-16-8", "byol": "16-8",
-         "swav": "16-8-12"}
+SMALL = {
+    "vicreg": "16-16",
+    "barlow": "16-16",
+    "dino": "16-16-8-24",
+    "simclr": "16-16-8",
+    "byol": "16-8",
+    "swav": "16-8-12",
+}
 TIMES = ("images_per_second", "time", "memory_gib")
 
 
@@ -31,11 +37,36 @@ def same(a, b):
 def test_every_method_trains_from_the_command_line(tiny, tmp_path, method):
     """With generated views and local crops; the result is a backbone that loads strictly."""
     out = tmp_path / method
-    run("03_pretrain.py", "--method", method, "--data", tiny["train"], "--generated", tiny["inpaint"], "--out", out,
-        "--epochs", 2, "--projector", SMALL[method], "--local-crops", 2, "--local-size", 16, "--pair", "crop", "flip",
-        *(["--queue", 16, "--queue-start", 1] if method == "swav" else []), *PRETRAIN, "--optimizer", "published")
+    run(
+        "03_pretrain.py",
+        "--method",
+        method,
+        "--data",
+        tiny["train"],
+        "--generated",
+        tiny["inpaint"],
+        "--out",
+        out,
+        "--epochs",
+        2,
+        "--projector",
+        SMALL[method],
+        "--local-crops",
+        2,
+        "--local-size",
+        16,
+        "--pair",
+        "crop",
+        "flip",
+        *(["--queue", 16, "--queue-start", 1] if method == "swav" else []),
+        *PRETRAIN,
+        "--optimizer",
+        "published",
+    )
     lines = steps(out)
-    assert len(lines) == 6 and all(line["loss"] > 0 and line["effective_rank"] > 1 for line in lines)
+    assert len(lines) == 6 and all(
+        line["loss"] > 0 and line["effective_rank"] > 1 for line in lines
+    )
     assert (out / "views.png").exists() and (out / "curves.png").exists()
     backbone, _ = build_backbone("resnet10", small_images=True)
     start = {k: v.clone() for k, v in backbone.state_dict().items()}
@@ -46,8 +77,22 @@ def test_every_method_trains_from_the_command_line(tiny, tmp_path, method):
 
 
 def test_standard_stem_loads_into_torchvision(tiny, tmp_path):
-    run("03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "r18", "--epochs", 1, "--projector", "16-16",
-        *(a for a in PRETRAIN if a != "--small-images"), "--backbone", "resnet18", "--size", 64)
+    run(
+        "03_pretrain.py",
+        "--data",
+        tiny["train"],
+        "--out",
+        tmp_path / "r18",
+        "--epochs",
+        1,
+        "--projector",
+        "16-16",
+        *(a for a in PRETRAIN if a != "--small-images"),
+        "--backbone",
+        "resnet18",
+        "--size",
+        64,
+    )
     state = load(tmp_path / "r18" / "backbone.pth")
     model = torchvision.models.resnet18()
     model.fc = torch.nn.Identity()
@@ -56,13 +101,35 @@ def test_standard_stem_loads_into_torchvision(tiny, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_run_ends_as_the_uninterrupted_one(tiny, tmp_path, processes):
-    fixed = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--mix", 0.5, "--epochs", 12,
-             "--projector", "16-16", "--checkpoint-minutes", 0, *PRETRAIN, "--workers", 1]
+    fixed = [
+        "--data",
+        tiny["train"],
+        "--generated",
+        tiny["inpaint"],
+        "--mix",
+        0.5,
+        "--epochs",
+        12,
+        "--projector",
+        "16-16",
+        "--checkpoint-minutes",
+        0,
+        *PRETRAIN,
+        "--workers",
+        1,
+    ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run("03_pretrain.py", *fixed, "--out", whole, processes=processes)
     for _ in range(2):
-        assert run_killed("03_pretrain.py", *fixed, "--out", broken, processes=processes,
-                          when=(broken / "checkpoint.pth").exists, delay=random.uniform(0, 0.3))
+        assert run_killed(
+            "03_pretrain.py",
+            *fixed,
+            "--out",
+            broken,
+            processes=processes,
+            when=(broken / "checkpoint.pth").exists,
+            delay=random.uniform(0, 0.3),
+        )
     run("03_pretrain.py", *fixed, "--out", broken, processes=processes)
     assert same(whole, broken)
     assert steps(whole) == steps(broken) and len(steps(whole)) == 36
@@ -77,32 +144,105 @@ def test_gamma_0_is_the_baseline_and_never_reads_a_generated_image(tiny, tmp_pat
     shutil.copytree(tiny["inpaint"], tmp_path / "gone")
     for image in (tmp_path / "gone").glob("view0/*/*"):
         image.write_text("not an image: reading it would end the run")
-    run("03_pretrain.py", *fixed, "--out", tmp_path / "zero", "--generated", tmp_path / "gone", "--mix", 0)
+    run(
+        "03_pretrain.py",
+        *fixed,
+        "--out",
+        tmp_path / "zero",
+        "--generated",
+        tmp_path / "gone",
+        "--mix",
+        0,
+    )
     assert same(tmp_path / "baseline", tmp_path / "zero")
     assert steps(tmp_path / "baseline") == steps(tmp_path / "zero")
-    done = run("03_pretrain.py", *fixed, "--out", tmp_path / "half", "--generated", tmp_path / "gone", code=1)
+    done = run(
+        "03_pretrain.py",
+        *fixed,
+        "--out",
+        tmp_path / "half",
+        "--generated",
+        tmp_path / "gone",
+        code=1,
+    )
     assert "gone/view0" in done.stderr and "cannot be read" in done.stderr
 
 
 def test_control_views_knn_and_init(tiny, tmp_path):
     """--generated real; three generated views; a kNN probe on the way; starting from a backbone."""
     fixed = ["--data", tiny["train"], "--epochs", 1, "--projector", "16-16", *PRETRAIN]
-    run("03_pretrain.py", *fixed, "--out", tmp_path / "control", "--generated", "real", "--mix", 1,
-        "--knn", tiny["data"], "--knn-every", 1)
+    run(
+        "03_pretrain.py",
+        *fixed,
+        "--out",
+        tmp_path / "control",
+        "--generated",
+        "real",
+        "--mix",
+        1,
+        "--knn",
+        tiny["data"],
+        "--knn-every",
+        1,
+    )
     assert read_json(tmp_path / "control" / "args.json")["generated_by"] == ["real"]
     assert 0 <= read_log(tmp_path / "control", "knn")[0]["top1"] <= 100
-    run("02_augment.py", "inpaint", "--data", tiny["train"], "--weights", tiny["maskgit"], "--views", 3, "--steps", 2,
-        "--out", tmp_path / "three", "--workers", 0)
-    run("03_pretrain.py", *fixed, "--out", tmp_path / "views", "--generated", tmp_path / "three", "--views", 3,
-        "--mix", 1, "--init", tmp_path / "control")
+    run(
+        "02_augment.py",
+        "inpaint",
+        "--data",
+        tiny["train"],
+        "--weights",
+        tiny["maskgit"],
+        "--views",
+        3,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "three",
+        "--workers",
+        0,
+    )
+    run(
+        "03_pretrain.py",
+        *fixed,
+        "--out",
+        tmp_path / "views",
+        "--generated",
+        tmp_path / "three",
+        "--views",
+        3,
+        "--mix",
+        1,
+        "--init",
+        tmp_path / "control",
+    )
     args = read_json(tmp_path / "views" / "args.json")
     assert args["views"] == 3 and len(steps(tmp_path / "views")) == 3
 
 
 def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
-    done = run("03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "x", "--epochs", 8, *PRETRAIN,
-               "--projector", "16-16", "--learning-rate", "1e25", "--weight-decay", 0, "--checkpoint-minutes", 0,
-               "--log-every", 3, code=1)
+    done = run(
+        "03_pretrain.py",
+        "--data",
+        tiny["train"],
+        "--out",
+        tmp_path / "x",
+        "--epochs",
+        8,
+        *PRETRAIN,
+        "--projector",
+        "16-16",
+        "--learning-rate",
+        "1e25",
+        "--weight-decay",
+        0,
+        "--checkpoint-minutes",
+        0,
+        "--log-every",
+        3,
+        code=1,
+    )
     assert "is not finite" in done.stderr and "Step " in done.stderr
     checkpoint = load(tmp_path / "x" / "checkpoint.pth")
     assert all(value[2].isinf() for value in checkpoint["meter"].values())
@@ -110,8 +250,22 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path)
 
 def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     def no(*extra, code=None):
-        return refused(capsys, "03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "x", "--epochs", 1,
-                       "--projector", "16-16", *PRETRAIN, *extra, code=code)
+        return refused(
+            capsys,
+            "03_pretrain.py",
+            "--data",
+            tiny["train"],
+            "--out",
+            tmp_path / "x",
+            "--epochs",
+            1,
+            "--projector",
+            "16-16",
+            *PRETRAIN,
+            *extra,
+            code=code,
+        )
+
     assert "--mix above 0 needs --generated" in no("--mix", 0.5, code=2)
     assert "--views above 1 needs --generated" in no("--views", 2, code=2)
     assert "needs as many folders" in no("--views", 2, "--generated", tiny["inpaint"], code=2)
@@ -122,13 +276,30 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     part = tmp_path / "part"
     shutil.copytree(tiny["inpaint"], part)
     (part / "view0" / "b" / "003.png").unlink()
-    assert "1 of 24 images have no generated view" in no("--generated", part) and not (tmp_path / "x").exists()
+    assert (
+        "1 of 24 images have no generated view" in no("--generated", part)
+        and not (tmp_path / "x").exists()
+    )
     write_images(tmp_path / "bad", each=8)
     (tmp_path / "bad" / "a" / "002.png").write_bytes(b"broken")
     assert "a/002.png cannot be read" in no("--data", tmp_path / "bad")
     assert "--epochs was 1, now 2" in no("--data", tmp_path / "bad", "--epochs", 2, code=2)
-    done = subprocess.run(command("03_pretrain.py", "--data", tiny["train"], "--out", tmp_path / "two", *PRETRAIN,
-                                  "--batch-size", 9, processes=2), cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        command(
+            "03_pretrain.py",
+            "--data",
+            tiny["train"],
+            "--out",
+            tmp_path / "two",
+            *PRETRAIN,
+            "--batch-size",
+            9,
+            processes=2,
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode and "must be a multiple of the 2 processes" in done.stderr
 
 
@@ -136,6 +307,8 @@ def test_published_defaults_build_at_full_size():
     """The projectors of the six recipes, on the meta device: parameter counts of the official code."""
     with torch.device("meta"):
         backbone, width = build_backbone("resnet50")
-        counts = {name: sum(p.numel() for p in build_method(name, backbone, width).projector.parameters())
-                  for name in ("vicreg", "barlow")}
+        counts = {
+            name: sum(p.numel() for p in build_method(name, backbone, width).projector.parameters())
+            for name in ("vicreg", "barlow")
+        }
     assert counts == {"vicreg": 151_044_096, "barlow": 151_027_712}

@@ -1,4 +1,5 @@
 """Every recipe is run with TINY=1, and every command of its full size is parsed by the stage that it is meant for."""
+
 import hashlib
 import importlib.util
 import json
@@ -12,7 +13,14 @@ import pytest
 from conftest import ROOT
 from warm_python import warm
 
-FULL = {"DATA": "/data/imagenet", "PLACES": "/p", "VOC": "/v", "COCO": "/c", "DRY": "1", "GPUS": "1"}
+FULL = {
+    "DATA": "/data/imagenet",
+    "PLACES": "/p",
+    "VOC": "/v",
+    "COCO": "/c",
+    "DRY": "1",
+    "GPUS": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +33,29 @@ def place(tmp_path_factory):
 def recipe(place):
     """recipe(name, code, **environment): run it with TINY=1, return what it printed."""
     with warm(place) as python:
+
         def start(name, code=0, **environment):
             done = subprocess.run(
-                ["bash", f"recipes/{name}.sh"], cwd=ROOT, capture_output=True, text=True, timeout=900,
-                env={**os.environ, "PATH": f"{python}:{os.environ['PATH']}", "TINY": "1", "TINY_DATA": f"{place}/data",
-                     "TINY_RUNS": f"{place}/runs", **environment})
-            assert done.returncode == code, f"{name}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+                ["bash", f"recipes/{name}.sh"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=900,
+                env={
+                    **os.environ,
+                    "PATH": f"{python}:{os.environ['PATH']}",
+                    "TINY": "1",
+                    "TINY_DATA": f"{place}/data",
+                    "TINY_RUNS": f"{place}/runs",
+                    **environment,
+                },
+            )
+            assert done.returncode == code, (
+                f"{name}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            )
             assert "Traceback" not in done.stderr, done.stderr[-3000:]
             return done.stdout if code == 0 else done.stderr
+
         yield start
 
 
@@ -57,13 +80,20 @@ def cells(runs, title, row):
 def test_table4(recipe, place):
     recipe("table4_mixing")
     runs = place / "runs/imagenet"
-    arms = {"baseline", "real-gamma0.5-crop", "reconstruction-gamma0.5-crop",
-            *(f"{s}-gamma{g}-crop" for s in ("noise", "inpaint") for g in (0.25, 0.5))}
+    arms = {
+        "baseline",
+        "real-gamma0.5-crop",
+        "reconstruction-gamma0.5-crop",
+        *(f"{s}-gamma{g}-crop" for s in ("noise", "inpaint") for g in (0.25, 0.5)),
+    }
     for evaluation in ("linear", "1percent", "10percent"):
         assert results(runs, evaluation) >= arms
     for row in ("Non-Generative 0 %", "Noise-Based 25 %", "In-Painting 50 %"):
         assert all(cells(runs, "Table 4", row))
-    assert cells(runs, "Table 4", "In-Painting 50 %")[0] == "68.7" and not cells(runs, "Table 4", "Noise-Based 75 %")[1]
+    assert (
+        cells(runs, "Table 4", "In-Painting 50 %")[0] == "68.7"
+        and not cells(runs, "Table 4", "Noise-Based 75 %")[1]
+    )
     report = (runs / "report.md").read_text()
     assert "real, control" in report and "inpaint (mask none, steps 2), control" in report
     for name in ("noise", "inpaint", "reconstruction"):
@@ -88,8 +118,13 @@ def test_table5(recipe, place):
     runs = place / "runs/imagenet"
     for data in ("places365", "voc07", "coco"):
         assert results(runs, data) == {"baseline", "inpaint-gamma0.5-crop"}
-    assert all(cells(runs, "Table 5", "In-Painting")) and cells(runs, "Table 5", "Hand-Crafted")[0] == "47.6"
-    before = {file: file.stat().st_mtime_ns for file in runs.glob("*/*") if file.parent.name != "cost"}
+    assert (
+        all(cells(runs, "Table 5", "In-Painting"))
+        and cells(runs, "Table 5", "Hand-Crafted")[0] == "47.6"
+    )
+    before = {
+        file: file.stat().st_mtime_ns for file in runs.glob("*/*") if file.parent.name != "cost"
+    }
     again = recipe("table5_transfer")  # the same command once more: nothing is left to do
     assert again.count("is finished") == 9
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -108,8 +143,11 @@ def test_table6(recipe, place):
 def test_table7(recipe, place):
     recipe("table7_summary")
     runs = place / "runs/imagenet"
-    assert results(runs, "linear") >= {"diffusion0-gamma0.5-crop-flip", "diffusion0.2-gamma0.5-crop-flip",
-                                       "real-gamma0.5-crop-flip"}
+    assert results(runs, "linear") >= {
+        "diffusion0-gamma0.5-crop-flip",
+        "diffusion0.2-gamma0.5-crop-flip",
+        "real-gamma0.5-crop-flip",
+    }
     for row in ("Traditional", "Noise", "In-Painting", "Diffusion"):
         assert all(cells(runs, "Table 7", row))
     assert "assumption" in (runs / "report.md").read_text()
@@ -119,9 +157,23 @@ def test_table7(recipe, place):
 def test_figure30(recipe, place):
     recipe("figure30_strength")
     runs = place / "runs/imagenet100"
-    assert sorted(os.listdir(place / "data/imagenet100/train")) == ["n01558993", "n01692333", "n01729322"]
-    assert results(runs, "linear") == {"dino-baseline", "dino-real", "dino-strength0", "dino-strength0.2"}
-    for row in ("No generated view (gamma 0)", "Control: real image", "Strength 0.0", "Strength 0.2"):
+    assert sorted(os.listdir(place / "data/imagenet100/train")) == [
+        "n01558993",
+        "n01692333",
+        "n01729322",
+    ]
+    assert results(runs, "linear") == {
+        "dino-baseline",
+        "dino-real",
+        "dino-strength0",
+        "dino-strength0.2",
+    }
+    for row in (
+        "No generated view (gamma 0)",
+        "Control: real image",
+        "Strength 0.0",
+        "Strength 0.2",
+    ):
         assert cells(runs, "Figure 30", row)[0] == "–" and cells(runs, "Figure 30", row)[1]
     assert (runs / "figure30.png").exists()
 
@@ -129,10 +181,17 @@ def test_figure30(recipe, place):
 def test_figure31(recipe, place):
     recipe("figure31_views")
     runs = place / "runs/imagenet100"
-    assert results(runs, "linear") >= {f"{method}-{arm}" for method in ("barlow", "swav") for arm in (
-        "baseline", "views1", "views2", "real-views2", "reconstruction-views1")}
+    assert results(runs, "linear") >= {
+        f"{method}-{arm}"
+        for method in ("barlow", "swav")
+        for arm in ("baseline", "views1", "views2", "real-views2", "reconstruction-views1")
+    }
     for method in ("Barlow Twins", "SwAV"):
-        for row in (f"{method}, 0 views", f"{method}, 2 views", f"{method}, 2 views, control: real image"):
+        for row in (
+            f"{method}, 0 views",
+            f"{method}, 2 views",
+            f"{method}, 2 views, control: real image",
+        ):
             assert cells(runs, "Figure 31", row)[1]
     assert json.loads((runs / "swav-views2-seed0/args.json").read_text())["views"] == 2
 
@@ -142,28 +201,56 @@ def test_quickstart(recipe, place):
     recipe("quickstart")
     runs = place / "runs/quickstart"
     assert {file.parent.name for file in runs.glob("*/result.json")} == {
-        "linear-baseline", "linear-generated", "linear-control"}
-    assert (runs / "report.png").stat().st_size > 50_000 and "control" in (runs / "report.md").read_text()
+        "linear-baseline",
+        "linear-generated",
+        "linear-control",
+    }
+    assert (runs / "report.png").stat().st_size > 50_000 and "control" in (
+        runs / "report.md"
+    ).read_text()
 
 
 def test_figure33(recipe, place):
     recipe("figure33_satellite")
     runs = place / "runs/satellite"
-    arms = {"baseline", "control-gamma0.5", "reconstruction-gamma0.5", "long-mask0.25-gamma0.5",
-            "long-control-gamma0.5", "long-baseline", "mask0.25-gamma0.5", "mask0.5-gamma0.5"}
-    assert {file.parent.name for file in runs.glob("linear-*/result.json")} == {f"linear-{a}-seed0" for a in arms}
-    assert len(list(runs.glob("supervised-*/result.json"))) == 2 and (runs / "figure33.png").exists()
+    arms = {
+        "baseline",
+        "control-gamma0.5",
+        "reconstruction-gamma0.5",
+        "long-mask0.25-gamma0.5",
+        "long-control-gamma0.5",
+        "long-baseline",
+        "mask0.25-gamma0.5",
+        "mask0.5-gamma0.5",
+    }
+    assert {file.parent.name for file in runs.glob("linear-*/result.json")} == {
+        f"linear-{a}-seed0" for a in arms
+    }
+    assert (
+        len(list(runs.glob("supervised-*/result.json"))) == 2 and (runs / "figure33.png").exists()
+    )
 
 
 # ---------------------------------------------------------------- weights
 def test_weights(recipe, place):
     """Without a network it ends with the address; with the files there it keeps their hashes and notices a change."""
-    unplugged = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")}
-    sentence = recipe("weights", code=1, GCL_WEIGHTS=str(place / "empty"), **unplugged).strip().splitlines()[-1]
+    unplugged = {
+        name: "http://127.0.0.1:9"
+        for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
+    }
+    sentence = (
+        recipe("weights", code=1, GCL_WEIGHTS=str(place / "empty"), **unplugged)
+        .strip()
+        .splitlines()[-1]
+    )
     assert "https://dl.fbaipublicfiles.com/ic_gan/" in sentence and str(place / "empty") in sentence
 
     folder = shutil.copytree(place / "data/weights", place / "prepared")
-    offline = unplugged | {"GCL_WEIGHTS": str(folder), "FILES": "icgan swav maskgit-tokenizer", "HUB": ""}
+    offline = unplugged | {
+        "GCL_WEIGHTS": str(folder),
+        "FILES": "icgan swav maskgit-tokenizer",
+        "HUB": "",
+    }
     said = recipe("weights", **offline)
     sums, file = (folder / "SHA256SUMS").read_text(), folder / "tokenizer_imagenet256_checkpoint"
     assert "CC BY-NC 4.0" in said and hashlib.sha256(file.read_bytes()).hexdigest() in sums
@@ -174,19 +261,31 @@ def test_weights(recipe, place):
 
 def test_imagenet100_of_other_data(tmp_path):
     (tmp_path / "train/cat").mkdir(parents=True)
-    done = subprocess.run(["bash", "recipes/imagenet100.sh", tmp_path / "out"], cwd=ROOT, capture_output=True,
-                          text=True, env={**os.environ, "DATA": str(tmp_path), "TINY": ""})
+    done = subprocess.run(
+        ["bash", "recipes/imagenet100.sh", tmp_path / "out"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DATA": str(tmp_path), "TINY": ""},
+    )
     assert done.returncode == 1 and "lacks 100 of the 100 classes" in done.stderr
-    listed, known = ({line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"}
-                     for name in ("recipes/imagenet100.txt", "models/imagenet_synsets.txt"))
+    listed, known = (
+        {line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"}
+        for name in ("recipes/imagenet100.txt", "models/imagenet_synsets.txt")
+    )
     assert len(listed) == 100 and listed < known
 
 
 # ---------------------------------------------------------------- at full size
 def parsed(name, **environment):
     """[(stage, its parsed arguments)] of every command that the recipe would run."""
-    done = subprocess.run(["bash", f"recipes/{name}.sh"], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, **FULL, "TINY": "", **environment})
+    done = subprocess.run(
+        ["bash", f"recipes/{name}.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **FULL, "TINY": "", **environment},
+    )
     assert done.returncode == 0, done.stderr
     found = []
     for line in done.stdout.splitlines():
@@ -201,8 +300,16 @@ def parsed(name, **environment):
 
 
 parsed.stages = {}
-ARMS = {"table3_pairing": 14, "table4_mixing": 21, "table5_transfer": 5, "table6_cost": 3, "table7_summary": 9,
-        "figure30_strength": 8, "figure31_views": 40, "figure33_satellite": 24}
+ARMS = {
+    "table3_pairing": 14,
+    "table4_mixing": 21,
+    "table5_transfer": 5,
+    "table6_cost": 3,
+    "table7_summary": 9,
+    "figure30_strength": 8,
+    "figure31_views": 40,
+    "figure33_satellite": 24,
+}
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -217,24 +324,44 @@ def test_full_size(name):
             assert folder == "real" or folder in mirrors or os.path.dirname(folder) in mirrors
     evaluated = Counter(stage for stage, _ in commands)
     if name in ("table3_pairing", "table4_mixing"):
-        assert evaluated["04_linear_eval.py"] * 2 == evaluated["05_semisup_eval.py"] == 2 * len(trained)
+        assert (
+            evaluated["04_linear_eval.py"] * 2
+            == evaluated["05_semisup_eval.py"]
+            == 2 * len(trained)
+        )
 
 
 def test_full_size_settings():
     """The settings of the dissertation that are easily mistaken."""
+
     def trained(name):
-        return {args.out.split("/")[-1].removesuffix("-seed0"): args for stage, args in parsed(name)
-                if stage == "03_pretrain.py"}
+        return {
+            args.out.split("/")[-1].removesuffix("-seed0"): args
+            for stage, args in parsed(name)
+            if stage == "03_pretrain.py"
+        }
 
     assert {args.mix for args in trained("table3_pairing").values()} == {1}
     assert {tuple(args.pair) for args in trained("table6_cost").values()} == {("none",)}
     table4, table7 = trained("table4_mixing"), trained("table7_summary")
-    assert {args.mix for args in table4.values() if args.generated == ["real"]} == {0.25, 0.5, 0.75, 1}
+    assert {args.mix for args in table4.values() if args.generated == ["real"]} == {
+        0.25,
+        0.5,
+        0.75,
+        1,
+    }
     shared = table4.keys() & table7.keys()
     assert len(shared) == 6 and all(vars(table4[name]) == vars(table7[name]) for name in shared)
     figure30 = trained("figure30_strength")
-    assert {(args.method, args.mix, *args.pair) for name, args in figure30.items() if name != "dino-baseline"} == {
-        ("dino", 0.5, "crop", "flip")}
+    assert {
+        (args.method, args.mix, *args.pair)
+        for name, args in figure30.items()
+        if name != "dino-baseline"
+    } == {("dino", 0.5, "crop", "flip")}
     figure31 = trained("figure31_views")
-    assert {(args.views, args.batch_size) for args in figure31.values()} == {(1, 768), (2, 512), (3, 384)}
+    assert {(args.views, args.batch_size) for args in figure31.values()} == {
+        (1, 768),
+        (2, 512),
+        (3, 384),
+    }
     assert {args.mix for args in figure31.values()} == {0, 1}

@@ -10,7 +10,9 @@ import torchvision
 from models.resnet import BACKBONES, build_backbone, load_backbone, random_like
 
 
-def exclude_bias_and_norm(p):  # VICReg's and Barlow Twins' checkpoints pickle a function of this name
+def exclude_bias_and_norm(
+    p,
+):  # VICReg's and Barlow Twins' checkpoints pickle a function of this name
     return p.ndim == 1
 
 
@@ -30,8 +32,16 @@ def reference():
     return state, images, network(images).detach()
 
 
-@pytest.mark.parametrize("name, small", (("resnet10", False), ("resnet10", True), ("resnet18", True),
-                                         ("resnet50", False), ("wide_resnet50_2", False)))
+@pytest.mark.parametrize(
+    "name, small",
+    (
+        ("resnet10", False),
+        ("resnet10", True),
+        ("resnet18", True),
+        ("resnet50", False),
+        ("wide_resnet50_2", False),
+    ),
+)
 def test_built_and_read_back(name, small, tmp_path):
     network, width = build_backbone(name, small)
     network.eval()
@@ -51,6 +61,7 @@ def test_built_and_read_back(name, small, tmp_path):
 
 def releases(state):
     """The layouts that are in use, by origin: {name: (object in the file, what is left out)}."""
+
     def prefixed(prefix):
         return {prefix + key: value for key, value in state.items()}
 
@@ -58,23 +69,44 @@ def releases(state):
     return {
         "ours": (state, {}),
         "torchvision": (state | {"fc.weight": one, "fc.bias": one}, {"fc": 2}),
-        "barlow": ({"epoch": 3, "optimizer": {"f": exclude_bias_and_norm},
-                    "model": prefixed("module.backbone.") | {
-                        "module.projector.0.weight": one, "module.bn.running_mean": one}}, {"projector": 1, "bn": 1}),
-        "vicreg": ({"model": prefixed("module.backbone.") | {"module.projector.0.bias": one}}, {"projector": 1}),
-        "dino": ({"args": argparse.Namespace(lr=0.1), "student": prefixed("module.backbone."),
-                  "teacher": prefixed("backbone.") | {"head.mlp.0.weight": one, "head.last_layer.weight": one}},
-                 {"head": 2}),
-        "swav": (prefixed("module.") | {"module.projection_head.0.weight": one, "module.prototypes.weight": one},
-                 {"projection_head": 1, "prototypes": 1}),
-        "swav multi": ({"state_dict": prefixed("module.") | {"module.prototypes.prototypes0.weight": one}},
-                       {"prototypes": 1}),
+        "barlow": (
+            {
+                "epoch": 3,
+                "optimizer": {"f": exclude_bias_and_norm},
+                "model": prefixed("module.backbone.")
+                | {"module.projector.0.weight": one, "module.bn.running_mean": one},
+            },
+            {"projector": 1, "bn": 1},
+        ),
+        "vicreg": (
+            {"model": prefixed("module.backbone.") | {"module.projector.0.bias": one}},
+            {"projector": 1},
+        ),
+        "dino": (
+            {
+                "args": argparse.Namespace(lr=0.1),
+                "student": prefixed("module.backbone."),
+                "teacher": prefixed("backbone.")
+                | {"head.mlp.0.weight": one, "head.last_layer.weight": one},
+            },
+            {"head": 2},
+        ),
+        "swav": (
+            prefixed("module.")
+            | {"module.projection_head.0.weight": one, "module.prototypes.weight": one},
+            {"projection_head": 1, "prototypes": 1},
+        ),
+        "swav multi": (
+            {"state_dict": prefixed("module.") | {"module.prototypes.prototypes0.weight": one}},
+            {"prototypes": 1},
+        ),
         "old": ({key: value for key, value in state.items() if "num_batches" not in key}, {}),
     }
 
 
 def test_release_formats(reference, tmp_path, capsys, monkeypatch):
     import __main__
+
     monkeypatch.setattr(__main__, "exclude_bias_and_norm", exclude_bias_and_norm, raising=False)
     state, images, expected = reference
     for name, (content, left_out) in releases(state).items():
@@ -83,16 +115,24 @@ def test_release_formats(reference, tmp_path, capsys, monkeypatch):
         assert torch.equal(network(images), expected), name
         assert (width, info["architecture"], info["left_out"]) == (512, "resnet18", left_out), name
         said = capsys.readouterr().out
-        assert re.search(r"resnet18, 512 features: \d+ tensors", said) and all(key in said for key in left_out)
+        assert re.search(r"resnet18, 512 features: \d+ tensors", said) and all(
+            key in said for key in left_out
+        )
 
 
 def test_refused(reference, tmp_path, capsys):
     state = reference[0]
     wrong = {
         "not a ResNet": ({"blocks.0.weight": torch.zeros(3)}, "no conv1.weight"),
-        "a gap": ({key: value for key, value in state.items() if key != "layer2.0.bn1.weight"}, "layer2.0.bn1.weight"),
+        "a gap": (
+            {key: value for key, value in state.items() if key != "layer2.0.bn1.weight"},
+            "layer2.0.bn1.weight",
+        ),
         "an extra": (state | {"layer1.0.extra.weight": torch.zeros(1)}, "layer1.0.extra.weight"),
-        "another extra": ({f"module.{k}": v for k, v in state.items()} | {"memory": torch.zeros(1)}, "memory"),
+        "another extra": (
+            {f"module.{k}": v for k, v in state.items()} | {"memory": torch.zeros(1)},
+            "memory",
+        ),
         "a shape": (state | {"layer1.0.bn1.bias": torch.zeros(7)}, "layer1.0.bn1.bias"),
         "no tensors": ({"model": {"lr": 1.0}}, "no state dict"),
         "code": ({"model": state, "f": releases}, "refused"),
@@ -114,7 +154,11 @@ def test_random_only_by_name():
     one, _, info = load_backbone("random", "resnet10", True, seed=1)
     two = load_backbone("random", "resnet10", True, seed=1)[0]
     other = random_like(one, seed=2)
-    assert torch.equal(one.conv1.weight, two.conv1.weight) and not torch.equal(one.conv1.weight, other.conv1.weight)
-    assert {k: v.shape for k, v in one.state_dict().items()} == {k: v.shape for k, v in other.state_dict().items()}
+    assert torch.equal(one.conv1.weight, two.conv1.weight) and not torch.equal(
+        one.conv1.weight, other.conv1.weight
+    )
+    assert {k: v.shape for k, v in one.state_dict().items()} == {
+        k: v.shape for k, v in other.state_dict().items()
+    }
     assert info["sha256"] is None and torch.equal(state, torch.get_rng_state())
     assert "resnet10" in BACKBONES

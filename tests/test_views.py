@@ -27,15 +27,25 @@ def photographs(shape=(375, 500)):
     """Sample photographs, cut to `shape`."""
     import skimage.data
     from sklearn.datasets import load_sample_images
-    photos = [*load_sample_images().images, skimage.data.astronaut(), skimage.data.coffee(),
-              skimage.data.chelsea(), skimage.data.rocket()]
+
+    photos = [
+        *load_sample_images().images,
+        skimage.data.astronaut(),
+        skimage.data.coffee(),
+        skimage.data.chelsea(),
+        skimage.data.rocket(),
+    ]
     return [np.asarray(ImageOps.fit(Image.fromarray(photo), shape[::-1])) for photo in photos]
 
 
 def on_device(images, params, **norm):
     """The batch's colour operations as uint8 (B, H, W, 3)."""
-    out = V.apply_batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(params)),
-                        norm.get("mean", (0, 0, 0)), norm.get("std", (1, 1, 1)))
+    out = V.apply_batch(
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(params)),
+        norm.get("mean", (0, 0, 0)),
+        norm.get("std", (1, 1, 1)),
+    )
     assert out.is_contiguous(memory_format=torch.channels_last)
     return (out * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -56,7 +66,10 @@ TOLERANCE = {
     "hue": ((0.3, 0.35, 6), (0.01, 0.01, 2)),  # OpenCV: the saturation is rounded, not truncated
     "gray": ((0, 0, 0), (0, 0, 0)),
     "solarize": ((0, 0, 0), (0, 0, 0)),
-    "gaussianblur": ((0.4, 0.6, 24), (0.4, 0.6, 24)),  # PIL rounds six times, and differently at the border
+    "gaussianblur": (
+        (0.4, 0.6, 24),
+        (0.4, 0.6, 24),
+    ),  # PIL rounds six times, and differently at the border
 }
 CASES = [key for key in GOLDEN if key.split("_")[0] in TOLERANCE]
 
@@ -78,12 +91,18 @@ def test_resized_crops_match_pil(case):
     _, interpolation, number = case.split("_")
     box = GOLDEN["rrc_boxes_ijhw"][int(number)].tolist()
     difference = V.resized_crop(GOLDEN["image"], box, 64, interpolation).astype(int) - GOLDEN[case]
-    assert abs(difference).mean() < 0.2 and abs(difference.mean()) < 0.01 and abs(difference).max() <= 7
+    assert (
+        abs(difference).mean() < 0.2
+        and abs(difference.mean()) < 0.01
+        and abs(difference).max() <= 7
+    )
 
 
 def test_normalisation_and_flip_match_torchvision():
     norm = V.BASE["mean"], V.BASE["std"]
-    out = V.apply_batch(torch.from_numpy(GOLDEN["view"])[None], torch.from_numpy(V.NEUTRAL)[None], *norm)
+    out = V.apply_batch(
+        torch.from_numpy(GOLDEN["view"])[None], torch.from_numpy(V.NEUTRAL)[None], *norm
+    )
     np.testing.assert_allclose(out[0].numpy(), GOLDEN["to_tensor_normalised"], rtol=0, atol=1e-6)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert (cv2.flip(GOLDEN["view"], 1) == GOLDEN["hflip"]).all()
@@ -115,18 +134,28 @@ def test_batch_and_single_image_agree():
 # ---------------------------------------------------------------- distributions
 def test_crops_follow_the_law_of_torchvision():
     rng = np.random.default_rng(0)
-    for height, width, scale in ((375, 500, (0.08, 1.0)), (300, 200, (0.14, 1.0)), (64, 64, (0.05, 0.14)),
-                                 (100, 170, (0.7, 1.0))):
+    for height, width, scale in (
+        (375, 500, (0.08, 1.0)),
+        (300, 200, (0.14, 1.0)),
+        (64, 64, (0.05, 0.14)),
+        (100, 170, (0.7, 1.0)),
+    ):
         blank = torch.empty(3, height, width)
         torch.manual_seed(0)
-        theirs = np.array([T.RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3])
-                           for _ in range(1500)])
+        theirs = np.array(
+            [
+                T.RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3])
+                for _ in range(1500)
+            ]
+        )
         ours = np.array([V.draw_box(scale, height, width, rng) for _ in range(1500)])
         for a, b in zip(ours.T, theirs.T, strict=True):
             assert ks_2samp(a, b).pvalue > 1e-3
         assert ks_2samp(ours[:, 2] / ours[:, 3], theirs[:, 2] / theirs[:, 3]).pvalue > 1e-3
     for height, width in ((10, 400), (400, 10)):  # no box fits: the central one
-        theirs = T.RandomResizedCrop.get_params(torch.empty(3, height, width), [1.0, 1.0], [3 / 4, 4 / 3])
+        theirs = T.RandomResizedCrop.get_params(
+            torch.empty(3, height, width), [1.0, 1.0], [3 / 4, 4 / 3]
+        )
         assert V.draw_box((1.0, 1.0), height, width, rng) == theirs
 
 
@@ -148,8 +177,13 @@ def test_choices_have_the_published_law(method):
         _, flips, params = zip(*(V.draw(spec, 64, 64, rng) for _ in range(n)), strict=True)
         params = np.array(params)
         jittered, sigma = params[params[:, 4] != 1], params[params[:, 9] > 0, 9]
-        for share, p in ((np.mean(flips), 0.5), (len(jittered) / n, 0.8), (params[:, 8].mean(), 0.2),
-                         (len(sigma) / n, blur), (params[:, 10].mean(), solarize)):
+        for share, p in (
+            (np.mean(flips), 0.5),
+            (len(jittered) / n, 0.8),
+            (params[:, 8].mean(), 0.2),
+            (len(sigma) / n, blur),
+            (params[:, 10].mean(), solarize),
+        ):
             assert abs(share - p) <= 4 * (p * (1 - p) / n) ** 0.5
         for k, strength in enumerate(jitter):
             low = (k < 3) - strength
@@ -163,26 +197,50 @@ def official(method, view, size):
     """The published pipeline of one view, of PIL and torchvision; uint8 out."""
     scale, interpolation, jitter, *views = PUBLISHED[method]
     blur, solarize = views[view]
-    return T.Compose([
-        T.RandomResizedCrop(size, scale if view < 2 else (0.05, 0.14),
-                            interpolation=T.InterpolationMode(interpolation)),
-        T.RandomHorizontalFlip(), T.RandomApply([T.ColorJitter(*jitter)], p=0.8), T.RandomGrayscale(0.2),
-        T.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
-                 if random.random() < blur else image),
-        T.Lambda(lambda image: ImageOps.solarize(image) if random.random() < solarize else image),
-        np.asarray])
+    return T.Compose(
+        [
+            T.RandomResizedCrop(
+                size,
+                scale if view < 2 else (0.05, 0.14),
+                interpolation=T.InterpolationMode(interpolation),
+            ),
+            T.RandomHorizontalFlip(),
+            T.RandomApply([T.ColorJitter(*jitter)], p=0.8),
+            T.RandomGrayscale(0.2),
+            T.Lambda(
+                lambda image: (
+                    image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+                    if random.random() < blur
+                    else image
+                )
+            ),
+            T.Lambda(
+                lambda image: ImageOps.solarize(image) if random.random() < solarize else image
+            ),
+            np.asarray,
+        ]
+    )
 
 
 def statistics(view):
     """What a change of the distribution would show in: levels, colour, sharpness, symmetry."""
     x = view.astype(np.float32)
     left, right = np.array_split(x.mean((0, 2)), 2)
-    return [*x.mean((0, 1)), x.std(), np.ptp(x, axis=2).mean(), abs(np.diff(x, axis=0)).mean(),
-            abs(np.diff(x, axis=1)).mean(), (x < 1).mean(), (x > 254).mean(), left.mean() - right.mean()]
+    return [
+        *x.mean((0, 1)),
+        x.std(),
+        np.ptp(x, axis=2).mean(),
+        abs(np.diff(x, axis=0)).mean(),
+        abs(np.diff(x, axis=1)).mean(),
+        (x < 1).mean(),
+        (x > 254).mean(),
+        left.mean() - right.mean(),
+    ]
 
 
-@pytest.mark.parametrize("method, view", [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0),
-                                          ("swav", 1)])
+@pytest.mark.parametrize(
+    "method, view", [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0), ("swav", 1)]
+)
 def test_distribution_is_the_published_one(method, view):
     """Moments and Kolmogorov-Smirnov over views of photographs; both halves that apply colour."""
     random.seed(0)
@@ -214,7 +272,9 @@ def test_pairing_takes_the_second_view_s_probabilities():
     box, flip, params = V.draw(nothing, 60, 80, np.random.default_rng(0))
     assert box == (0, 10, 60, 60) and not flip and (params == V.NEUTRAL).all()
     crop = V.pair_spec(["crop"], "dino")
-    assert crop["scale"] == (0.14, 1.0) and crop["flip"] == crop["jitter_p"] == crop["grayscale"] == 0
+    assert (
+        crop["scale"] == (0.14, 1.0) and crop["flip"] == crop["jitter_p"] == crop["grayscale"] == 0
+    )
     for names in (["warp"], ["none", "crop"]):
         with pytest.raises(SystemExit) as error:
             V.pair_spec(names, "vicreg")
@@ -232,7 +292,9 @@ def folders(tmp_path_factory):
         write_image(root / "real" / path, photos[i % len(photos)])
         for m in range(3):
             stored = root / f"view{m}" / path
-            write_image(stored.with_suffix(".png" if m else ".jpg"), np.full((48, 48, 3), 60 * m, np.uint8))
+            write_image(
+                stored.with_suffix(".png" if m else ".jpg"), np.full((48, 48, 3), 60 * m, np.uint8)
+            )
     return root, paths, [root / f"view{m}" for m in range(3)]
 
 
@@ -248,10 +310,33 @@ def level(view):
 def test_without_mixing_it_is_the_baseline(folders):
     root, paths, _ = folders
     plain = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16))
-    absent = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16, mix=0.0,
-                                 pair=["blur"], generated=[root / "nowhere"], local_from="generated"))
-    mixed = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16, mix=0.5,
-                                pair=["none"], generated=folders[2]))
+    absent = items(
+        V.PairDataset(
+            root / "real",
+            paths,
+            "vicreg",
+            32,
+            local_crops=2,
+            local_size=16,
+            mix=0.0,
+            pair=["blur"],
+            generated=[root / "nowhere"],
+            local_from="generated",
+        )
+    )
+    mixed = items(
+        V.PairDataset(
+            root / "real",
+            paths,
+            "vicreg",
+            32,
+            local_crops=2,
+            local_size=16,
+            mix=0.5,
+            pair=["none"],
+            generated=folders[2],
+        )
+    )
     for (a, _, i), (b, _, _), (c, _, j) in zip(plain, absent, mixed, strict=True):
         assert i == j and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         partner = c.pop(1)  # generated or the very view of the baseline
@@ -265,7 +350,9 @@ def test_without_mixing_it_is_the_baseline(folders):
 
 def test_mixing_rate_and_mirrors(folders):
     root, paths, mirrors = folders
-    data = V.PairDataset(root / "real", paths, "vicreg", 16, mix=0.3, pair=["none"], generated=mirrors)
+    data = V.PairDataset(
+        root / "real", paths, "vicreg", 16, mix=0.3, pair=["none"], generated=mirrors
+    )
     shown = [level(views[1]) for views, _, _ in items(data, epochs=60)]
     share = np.mean([m is not None for m in shown])
     assert abs(share - 0.3) < 4 * (0.21 / len(shown)) ** 0.5
@@ -276,8 +363,18 @@ def test_mixing_rate_and_mirrors(folders):
     orders = [tuple(level(view) for view in views[1:]) for views, _, _ in items(data, epochs=4)]
     assert {frozenset(order) for order in orders} == {frozenset({0, 1, 2})} and len(set(orders)) > 2
 
-    data = V.PairDataset(root / "real", paths, "dino", 16, mix=1.0, generated=mirrors[:2], views=2,
-                         local_crops=4, local_size=8, local_from="generated")
+    data = V.PairDataset(
+        root / "real",
+        paths,
+        "dino",
+        16,
+        mix=1.0,
+        generated=mirrors[:2],
+        views=2,
+        local_crops=4,
+        local_size=8,
+        local_from="generated",
+    )
     for views, _, _ in items(data):
         shown = [level(view) for view in views]
         assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[3:]) == {0, 1}
@@ -286,10 +383,14 @@ def test_mixing_rate_and_mirrors(folders):
 def test_control_takes_the_generated_image_s_way(folders):
     root, paths, mirrors = folders
     settings = dict(mix=0.5, pair=["flip"], seed=3)
-    control = V.PairDataset(root / "real", paths, "vicreg", 32, generated="real", store_size=48, **settings)
+    control = V.PairDataset(
+        root / "real", paths, "vicreg", 32, generated="real", store_size=48, **settings
+    )
     generated = V.PairDataset(root / "real", paths, "vicreg", 32, generated=mirrors, **settings)
     taken = 0
-    for i, ((views, _, _), (other, _, _)) in enumerate(zip(items(control), items(generated), strict=True)):
+    for i, ((views, _, _), (other, _, _)) in enumerate(
+        zip(items(control), items(generated), strict=True)
+    ):
         if level(other[1]) is None:
             assert torch.equal(views[1], other[1])
             continue
@@ -311,7 +412,9 @@ def test_device_path_and_collation(folders):
     a, p, index = next(iter(DataLoader(workers, batch_sampler=order)))
     b, q, _ = next(iter(DataLoader(device, batch_sampler=order)))
     assert index.tolist() == list(range(len(paths))) and len(a) == len(p) == 3
-    assert a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3) and a[0].dtype == torch.uint8
+    assert (
+        a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3) and a[0].dtype == torch.uint8
+    )
     norm = V.BASE["mean"], V.BASE["std"]
     for x, y, neutral, params in zip(a, b, p, q, strict=True):
         x, y = V.apply_batch(x, neutral, *norm), V.apply_batch(y, params, *norm)
@@ -323,7 +426,9 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
     for path in paths[:5]:
         write_image((tmp_path / "part" / path).with_suffix(".jpg"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(SystemExit) as error:
-        V.PairDataset(root / "real", paths, "vicreg", 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"])
+        V.PairDataset(
+            root / "real", paths, "vicreg", 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
+        )
     assert error.value.code == 1
     said = capsys.readouterr().err
     assert "3 of 8" in said and paths[5] in said and "part" in said and len(said.splitlines()) == 1

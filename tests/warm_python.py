@@ -3,6 +3,7 @@
 A command still is the main program of a process of its own, with its own arguments, environment, folder and streams;
 only the seconds of imports are shared. warm(folder) gives the folder of such a `python`, to be put on the PATH.
 """
+
 import contextlib
 import json
 import os
@@ -24,7 +25,9 @@ from transformers import CLIPTextModelWithProjection
 @contextlib.contextmanager
 def warm(folder):
     address = Path(folder) / "socket"
-    server = subprocess.Popen([sys.executable, __file__, "--serve", str(address)], stdout=subprocess.PIPE)
+    server = subprocess.Popen(
+        [sys.executable, __file__, "--serve", str(address)], stdout=subprocess.PIPE
+    )
     (Path(folder) / "bin").mkdir()
     python = Path(folder) / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {__file__} {address} "$@"\n')
@@ -39,7 +42,9 @@ def warm(folder):
 
 # ---------------------------------------------------------------- the `python` on the PATH
 def client(address, arguments):
-    if arguments[0].startswith("-") and arguments[0] != "-c":  # -m and the like are left to the real one
+    if (
+        arguments[0].startswith("-") and arguments[0] != "-c"
+    ):  # -m and the like are left to the real one
         os.execv(sys.executable, [sys.executable, *arguments])
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
@@ -78,6 +83,7 @@ def become(arguments, folder, environment):
     """Run the command in this process; returns its exit code."""
     import runpy
     import traceback
+
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
