@@ -17,7 +17,7 @@ a step costs 0.3 TFLOP an image at 256 px, the defaults 4.5 PFLOP (steer) and 18
 
 import time
 
-from models import run
+from models import old_run as run
 
 
 def arguments(argv=None):

@@ -16,7 +16,7 @@ interrupted. Whether the loss still falls says little about the images: look at 
 
 import time
 
-from models import run
+from models import old_run as run
 
 SHOWN, STEPS = (
     (0.1, 0.2, 0.3, 0.4, 0.5),

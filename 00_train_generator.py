@@ -19,7 +19,7 @@ recipes/quickstart.sh shows a set that trains in minutes on a CPU.
 
 import time
 
-from models.run import (
+from models.old_run import (
     autocast,
     batches,
     check_batch,

@@ -18,7 +18,7 @@ import json
 import os
 from pathlib import Path
 
-from models.run import (
+from models.old_run import (
     atomic,
     barrier,
     count,

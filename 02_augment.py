@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.augmenters import STRATEGIES
-from models.run import (
+from models.old_run import (
     FREE,
     barrier,
     claim,

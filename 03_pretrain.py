@@ -24,7 +24,7 @@ accumulation is not offered: it does not enlarge the batch that the losses' stat
 import time
 from pathlib import Path
 
-from models.run import (
+from models.old_run import (
     FREE,
     autocast,
     batches,

@@ -27,7 +27,7 @@ Cost: ImageNet, ResNet-50, four RTX 3090: an epoch of the default takes about as
 import math
 from functools import partial
 
-from models.run import (
+from models.old_run import (
     batches,
     check_batch,
     count,

@@ -27,7 +27,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from models.run import (
+from models.old_run import (
     autocast,
     batches,
     check_batch,

@@ -28,7 +28,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from models.run import (
+from models.old_run import (
     barrier,
     count,
     device_arguments,

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from models.augmenters import STRATEGIES
-from models.run import (
+from models.old_run import (
     atomic,
     autocast,
     barrier,

@@ -25,7 +25,7 @@ import os
 for library in ("OMP", "OPENBLAS", "MKL"):  # before numpy is imported
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
-from models.run import autocast, count, fail, parser, run_main, seed_rng, start
+from models.old_run import autocast, count, fail, parser, run_main, seed_rng, start
 
 NAMES = [line.split()[0] for line in __doc__.split("\n\n")[2].splitlines()]
 

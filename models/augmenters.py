@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from models.run import count, fail, share
+from models.old_run import count, fail, share
 
 STEPS = 12  # of MaskGIT's decoding (dissertation, section 4.3)
 
@@ -211,7 +211,7 @@ def inpaint(args, device):
 
     from models import maskgit
     from models.images import read_image, square
-    from models.run import autocast, seed_rng
+    from models.old_run import autocast, seed_rng
 
     tokenizer, transformer, labels_of, size, about = maskgit_model(args, device)
     if transformer is None and args.mask != "none":
@@ -268,7 +268,7 @@ def outpaint(args, device):
 
     from models import maskgit
     from models.images import read_image, square
-    from models.run import autocast, seed_rng
+    from models.old_run import autocast, seed_rng
 
     tokenizer, transformer, labels_of, size, about = maskgit_model(args, device)
     if transformer is None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.run import fail
+from models.old_run import fail
 
 EPS = 1e-5  # of every batch normalisation
 BUFFERS = (

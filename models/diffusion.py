@@ -10,7 +10,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from models.hub import PIPELINE_LAYOUT, folder_hash, load_pipeline
-from models.run import count, fail, file_hash, image_seed, share
+from models.old_run import count, fail, file_hash, image_seed, share
 
 FIGURE_28 = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 

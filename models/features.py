@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from models.images import class_of, find_images, read_image
-from models.run import (
+from models.old_run import (
     atomic,
     autocast,
     fail,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.lars import METHODS, cosine_warmup
-from models.run import rank, world
+from models.old_run import rank, world
 
 
 # ---------------- precision and processes ----------------

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from models.run import fail, file_hash, read_json
+from models.old_run import fail, file_hash, read_json
 
 PIPELINE_LAYOUT = (
     "a diffusers pipeline folder with model_index.json and *.safetensors weights, either of SDXL or "
@@ -68,7 +68,7 @@ def network_dtype(device, precision):
     the range of float32, so SDXL's VAE, whose activations overflow in fp16, is safe in it."""
     import torch
 
-    from models.run import autocast
+    from models.old_run import autocast
 
     with autocast(device, precision):
         return (

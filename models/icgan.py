@@ -21,7 +21,7 @@ from models.augmenters import Strategy
 from models.biggan import generator_from_state
 from models.images import find_images, read_image
 from models.resnet import backbone_from_state
-from models.run import autocast, fail, file_hash, load, rank, seed_rng
+from models.old_run import autocast, fail, file_hash, load, rank, seed_rng
 from models.weights import fill, find
 
 SWAV = "swav_800ep_pretrain.pth.tar"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from models.run import atomic, fail
@@ -86,6 +87,36 @@ def read_image(path):
         if "cannot identify image file" in reason:
             reason = "not an image file"
         raise OSError(f"{path} cannot be read: {reason}") from None
+
+
+class Reading(torch.utils.data.Dataset):
+    """`read(item)` for every item that is asked for.
+
+    read: a function at the top level of a module, a `functools.partial` of one, or an object with
+    __call__: it can then be sent to worker processes, however these are started.
+    """
+
+    def __init__(self, read):
+        self.read = read
+
+    def __getitem__(self, item):
+        return self.read(item)
+
+
+def read_ahead(items, read, workers, device, prefetch=2):
+    """Iterate over read(item) of the items, in their order; `workers` processes read ahead.
+
+    items: any iterable, also an endless generator. An item may be a whole batch.
+    prefetch: items that each worker holds ready.
+    """
+    return torch.utils.data.DataLoader(
+        Reading(read),
+        batch_size=None,
+        sampler=items,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=prefetch if workers else None,
+    )
 
 
 def square(image, size):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.linalg import eigvalsh, lapack
 from torchvision.models import inception as blocks
 
-from models.run import fail, load, world
+from models.old_run import fail, load, world
 from models.weights import fill, find
 
 

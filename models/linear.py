@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from models.features import total
-from models.run import seed_rng
+from models.old_run import seed_rng
 
 DECAYS = tuple(10.0**-n for n in range(1, 7))  # weight decays of the logistic regression
 CHUNK = 8192  # rows of features in one product

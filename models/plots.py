@@ -5,7 +5,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from models.run import atomic  # noqa: E402
+from models.old_run import atomic  # noqa: E402
 
 
 def curves(path, events, names):

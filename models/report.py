@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from models.augmenters import STRATEGIES
-from models.run import ROOT, atomic, fail, parser, rank, read_json
+from models.old_run import ROOT, atomic, fail, parser, rank, read_json
 
 DISSERTATION = json.loads((ROOT / "models" / "dissertation.json").read_text())
 STUDIES = {

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from models.run import fail, file_hash, load, rank, read_json
+from models.old_run import fail, file_hash, load, rank, read_json
 
 BACKBONES = {  # name: (block, blocks per stage, channels of the first stage, width inside a bottleneck)
     "resnet10": (BasicBlock, (1, 1, 1, 1), 32, 64),  # the demo's, for 32 px images

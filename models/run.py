@@ -1,17 +1,16 @@
-"""What every stage's run needs: arguments, processes, the run folder, seeds.
+"""What every stage's run needs: arguments, errors as sentences, seeds, files, the run folder.
 
-Randomness has one rule here: whatever is random about an image, a batch or a step is a function of
-(seed, its names), never of a global state. Resuming, other batch mates, more workers and more
-processes then change nothing, and there is no random state to save.
+Randomness has one rule. Whatever is random about an image, a batch or a step is a function of a
+seed and of its names (a path, an epoch, a view), never of a global state. So resuming, other images
+in the batch, more workers and more processes change nothing, and no random state needs saving.
 """
 
 import argparse
 import contextlib
-import ctypes
+import errno
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,28 +18,22 @@ from pathlib import Path
 
 import numpy as np
 
+from models import parallel
+from models.parallel import barrier, rank, world
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = (
-    "generator.pth",
-    "backbone.pth",
-    "result.json",
-    "model_index.json",
-)  # a finished run has one of them
-FREE = ("workers", "device", "precision", "checkpoint_minutes")  # may change when a run is resumed
+MAY_CHANGE = {"out", "workers", "device", "precision", "checkpoint_minutes"}  # when a run is resumed
 
 
-# ---------------------------------------------------------------- arguments and errors
+# ---------------------------------------------------------------- arguments
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
-        shown = action.help or ""
+        text = action.help or ""
         if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
-            return shown
-        default = (
-            " ".join(map(str, action.default))
-            if isinstance(action.default, (list, tuple))
-            else "%(default)s"
-        )
-        return f"{shown} (default: {default})"
+            return text
+        if isinstance(action.default, (list, tuple)):
+            return f"{text} (default: {' '.join(map(str, action.default))})"
+        return f"{text} (default: %(default)s)"
 
 
 def parser(doc, **kwargs):
@@ -52,13 +45,13 @@ def parser(doc, **kwargs):
 
 def subparser(commands, name, doc):
     """The same for a subcommand; `commands` is what `parser.add_subparsers` returned."""
-    first = doc.strip().splitlines()[0]
+    first_line = doc.strip().splitlines()[0]
     return commands.add_parser(
-        name, help=first, description=doc, formatter_class=_Help, allow_abbrev=False
+        name, help=first_line, description=doc, formatter_class=_Help, allow_abbrev=False
     )
 
 
-def share(text):
+def fraction(text):
     """argparse type: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
@@ -66,7 +59,7 @@ def share(text):
     return value
 
 
-def count(text):
+def positive(text):
     """argparse type: a whole number above 0."""
     value = int(text)
     if value < 1:
@@ -75,80 +68,143 @@ def count(text):
 
 
 def device_arguments(p, workers=8):
+    """Add --device, --precision and --workers to a parser."""
     p.add_argument(
         "--device",
         default="auto",
         choices=["auto", "cuda", "cpu"],
-        help="auto: a GPU if there is one",
+        help="where to compute; auto takes a GPU if there is one",
     )
     p.add_argument(
         "--precision",
         default="auto",
         choices=["auto", "bf16", "fp32"],
-        help="of the networks; auto: bf16 autocast where the hardware computes in it, else fp32",
+        help="number format of the networks; auto takes bf16 where the hardware computes in it",
     )
     p.add_argument(
         "--workers",
         type=int,
         default=workers,
         metavar="N",
-        help="processes that read images, per GPU; 0: none, everything in the main process",
+        help="processes that read images, for each GPU; 0 reads in the main process",
     )
 
 
+# ---------------------------------------------------------------- errors
 def fail(message, code=1):
-    """End the run with one sentence on stderr; exit code 2 for wrong usage, 1 for everything else."""
+    """End the run with one sentence on stderr. Exit code 2 means wrong usage, 1 everything else."""
     print(message, file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
-def run_main(main, args):
-    """Run a stage: what can go wrong outside our own checks also ends in one sentence."""
+def warn(message):
+    """One line on stderr, from process 0."""
+    if rank() == 0:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def launch(main, args):
+    """Run a stage: start its processes, call main(args, device), turn failures into sentences."""
     try:
-        main(args)
+        main(args, start(args))
+        parallel.leave()
     except KeyboardInterrupt:
         fail("Interrupted. The same command continues where this one stopped.", 130)
-    except OSError as error:  # a corrupt image (named by the reader), a full disk, a missing file
-        fail(
-            f"Stopped: {str(error).strip().splitlines()[-1]}. Nothing finished is lost: the same command continues."
-        )
+    except OSError as error:
+        fail(sentence_of_os_error(error))
+    except RuntimeError as error:
+        sentence = sentence_of_runtime_error(error)
+        if sentence is None:
+            raise
+        fail(sentence)
 
 
-# ---------------------------------------------------------------- processes and devices
-def rank():
-    return int(os.environ.get("RANK", 0))
+def sentence_of_os_error(error):
+    """What a user can do about a full disk, a missing file or an unreadable image."""
+    text = str(error).strip().splitlines()[-1]
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"Stopped: {text}. Free some space: the same command continues, nothing is lost."
+    return f"Stopped: {text}."
 
 
-def world():
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def start(args):
-    """Join the other processes if torchrun started us; return this process's torch.device."""
+def sentence_of_runtime_error(error):
+    """What a user can do about the commonest errors of torch, or None for all others."""
     import torch
 
-    cuda = torch.cuda.is_available()
-    if args.device == "cuda" and not cuda:
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        total = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return (
+            f"The GPU's memory ({total:.0f} GiB) is full. Lower --batch-size, or use more GPUs with "
+            "torchrun; 03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept."
+        )
+    if "can't allocate memory" in text or "not enough memory" in text:
+        return (
+            "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint is "
+            "kept."
+        )
+    shared = ("shared memory", "(shm)", "Bus error", "bus error")
+    if any(words in text for words in shared):
+        return (
+            "Shared memory (/dev/shm) is full: the processes that read images use it. Run with "
+            "--workers 0, or enlarge it (docker run --ipc=host or --shm-size=16g). The last "
+            "checkpoint is kept."
+        )
+    if "DataLoader worker" in text and "killed by signal" in text:
+        return (
+            "A process that reads images was killed, most likely because the computer's memory is "
+            "full. Lower --workers or --batch-size. The last checkpoint is kept."
+        )
+    peer = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL")
+    if world() > 1 and any(words in text for words in peer):
+        return (
+            f"Process {rank()} lost its connection to another process of this run, which has ended "
+            "or hangs: look for its message above. The last checkpoint is kept: the same command "
+            "continues."
+        )
+    return None
+
+
+# ---------------------------------------------------------------- devices
+def start(args):
+    """Join the other processes if torchrun started us; return this process's torch.device."""
+    wanted = getattr(args, "device", "cpu")
+    if wanted == "cpu" and world() == 1:
+        import torch
+
+        return torch.device("cpu")
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and not gpus:
         fail("--device cuda: no GPU is visible; use --device cpu or check the driver.", 2)
-    device = torch.device("cpu")
-    if cuda and args.device != "cpu":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    device, shared_gpu = torch.device("cpu"), False
+    if gpus and wanted != "cpu":
+        shared_gpu = parallel.local_world() > gpus
+        if shared_gpu and not os.environ.get(parallel.SHARE_GPU):
+            fail(
+                f"torchrun started {parallel.local_world()} processes, and {gpus} GPUs are visible: "
+                f"use --nproc_per_node={gpus}.",
+                2,
+            )
+        device = torch.device("cuda", parallel.local_rank() % gpus)
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-    if world() > 1:
-        if (
-            sys.platform == "linux"
-        ):  # die with torchrun: a process left behind would go on writing to the run
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # "fp32" is to mean float32: without this, convolutions on Ampere and later use TF32.
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        emulate_smaller_gpu(device)
+    parallel.join(device, shared_gpu)
     return device
 
 
-def barrier():
-    if world() > 1:
-        import torch
+def emulate_smaller_gpu(device):
+    """$GCL_GPU_GIB=23 makes a larger GPU behave like one of that size: a test of memory."""
+    import torch
 
-        torch.distributed.barrier()
+    if size := os.environ.get("GCL_GPU_GIB"):
+        total = torch.cuda.get_device_properties(device).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, float(size) / total), device)
 
 
 def autocast(device, precision="auto"):
@@ -157,26 +213,33 @@ def autocast(device, precision="auto"):
 
     if precision == "auto":
         if device.type == "cuda":
-            precision = (
-                "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-            )
-        else:  # without these instructions a CPU emulates bf16, some hundred times slower than float32
-            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            # Without these instructions a CPU emulates bf16, some hundred times slower than float32.
+            able = torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if able else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def progress(total, what, done=0):
-    """A progress bar with ETA on process 0."""
+    """A progress bar with the time that is left, on process 0."""
     from tqdm import tqdm
 
     return tqdm(
-        total=total, desc=what, initial=done, disable=rank() > 0, dynamic_ncols=True, smoothing=0.1
+        total=total,
+        desc=what,
+        initial=done,
+        disable=rank() > 0,
+        dynamic_ncols=True,
+        smoothing=0.1,
     )
 
 
 # ---------------------------------------------------------------- seeds and order
 def _digest(size, *names):
-    return hashlib.blake2b(repr(names).encode(), digest_size=size).digest()
+    # Names that are not UTF-8 hold surrogates; they must have a digest as well.
+    text = repr(names).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=size).digest()
 
 
 def image_seed(seed, *names):
@@ -185,7 +248,7 @@ def image_seed(seed, *names):
 
 
 class _Seed(np.random.bit_generator.ISeedSequence):
-    """Seeds a bit generator with a digest as it is: numpy's own mixing costs four times as much as all else."""
+    """Hands a digest to a bit generator as it is. (numpy's own mixing is four times slower.)"""
 
     def __init__(self, digest):
         self.digest = digest
@@ -200,24 +263,33 @@ def seed_rng(seed, *names):
 
 
 def batches(n, batch_size, seed, first, last):
-    """For each step from `first` to `last` - 1: this process's share of the global batch, as
-    (epoch, index) pairs. Each epoch is a new permutation of the n images; its incomplete last batch
-    is dropped. As a DataLoader's batch_sampler this is the whole training in one pass: the workers
-    never stop between epochs, and a resumed run starts in the middle of one."""
-    share_, order, shuffled = batch_size // world(), None, -1
+    """For each step from `first` to `last` - 1: this process's share of the global batch.
+
+    A share is a list of (epoch, index). Each epoch is a new permutation of the n images, and its
+    incomplete last batch is dropped. One such generator feeds a DataLoader for the whole training:
+    the workers never stop between epochs, and a resumed run starts in the middle of one.
+    """
+    each = batch_size // world()
+    steps_per_epoch = n // batch_size
+    shuffled = None
     for step in range(first, last):
-        epoch, batch = divmod(step, n // batch_size)
+        epoch, batch = divmod(step, steps_per_epoch)
         if epoch != shuffled:
-            order, shuffled = seed_rng(seed, "order", epoch).permutation(n), epoch
-        begin = batch * batch_size + rank() * share_
-        yield [(epoch, int(i)) for i in order[begin : begin + share_]]
+            order = seed_rng(seed, "order", epoch).permutation(n)
+            shuffled = epoch
+        begin = batch * batch_size + rank() * each
+        yield [(epoch, int(index)) for index in order[begin : begin + each]]
 
 
-def check_batch(n, batch_size):
-    """`batch_size` is global: it must be divisible by the processes and not exceed the images."""
+def check_batch(n, batch_size, least=1):
+    """Check the global batch size: a multiple of the processes, not above the n images.
+
+    `least`: the fewest images that a process can work with.
+    """
     if batch_size % world():
         fail(
-            f"--batch-size {batch_size} is the global one: it must be a multiple of the {world()} processes.",
+            f"--batch-size {batch_size} counts the images of all processes: it must be a multiple "
+            f"of the {world()} processes.",
             2,
         )
     if batch_size > n:
@@ -225,17 +297,26 @@ def check_batch(n, batch_size):
             f"--batch-size {batch_size} is more than the {n} images there are: choose a smaller one.",
             2,
         )
+    if batch_size // world() < least:
+        fail(
+            f"--batch-size {batch_size} leaves fewer than {least} images to a process: BatchNorm and "
+            f"the loss need at least {least}, so use {least * world()} or more.",
+            2,
+        )
 
 
 # ---------------------------------------------------------------- files
 @contextlib.contextmanager
 def atomic(path):
-    """Yield a temporary name beside `path`; what was written there is moved to `path` at the end."""
+    """Yield a temporary name beside `path`; what was written there is moved to `path` at the end.
+
+    The temporary name is hidden, short, and always the same for one path: a long name still fits
+    the file system, and a write that was killed leaves no second file behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.tmp{path.suffix}"
-    )  # one name: a killed write leaves no second file
+    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    temporary = path.with_name(f".{digest}.tmp{path.suffix[:16]}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -243,26 +324,39 @@ def atomic(path):
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path, obj):
+def write_text(path, text):
+    """A text file in UTF-8, atomically. Names that are not UTF-8 keep their bytes."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(obj, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(text, "utf-8", "surrogateescape")
+
+
+def read_text(path):
+    """The text of a file that a person may have edited: UTF-8, with or without a byte-order mark."""
+    try:
+        return Path(path).read_text("utf-8-sig", "surrogateescape")
+    except FileNotFoundError:
+        fail(f"{path} does not exist.")
+    except OSError as error:
+        fail(f"{path} cannot be read ({error.strerror}).")
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path):
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        fail(f"{path} does not exist.")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         fail(f"{path} is not valid JSON ({error}).")
 
 
-def save(path, obj):
+def save(path, value):
     """torch.save, atomically."""
     import torch
 
     with atomic(path) as temporary:
-        torch.save(obj, temporary)
+        torch.save(value, temporary)
 
 
 def load(path):
@@ -278,10 +372,12 @@ def load(path):
         fail(f"{path} does not exist.")
     except pickle.UnpicklingError:
         fail(
-            f"{path} holds more than tensors and plain values (code would have to run to read it): refused."
+            f"{path} was refused: it holds more than tensors and plain values, so that reading it "
+            "would run code."
         )
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        fail(f"{path} is not a torch weight file, or it is damaged ({str(error).splitlines()[0]}).")
+        first_line = str(error).splitlines()[0]
+        fail(f"{path} is not a torch weight file, or it is damaged ({first_line}).")
 
 
 def file_hash(path):
@@ -290,19 +386,45 @@ def file_hash(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def names_hash(names):
+    """A short digest of a list of names, in hexadecimal: two lists of images can be compared."""
+    text = "\n".join(names)
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+
+
+def keep_apart(data, **others):
+    """Refuse folders that lie in each other: a later stage would take one's output for images.
+
+    others: {name of the flag: folder}, such as out="runs/x".
+    """
+    inside = Path(data).resolve()
+    for flag, folder in others.items():
+        folder = Path(folder).resolve()
+        if folder == inside or inside in folder.parents:
+            fail(
+                f"--{flag} {folder} lies inside --data {inside}, where a later stage would take its "
+                "files for images: choose a folder outside.",
+                2,
+            )
+        if folder in inside.parents:
+            fail(f"--data {inside} lies inside --{flag} {folder}: choose another --{flag}.", 2)
+
+
 # ---------------------------------------------------------------- the run folder
 def versions():
+    """Versions of what a result may depend on."""
     import torch
     import torchvision
 
     try:
-        revision = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=10,
-        ).stdout.strip()
+        )
+        revision = described.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         revision = ""
     return {
@@ -314,70 +436,83 @@ def versions():
     }
 
 
-def claim(path, identity, what, extra=None):
-    """Write `identity` (a dict) to `path`, or check that what stands there is equal (process 0).
+def write_or_check(path, identity, what, extra=None):
+    """Write `identity`, a dict, to `path`, or check that what stands there is equal (process 0).
 
-    A folder belongs to one set of arguments: another one is refused, and so is a folder that holds other
-    things. `extra` is written along but not compared."""
-    path, identity = Path(path), json.loads(json.dumps(identity, default=str))
-    if path.exists():
-        there = read_json(path)
-        if there.get("stage") != identity["stage"]:
+    A folder belongs to one stage with one set of arguments and inputs. Anything else is refused.
+    identity: "stage", "args" (the arguments), "inputs" (what was read: hashes, counts).
+    extra: written as well, but not compared.
+    """
+    path = Path(path)
+    identity = json.loads(json.dumps(identity, default=str))
+    if not path.exists():
+        occupied = path.parent.exists() and any(
+            not entry.name.startswith(".") for entry in path.parent.iterdir()
+        )
+        if occupied:
+            fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
+        write_json(path, {**(extra or {}), **identity})
+        return
+    there = read_json(path)
+    if there.get("stage") != identity["stage"]:
+        fail(
+            f"{path.parent} was made by {there.get('stage')}, not by {identity['stage']}: choose "
+            "another --out.",
+            2,
+        )
+    changed = []
+    for key, value in sorted(identity["args"].items()):
+        old = there.get("args", {}).get(key)
+        if old != value:
+            changed.append(f"--{key.replace('_', '-')} was {old}, now {value}")
+    if changed:
+        fail(
+            f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them "
+            "to go on, or choose another --out.",
+            2,
+        )
+    for key, value in sorted(identity.get("inputs", {}).items()):
+        old = there.get("inputs", {}).get(key)
+        if old != value:
             fail(
-                f"{path.parent} is {there.get('stage')}'s, not {identity['stage']}'s: choose another --out.",
+                f"{path.parent} was started with another {key.replace('_', ' ')} (it was {old}, now "
+                f"it is {value}): put the old one back to go on, or choose another --out.",
                 2,
             )
-        there, identity = there | there.get("args", {}), identity | identity.get("args", {})
-        changed = [
-            f"--{key.replace('_', '-')} was {there.get(key)}, now {identity.get(key)}"
-            for key in sorted(identity.keys() - {"args"})
-            if there.get(key) != identity.get(key)
-        ]
-        if changed:
-            fail(
-                f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them to go on, or "
-                "choose another --out.",
-                2,
-            )
-    elif path.parent.exists() and any(not p.name.startswith(".") for p in path.parent.iterdir()):
-        fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
-    else:
-        write_json(path, {**identity, **(extra or {})})
 
 
-def open_run(out, stage, args, free=(), extra=None):
-    """Create the run folder, or check that it belongs to the same command (see `claim`).
+def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
+    """Create the run folder args.out, or check that it belongs to the same command.
 
-    Writes `args.json` (with `extra`, which describes the inputs) and the first line of `log.jsonl`."""
-    out, free = Path(out), {*FREE, *free, "out"}
+    stage: the stage's name. result: the file whose presence means that the run is finished.
+    may_change: arguments that may differ from those of the interrupted run, beside MAY_CHANGE.
+    inputs: what the run reads, in a comparable form (hashes, counts); extra: to be noted, too.
+    Returns the folder, or None if the run is finished, after a word to the user.
+    """
+    out = Path(args.out)
+    done = (out / result).exists()
+    barrier()  # every process has looked before process 0 writes
     if rank() == 0:
-        identity = {
-            "stage": stage,
-            **{key: value for key, value in vars(args).items() if key not in free},
-        }
-        claim(out / "args.json", identity, "a run folder", extra)
-        if not any((out / name).exists() for name in ("checkpoint.pth", *RESULTS)):
-            first = {
-                "event": "start",
-                "command": sys.argv,
-                "world": world(),
-                "time": time.time(),
-                **versions(),
-            }
-            with atomic(out / "log.jsonl") as temporary:
-                temporary.write_text(json.dumps(first) + "\n")
+        free = {*MAY_CHANGE, *may_change}
+        arguments = {key: value for key, value in vars(args).items() if key not in free}
+        identity = {"stage": stage, "args": arguments, "inputs": inputs or {}}
+        write_or_check(out / "args.json", identity, "a run folder", extra)
+        if done:
+            print(f"{out} is finished: {out / result}")
+        elif not (out / "checkpoint.pth").exists():
+            first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
+            write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
     barrier()
-    return out
+    return None if done else out
 
 
-def finished(result, stage, args, free=()):
-    """True, with a word to the user, when an earlier run of this command has ended."""
-    done = (Path(args.out) / result).exists()
-    if done:
-        open_run(args.out, stage, args, free)  # refuses other arguments
-        if rank() == 0:
-            print(f"{args.out} is finished: {Path(args.out) / result}")
-    return done
+def run_arguments(folder):
+    """{argument: value} of the run in a folder, with what `open_run` noted beside; {} if none."""
+    path = Path(folder) / "args.json"
+    if not path.exists():
+        return {}
+    noted = read_json(path)
+    return noted | noted.pop("args", {})
 
 
 def log(out, **event):
@@ -389,17 +524,16 @@ def log(out, **event):
 
 def read_log(out, event):
     """The logged events of one kind."""
-    lines = map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines())
-    return [line for line in lines if line.get("event") == event]
+    lines = (Path(out) / "log.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [one for one in events if one.get("event") == event]
 
 
 def save_checkpoint(out, **state):
-    """Everything needed to go on, with the length of the log that belongs to it (process 0 writes)."""
+    """Everything needed to go on, with the length of the log that belongs to it (process 0)."""
     if rank() == 0:
-        save(
-            Path(out) / "checkpoint.pth",
-            {**state, "log_bytes": (Path(out) / "log.jsonl").stat().st_size},
-        )
+        state["log_bytes"] = (Path(out) / "log.jsonl").stat().st_size
+        save(Path(out) / "checkpoint.pth", state)
 
 
 def load_checkpoint(out):
@@ -408,7 +542,28 @@ def load_checkpoint(out):
     if not path.exists():
         return None
     state = load(path)
+    barrier()
     if rank() == 0:
         os.truncate(Path(out) / "log.jsonl", state["log_bytes"])
-    barrier()
     return state
+
+
+def remove_checkpoint(out):
+    """The run is finished: its result stands, the checkpoint is not needed any more (process 0)."""
+    if rank() == 0:
+        (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
+
+
+class CheckpointClock:
+    """Says when a checkpoint is due: every `minutes`, never at the last step."""
+
+    def __init__(self, minutes):
+        self.seconds = 60 * minutes
+        self.last = time.time()
+
+    def due(self, step, total):
+        """After step number `step` (from 0) of `total`."""
+        if step + 1 == total or time.time() - self.last <= self.seconds:
+            return False
+        self.last = time.time()
+        return True

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from models.images import as_stored, read_image
-from models.run import fail, seed_rng
+from models.old_run import fail, seed_rng
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from models import maskgit, vqgan
-from models.run import atomic, fail, file_hash, load
+from models.old_run import atomic, fail, file_hash, load
 
 # name -> (address, file name in the cache, first digits of its sha256 where the publisher states them)
 PUBLISHED = {

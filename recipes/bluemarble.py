@@ -28,7 +28,7 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # started as a file: make `models` importable
 
-from models.run import fail, parser, write_json  # noqa: E402
+from models.old_run import fail, parser, write_json  # noqa: E402
 
 BLOCK = 12  # degrees
 MIN_LAND = 0.75

@@ -18,7 +18,7 @@ import numpy as np
 
 from models.images import find_images, read_image
 from models.plots import save_figure
-from models.run import read_json, read_log
+from models.old_run import read_json, read_log
 
 ARMS = ("baseline", "generated", "control")
 data, runs = map(Path, sys.argv[1:])

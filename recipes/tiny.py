@@ -17,7 +17,7 @@ sys.path.insert(
 import numpy as np
 
 from models.images import write_image
-from models.run import ROOT, write_json
+from models.old_run import ROOT, write_json
 
 CLASSES = (
     "n01440764",

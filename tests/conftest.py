@@ -81,7 +81,7 @@ def call(script, *args):
         call.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     module = call.modules[name]
-    from models.run import run_main
+    from models.old_run import run_main
 
     return run_main(module.main, module.arguments(list(map(str, args))))
 

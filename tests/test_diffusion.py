@@ -14,7 +14,7 @@ from conftest import ROOT, run
 from test_caption import photographs
 
 from models import diffusion
-from models.run import image_seed
+from models.old_run import image_seed
 
 augment = importlib.import_module("02_augment")
 train = importlib.import_module("00_train_diffusion")

@@ -85,7 +85,7 @@ from functools import partial
 from models.features import centre_crop, extract, gather, knn, read_splits
 from models.linear import fit_linear, held_out, scores, standardise
 from models.resnet import load_backbone
-from models.run import rank, start
+from models.old_run import rank, start
 class args: device = "cpu"
 device = start(args)
 classes, (files, labels), (val_files, _) = read_splits(sys.argv[1])

@@ -12,7 +12,7 @@ from conftest import MASKGIT, ROOT, VQGAN, command, hashes, refused, run, run_ki
 from PIL import Image
 
 from models.images import as_stored, read_image, square, stored_suffix, write_image
-from models.run import load, read_log
+from models.old_run import load, read_log
 
 
 def equal(a, b):

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 
 from models import maskgit, vqgan
 from models.augmenters import synset_index
-from models.run import seed_rng
+from models.old_run import seed_rng
 from models.weights import load_maskgit
 
 GOLDENS = Path(__file__).parent / "goldens" / "maskgit"

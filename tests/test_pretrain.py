@@ -11,7 +11,7 @@ from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, 
 
 from models.heads import build_method
 from models.resnet import build_backbone
-from models.run import load, read_json, read_log
+from models.old_run import load, read_json, read_log
 
 SMALL = {
     "vicreg": "16-16",

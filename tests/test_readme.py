@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import PRETRAIN, ROOT, call, run
 
-from models.run import load
+from models.old_run import load
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)

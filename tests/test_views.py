@@ -17,7 +17,7 @@ from torchvision import transforms as T
 
 from models import views as V
 from models.images import read_image, square, write_image
-from models.run import seed_rng
+from models.old_run import seed_rng
 
 GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
 NAMES = [operation.__name__ for operation in V.OPERATIONS]
