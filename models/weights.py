@@ -6,10 +6,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from models import maskgit, vqgan
+from models.flax_files import read_flax, tokenizer_from_flax, transformer_from_flax
 from models.old_run import atomic, fail, file_hash, load
 
 # name -> (address, file name in the cache, first digits of its sha256 where the publisher states them)
@@ -52,7 +52,7 @@ def cache():
     return Path(os.environ.get("GCL_WEIGHTS", Path.home() / ".cache" / "gcl"))
 
 
-def find(name):
+def weight_file(name):
     """Path of a published weight file: in $GCL_WEIGHTS (or ~/.cache/gcl), else downloaded to there."""
     address, file, digest = PUBLISHED[name]
     path = cache() / file
@@ -75,29 +75,7 @@ def find(name):
     return path
 
 
-def read_flax(path):
-    """A flax msgpack file -> nested dict of numpy arrays. An array is extension type 1 holding (shape,
-    dtype name, raw bytes); nothing else occurs in these checkpoints, and anything else is refused."""
-    import msgpack
-
-    def array(code, data):
-        if code != 1:
-            raise ValueError(f"extension type {code}")
-        shape, dtype, raw = msgpack.unpackb(data, strict_map_key=False)
-        return np.frombuffer(raw, dtype).reshape(shape).copy()
-
-    try:
-        tree = msgpack.unpackb(
-            Path(path).read_bytes(), ext_hook=array, strict_map_key=False, max_ext_len=2**31 - 1
-        )
-        return tree["params"]
-    except FileNotFoundError:
-        fail(f"{path} does not exist.")
-    except Exception as error:  # msgpack has many ways to say that a file is not msgpack
-        fail(f"{path} is not a flax checkpoint with 'params' ({type(error).__name__}: {error}).")
-
-
-def fill(module, state, what):
+def load_strictly(module, state, what):
     """Load strictly; else one sentence that lists the names."""
     ours = module.state_dict()
     missing, unknown = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
@@ -134,10 +112,12 @@ def load_maskgit(where=None):
         saved = load(path)
         if not isinstance(saved, dict) or "tokenizer" not in saved:
             fail(f"{path} holds no tokenizer: give a run folder of 00_train_generator.py.")
-        tokenizer = fill(vqgan.VQGAN(**saved["tokenizer_config"]), saved["tokenizer"], path)
+        tokenizer = load_strictly(
+            vqgan.VQGAN(**saved["tokenizer_config"]), saved["tokenizer"], path
+        )
         tokenizer.image_size, transformer = saved["size"], None
         if "transformer" in saved:
-            transformer = fill(
+            transformer = load_strictly(
                 maskgit.MaskGIT(**saved["transformer_config"]), saved["transformer"], path
             )
         return tokenizer, transformer, {path.name: file_hash(path)}
@@ -149,11 +129,11 @@ def load_maskgit(where=None):
                 f"{tokenizer_name} and {transformer_name} (the published files)."
             )
     else:
-        files = [find("maskgit-tokenizer"), find("maskgit-transformer")]
+        files = [weight_file("maskgit-tokenizer"), weight_file("maskgit-transformer")]
     try:
-        config, state = vqgan.from_flax(read_flax(files[0]))
+        config, state = tokenizer_from_flax(read_flax(files[0]))
         codes = config["codes"]
-        transformer_config, transformer_state = maskgit.from_flax(read_flax(files[1]), codes)
+        transformer_config, transformer_state = transformer_from_flax(read_flax(files[1]), codes)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         fail(
             f"{files[0].parent}: {error} is missing or of another shape: these are not MaskGIT's two checkpoints."
@@ -164,7 +144,10 @@ def load_maskgit(where=None):
     tokenizer.to_empty(device="cpu")
     transformer.to_empty(device="cpu")
     return (
-        fill(tokenizer, state, files[0]),
-        fill(transformer, transformer_state, files[1]),
+        load_strictly(tokenizer, state, files[0]),
+        load_strictly(transformer, transformer_state, files[1]),
         {file.name: file_hash(file) for file in files},
     )
+
+
+find, fill = weight_file, load_strictly  # old names
