@@ -1,533 +1,504 @@
-"""Stage 03: self-supervised pretraining on pairs of a real and a generated view (dissertation, chapter 5).
+"""Stage 03: self-supervised pretraining on pairs of a real and a generated view (chapter 5).
 
     python 03_pretrain.py --data ROOT/train --generated gen/inpaint --out runs/inpaint
-    torchrun --standalone --nproc_per_node=4 03_pretrain.py --data ROOT/train --generated gen/inpaint --out runs/inpaint
+    torchrun --standalone --nproc_per_node=4 03_pretrain.py --data ROOT/train \\
+        --generated gen/inpaint --out runs/inpaint
 
-One view of an image is always real, with the method's published augmentations. The other is, with
-probability --mix, the stored generated image with the --pair augmentations on top, otherwise the real image
-with the published set of the second view. --mix 0 is exactly the baseline: same random numbers, the
-generated folder is not opened. --generated real is the control: the real image, resized and cropped like a
-generated one, stands in its place; what it gains over the baseline is not a gain of generation.
+One view of an image is always real, with the method's published augmentations. The other one is,
+with probability --mix, the stored generated image with the --pair augmentations on top. Otherwise
+it is the real image again, with the published augmentations of the second view.
 
-The defaults are the dissertation's (VICReg, ResNet-50, 100 epochs, LARS, batch 800) and, where it is silent,
-the published recipe of the method; models/lars.py lists both with their sources. Reads a folder tree of
-images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth (torchvision's names, loads
-strictly), log.jsonl, curves.png, views.png (the first batch as the network sees it). The same command
-continues an interrupted run, bit for bit on a CPU, and returns at once when it is finished.
+--mix 0 is exactly the baseline: the same random numbers, and the generated folder is not opened.
+--generated real is the control: the real image, resized and cropped like a generated one, stands in
+its place. What the control gains over the baseline is not a gain of generation.
 
-On 4 x 24 GB a batch of 800 at 224 px is 200 pairs a GPU: an estimated 18.5 GiB in bf16 (16.7 GiB of activations
-kept for the backward pass, 2.0 GiB of weights, gradients and momentum; counted on tensors without data, not measured:
-python bench.py memory). If it does not fit, --grad-checkpoint trades a third more time for most of it. Gradient
-accumulation is not offered: it does not enlarge the batch that the losses' statistics see.
+The defaults are the dissertation's (VICReg, ResNet-50, 100 epochs, LARS, batch 800) and, where it
+is silent, the method's published recipe; models/heads.py lists both with their sources.
+
+Reads a folder tree of images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth
+(torchvision's names, loads strictly), log.jsonl, curves.png, views.png (the first batch as the
+network sees it). The same command continues an interrupted run, bit for bit on a CPU, and returns
+at once when the run is finished.
+
+Before the first step on a GPU, the memory of a step is counted and compared with the card. If it
+does not fit, --grad-checkpoint trades a third more time for most of it. Gradient accumulation is
+not offered: it does not enlarge the batch whose statistics the losses use.
 """
 
+import json
+import os
+import re
 import time
+from functools import partial
 from pathlib import Path
 
-from models.old_run import (
-    FREE,
-    autocast,
-    batches,
-    check_batch,
-    count,
-    device_arguments,
-    fail,
-    finished,
-    image_seed,
-    load_checkpoint,
-    log,
-    open_run,
-    parser,
-    progress,
-    rank,
-    read_json,
-    read_log,
-    run_main,
-    save,
-    save_checkpoint,
-    share,
-    start,
-    world,
-)
+from models import run
 
 STAGE = "03_pretrain"
-FREE_HERE = ("log_every", "knn", "knn_every", *FREE)  # may change when a run is resumed
+MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")  # on resume, beside run.MAY_CHANGE
 
 
 def arguments(argv=None):
-    p = parser(__doc__)
-    p.add_argument(
-        "--data", required=True, help="folder tree of the real images; labels are not used"
-    )
-    p.add_argument("--out", required=True, help="run folder")
-    p.add_argument("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
-    # views
-    p.add_argument(
+    p = run.parser(__doc__)
+    add = p.add_argument
+    add("--data", required=True, help="folder tree of the real images; labels are not used")
+    add("--out", required=True, help="run folder")
+    add("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
+    # ---- views
+    add(
         "--generated",
         nargs="+",
         default=[],
         metavar="DIR",
-        help="mirrors made by 02_augment.py; one of all their views is drawn at random per image and epoch. "
-        "'real': the control, the real image in place of a generated one",
+        help="mirrors made by 02_augment.py; one of all their views is drawn at random for each "
+        "image and epoch. 'real' is the control: the real image in place of a generated one",
     )
-    p.add_argument(
+    add(
         "--mix",
-        type=share,
+        type=run.fraction,
         metavar="GAMMA",
         help="probability of a generated view (default: 0.5 with --generated, else 0)",
     )
-    p.add_argument(
+    add(
         "--pair",
         nargs="+",
         default=["crop"],
-        metavar="NAME",
-        help="augmentations on top of a generated view: any of crop flip jitter blur solarize grayscale, or "
-        "none. Crop alone did best (Table 3), colour hurts",
+        metavar="AUG",
+        help="augmentations on top of a generated view: any of crop flip jitter blur solarize "
+        "grayscale, or none. Crop alone did best (Table 3), colour hurts",
     )
-    p.add_argument(
+    add(
         "--views",
-        type=count,
+        type=run.positive,
         default=1,
         metavar="K",
-        help="generated views per image, 1 to 3, from distinct mirrors; the loss is the mean over the pairs",
+        help="generated views of an image, 1 to 3, from distinct mirrors; the loss is the mean "
+        "over the pairs",
     )
-    p.add_argument(
+    add(
         "--local-crops",
         type=int,
         metavar="N",
-        help="small crops per image (default: 6 for dino, else 0)",
+        help="small crops of an image (default: 6 for dino, else 0)",
     )
-    p.add_argument("--local-size", type=count, default=96, help="their side in pixels")
-    p.add_argument(
+    add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
+    add(
         "--local-crops-from",
         default="real",
         choices=["real", "generated"],
-        help="what they are cut from",
+        help="the image that local crops are cut from",
     )
-    p.add_argument(
+    add(
         "--store-size",
-        type=count,
+        type=run.positive,
         default=256,
-        help="side at which --generated real stores its image: as large as the generated ones are",
+        help="side in pixels at which --generated real stores its image: that of generated ones",
     )
-    p.add_argument("--size", type=count, default=224, help="side of a view in pixels")
-    # network
-    p.add_argument(
+    add("--size", type=run.positive, default=224, help="side of a view in pixels")
+    # ---- network
+    add(
         "--backbone",
         default="resnet50",
-        help="a ResNet: resnet18, resnet50, ..., resnet10 for tiny images",
+        help="a ResNet: resnet18, resnet50, ...; resnet10 for tiny images",
     )
-    p.add_argument(
+    add(
         "--small-images",
         action="store_true",
-        help="3x3 stem without max-pool, for images of <= 64 px",
+        help="3x3 stem without max-pooling, for images of up to 64 px",
     )
-    p.add_argument(
-        "--projector", metavar="N-N-N", help="widths of the projector (default: the published ones)"
+    add(
+        "--projector",
+        metavar="N-N-N",
+        help="widths of the projector's layers (default: the published ones)",
     )
-    p.add_argument(
-        "--init", metavar="FILE", help="start from these backbone weights instead of random ones"
-    )
-    # optimisation
-    p.add_argument("--epochs", type=count, default=100)
-    p.add_argument(
+    add("--init", metavar="FILE", help="backbone weights to start from, instead of random ones")
+    # ---- optimisation
+    add("--epochs", type=run.positive, default=100, help="passes over the images")
+    add(
         "--batch-size",
-        type=count,
+        type=run.positive,
         metavar="N",
-        help="images a step, over all processes (default: the "
-        "dissertation's 800, with --views 2 512, with --views 3 384)",
+        help="images a step, over all processes (default: the dissertation's 800, with --views 2 "
+        "512, with --views 3 384)",
     )
-    p.add_argument(
+    add(
         "--optimizer",
         default="published",
         choices=["published", "lars", "adamw"],
         help="published: the method's own; adamw suits small images and small batches",
     )
-    p.add_argument(
+    add(
         "--learning-rate",
         type=float,
         metavar="LR",
-        help="base value, scaled with the batch as the method does, mostly x batch/256 (default: published)",
+        help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
+        "256 (default: published)",
     )
-    p.add_argument("--weight-decay", type=float, metavar="W", help="(default: published)")
-    p.add_argument("--warmup-epochs", type=float, metavar="N", help="(default: published, 10)")
-    p.add_argument(
+    add("--weight-decay", type=float, metavar="W", help="weight decay (default: published)")
+    add(
+        "--warmup-epochs",
+        type=float,
+        metavar="N",
+        help="epochs in which the learning rate rises (default: published, 10)",
+    )
+    add(
         "--clip-grad",
         type=float,
         metavar="NORM",
-        help="largest gradient norm of a parameter (default: published, 3 for dino, else none)",
+        help="largest gradient norm of one parameter (default: published, 3 for dino, else none)",
     )
-    p.add_argument(
+    add(
         "--queue",
         type=int,
-        help="SwAV's queue, a multiple of the batch is simplest (default: 3840)",
+        help="length of SwAV's queue, best a multiple of the batch (default: 3840)",
     )
-    p.add_argument("--queue-start", type=float, metavar="EPOCH", help="(default: 15)")
-    p.add_argument(
+    add(
+        "--queue-start",
+        type=float,
+        metavar="EPOCH",
+        help="epoch from which SwAV uses its queue (default: 15)",
+    )
+    add(
         "--grad-checkpoint",
         action="store_true",
-        help="recompute activations in the backward pass; "
-        "BatchNorm's running statistics then move twice a step",
+        help="recompute activations in the backward pass, to save memory; BatchNorm's running "
+        "statistics then move twice a step",
     )
-    p.add_argument("--seed", type=int, default=0)
-    # watching
-    p.add_argument("--log-every", type=count, default=50, metavar="STEPS")
-    p.add_argument(
+    add("--seed", type=int, default=0, help="seed of the weights, the order and the views")
+    # ---- watching
+    add(
+        "--log-every",
+        type=run.positive,
+        default=50,
+        metavar="STEPS",
+        help="steps between two lines of the log",
+    )
+    add(
         "--checkpoint-minutes",
         type=float,
         default=10,
-        help="how much work a crash may cost; 0: every step",
+        help="minutes between two checkpoints: the work that a crash may cost; 0: every step",
     )
-    p.add_argument(
+    add(
         "--knn",
         metavar="ROOT",
-        help="probe the backbone by kNN on ROOT/train and ROOT/val (needs labels)",
+        help="labelled images, ROOT/train and ROOT/val: the backbone is probed on them by kNN",
     )
-    p.add_argument("--knn-every", type=count, default=10, metavar="EPOCHS")
-    device_arguments(p)
+    add(
+        "--knn-every",
+        type=run.positive,
+        default=10,
+        metavar="EPOCHS",
+        help="epochs between two probes",
+    )
+    add(
+        "--colour-on",
+        default="auto",
+        choices=["auto", "cpu", "gpu"],
+        help="where jitter, blur and the like are computed; auto: on the CPU if it has at least "
+        "four cores for each GPU",
+    )
+    run.device_arguments(p)
     return p.parse_args(argv)
 
 
 if __name__ == "__main__":
     args = arguments()
 
-import math
-
 import torch
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader
 
-from models.heads import build_method, embedding_stats
+from models import device_views, features, memory, parallel
+from models.heads import METHODS, build_method
 from models.images import contact_sheet, find_images
-from models.lars import LARS, METHODS, cosine_warmup, param_groups, peak_lr
+from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
+from models.losses import embedding_stats
+from models.meter import Meter
+from models.pairs import PairDataset
 from models.plots import curves
 from models.resnet import build_backbone, load_backbone
-from models.views import SPECS, PairDataset, apply_batch
+
+
+# ---------------------------------------------------------------- settings
+def complete(args):
+    """Fill in the defaults that depend on other arguments; check what can be checked already."""
+    if args.method not in METHODS:
+        run.fail(f"--method {args.method}: the methods are {', '.join(METHODS)}.", 2)
+    if args.mix is None:
+        args.mix = 0.5 if args.generated else 0.0
+    if args.mix > 0 and not args.generated:
+        run.fail(
+            "--mix above 0 needs --generated: a mirror made by 02_augment.py, or 'real' for the "
+            "control.",
+            2,
+        )
+    if args.views > 3:
+        run.fail("--views is 1 to 3.", 2)
+    if args.views > 1 and not args.generated:
+        run.fail("--views above 1 needs --generated with as many mirrors.", 2)
+    if args.batch_size is None:
+        args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
+    published = METHODS[args.method]
+    defaults = {
+        "local_crops": published["local_crops"],
+        "learning_rate": published["lr"],
+        "weight_decay": published["weight_decay"],
+        "warmup_epochs": published["warmup_epochs"],
+        "clip_grad": published["clip_grad"],
+    }
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.optimizer == "published":
+        args.optimizer = published["optimizer"]
 
 
 def mirrors_of(args):
-    """(view folders, their augment.json) of --generated; nothing is opened at gamma 0."""
+    """(view folders, what each mirror's augment.json says) of --generated.
+
+    At mixing rate 0 nothing is opened. The control's folders are the word "real".
+    """
     if args.mix == 0:
         return [], []
     if args.generated == ["real"]:
         return "real", ["real"]
     folders, made_by = [], []
     for mirror in map(Path, args.generated):
-        about = next(
-            (f for f in (mirror / "augment.json", mirror.parent / "augment.json") if f.exists()),
-            None,
-        )
-        if about is None:
-            fail(
-                f"--generated {mirror} is not a mirror made by 02_augment.py: there is no augment.json.",
+        about = [f / "augment.json" for f in (mirror, mirror.parent)]
+        about = [file for file in about if file.exists()]
+        if not about:
+            run.fail(
+                f"--generated {mirror} is not a mirror made by 02_augment.py: there is no "
+                "augment.json.",
                 2,
             )
-        views = sorted(
-            (f for f in mirror.glob("view*") if f.is_dir()), key=lambda f: int(f.name[4:])
-        )
-        folders += views or [mirror]
-        made_by.append(read_json(about) | {"folder": str(mirror)})
-        if mirror.name.startswith("strength"):  # one of several strengths that one command made
-            made_by[-1]["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
+        found = [f for f in mirror.glob("view*") if re.fullmatch(r"view\d+", f.name)]
+        found.sort(key=lambda folder: int(folder.name[4:]))
+        folders += found or [mirror]
+        noted = run.read_json(about[0])
+        noted.pop("versions", None)
+        noted["folder"] = str(mirror)
+        if mirror.name.startswith("strength"):  # one of several strengths that lie side by side
+            noted["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
+        made_by.append(noted)
     return folders, made_by
 
 
-def complete(args):
-    """Fill in the defaults that depend on other arguments."""
-    if args.method not in METHODS:
-        fail(f"--method {args.method}: the methods are {', '.join(METHODS)}.", 2)
-    published = METHODS[args.method]
-    if args.mix is None:
-        args.mix = 0.5 if args.generated else 0.0
-    if args.mix > 0 and not args.generated:
-        fail(
-            "--mix above 0 needs --generated: a mirror made by 02_augment.py, or 'real' for the control.",
-            2,
-        )
-    if args.views > 3:
-        fail("--views is 1 to 3.", 2)
-    if args.views > 1 and not args.generated:
-        fail("--views above 1 needs --generated with as many mirrors.", 2)
-    if args.batch_size is None:
-        args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    for name, key in (
-        ("local_crops", "local_crops"),
-        ("learning_rate", "lr"),
-        ("weight_decay", "weight_decay"),
-        ("warmup_epochs", "warmup_epochs"),
-        ("clip_grad", "clip_grad"),
-    ):
-        if getattr(args, name) is None:
-            setattr(args, name, published[key])
-    if args.optimizer == "published":
-        args.optimizer = published["optimizer"]
+def inputs_of(paths, folders, made_by):
+    """What the run depends on, in a form that can be compared when it is resumed."""
+    inputs = {"number of images": len(paths), "list of images": run.names_hash(paths)}
+    if folders and folders != "real":
+        inputs["list of generated views"] = [folder.name for folder in folders]
+        weights = [json.dumps(noted.get("inputs", {}), sort_keys=True) for noted in made_by]
+        inputs["generator"] = run.names_hash(weights)
+    return inputs
 
 
-def build_optimizer(args, model):
-    recipe = METHODS[args.method] | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
-    groups = param_groups(model, recipe)
-    if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, foreach=True)
-    if args.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, foreach=True)
-    return LARS(groups)
+def colour_on_gpu(args, device):
+    """Where the colour half of the views is computed (--colour-on)."""
+    if device.type != "cuda" or args.colour_on == "cpu":
+        return False
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return args.colour_on == "gpu" or cores < 4 * parallel.local_world()
 
 
-def checkpoint_stages(backbone):
-    """Keep only the inputs of the four stages; the backward pass recomputes what is inside."""
-    for name in ("layer1", "layer2", "layer3", "layer4"):
-        stage = getattr(backbone, name)
-        stage.forward = lambda x, forward=stage.forward: recompute(forward, x, use_reentrant=False)
+# ---------------------------------------------------------------- the model
+def build_model(args):
+    """The method's module around its backbone, with the initial weights of --seed or --init."""
+    torch.manual_seed(run.image_seed(args.seed, "init"))
+    zero_init = METHODS[args.method]["zero_init_residual"]
+    backbone, width = build_backbone(args.backbone, args.small_images, zero_init_residual=zero_init)
+    if args.init:
+        loaded = load_backbone(args.init)[0].state_dict()
+        shapes = {name: value.shape for name, value in backbone.state_dict().items()}
+        if {name: value.shape for name, value in loaded.items()} != shapes:
+            small = " --small-images" if args.small_images else ""
+            run.fail(f"--init {args.init} is not a {args.backbone}{small}.", 2)
+        backbone.load_state_dict(loaded)
+    options = {}
+    if args.projector:
+        options["projector"] = args.projector
+    if args.method == "swav":
+        options["global_views"] = 1 + args.views
+        for name in ("queue", "queue_start"):
+            if getattr(args, name) is not None:
+                options[name] = getattr(args, name)
+    return build_method(args.method, backbone, width, **options)
 
 
-class Meter:
-    """Sums of the logged terms, and the first step at which each was not finite: all on the device, so that
-    nothing waits for it between two log lines. State: {name: (sum, number of steps, first bad step)}."""
-
-    def __init__(self, state=None):
-        self.state = dict(state or {})
-
-    def add(self, step, terms):
-        for name, value in terms.items():
-            value = value.double()
-            bad = torch.where(value.isfinite(), math.inf, float(step))
-            last = self.state.get(
-                name, torch.tensor([0, 0, math.inf], dtype=torch.float64, device=value.device)
-            )
-            self.state[name] = torch.stack(
-                [last[0] + value, last[1] + 1, torch.minimum(last[2], bad)]
-            )
-
-    def finite(self):
-        return all(bool(value[2].isinf()) for value in self.state.values())
-
-    def read(self):
-        """Means over steps and processes; ends all processes where a term was not finite."""
-        values = torch.stack(list(self.state.values()))
-        if world() > 1:
-            everyone = [torch.empty_like(values) for _ in range(world())]
-            torch.distributed.all_gather(everyone, values)
-            values = torch.stack(everyone)
-            values = torch.cat([values[..., :2].mean(0), values[..., 2:].min(0).values], 1)
-        values = dict(zip(self.state, values.tolist(), strict=True))
-        name = min(values, key=lambda name: values[name][2])
-        if values[name][2] < math.inf:
-            fail(
-                f"Step {int(values[name][2])}: {name} is not finite. The last checkpoint is kept; a lower "
-                "--learning-rate, --clip-grad or --precision fp32 may help."
-            )
-        self.state = {}
-        return {name: total / steps for name, (total, steps, _) in values.items()}
-
-
-def main(args):
-    device = start(args)
+# ---------------------------------------------------------------- the training
+def main(args, device):
     complete(args)
-    if finished("backbone.pth", STAGE, args, FREE_HERE):
+    run.keep_apart(args.data, out=args.out)
+    paths = find_images(args.data)
+    run.check_batch(len(paths), args.batch_size, least=2)
+    if args.knn:
+        features.check_probe(args.knn)
+    folders, made_by = mirrors_of(args)
+    for folder in folders if folders != "real" else ():
+        run.keep_apart(args.data, generated=folder)
+    recipe = METHODS[args.method] | {
+        "optimizer": args.optimizer,
+        "weight_decay": args.weight_decay,
+    }
+    peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
+    noted = {"generated_by": made_by, "images": len(paths), "peak_lr": peak}
+    out = run.open_run(
+        args, STAGE, "backbone.pth", MAY_CHANGE, inputs_of(paths, folders, made_by), noted
+    )
+    if out is None:
         return
 
     # ---- data
-    paths = find_images(args.data)
-    check_batch(len(paths), args.batch_size)
-    folders, made_by = mirrors_of(args)
     data = PairDataset(
         args.data,
         paths,
-        args.method,
+        recipe["views"],
         args.size,
         seed=args.seed,
         mix=args.mix,
         pair=args.pair,
         generated=folders,
-        views=args.views,
+        partners=args.views,
         local_crops=args.local_crops,
         local_size=args.local_size,
         local_from=args.local_crops_from,
         store_size=args.store_size,
-        on_device=device.type == "cuda",
+        on_device=colour_on_gpu(args, device),
     )
     per_epoch = len(paths) // args.batch_size
     total = args.epochs * per_epoch
-    mean, std = SPECS[args.method][0]["mean"], SPECS[args.method][0]["std"]
+    mean, std = data.first["mean"], data.first["std"]
 
     # ---- model
-    torch.manual_seed(image_seed(args.seed, "init"))
-    backbone, width = build_backbone(
-        args.backbone, args.small_images, zero_init_residual=args.method in ("vicreg", "barlow")
-    )  # as published
-    if args.init:
-        loaded = load_backbone(args.init)[0].state_dict()
-        if {k: v.shape for k, v in loaded.items()} != {
-            k: v.shape for k, v in backbone.state_dict().items()
-        }:
-            fail(
-                f"--init {args.init} is not a {args.backbone}{' --small-images' * args.small_images}.",
-                2,
-            )
-        backbone.load_state_dict(loaded)
-    options = {"projector": args.projector} if args.projector else {}
-    if args.method == "swav":
-        options |= {"global_views": 1 + args.views}
-        options |= {
-            key: getattr(args, key)
-            for key in ("queue", "queue_start")
-            if getattr(args, key) is not None
-        }
-    model = build_method(args.method, backbone, width, **options).to(
-        device, memory_format=torch.channels_last
-    )
+    model = build_model(args)
+    memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
     if args.grad_checkpoint:
-        checkpoint_stages(model.backbone)
-    if world() > 1 and device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = build_optimizer(args, model)
-    recipe = METHODS[args.method]
-    peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
-
-    out = open_run(
-        args.out,
-        STAGE,
-        args,
-        FREE_HERE,
-        {"generated_by": made_by, "images": len(paths), "peak_lr": peak},
-    )
+        memory.checkpoint_stages(model.backbone)
+    model = model.to(device, memory_format=torch.channels_last)
+    network = parallel.data_parallel(model, device)
+    optimizer = build_optimizer(model, recipe)
     first, meter = 0, Meter()
-    if saved := load_checkpoint(out):
+    if saved := run.load_checkpoint(out):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        first, meter = (
-            saved["step"],
-            Meter({name: value.to(device) for name, value in saved["meter"].items()}),
-        )
+        meter = Meter(saved["meter"], device)
+        first = saved["step"]
         del saved
-    network = model
-    if world() > 1:
-        network = DistributedDataParallel(
-            model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
-        )
-    if rank() == 0 and not first:
+    if parallel.rank() == 0 and not first:
         print(
-            f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} ({args.batch_size // world()} a "
-            f"process), learning rate {peak:.4g}, mixing rate {args.mix}"
+            f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} "
+            f"({args.batch_size // parallel.world()} a process), learning rate {peak:.4g}, "
+            f"mixing rate {args.mix}"
         )
 
-    # ---- training: one pass of the loader over all the remaining steps
+    def learning_rate(step):
+        end = peak * recipe["end"] if recipe["end_lr"] is None else recipe["end_lr"]
+        warmup = round(args.warmup_epochs * per_epoch)
+        start = peak * recipe["start"]
+        return cosine_warmup(step, total, warmup, peak, start, end, recipe["linspace"])
+
+    # ---- one pass of the loader over all the remaining steps
     loader = DataLoader(
         data,
-        batch_sampler=batches(len(paths), args.batch_size, args.seed, first, total),
+        batch_sampler=run.batches(len(paths), args.batch_size, args.seed, first, total),
         num_workers=args.workers,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if args.workers else None,
+        prefetch_factor=2 if args.workers else None,
     )
-    bar = progress(total * args.batch_size, args.method, first * args.batch_size)
+    bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
-    clock, clock_step, last_saved = time.time(), first, time.time()
-    for step, (crops, params, _) in enumerate(loader, first):
+    checkpoints = run.CheckpointClock(args.checkpoint_minutes)
+    clock, clock_step = time.time(), first
+    for step, (images, choices, _) in enumerate(loader, first):
         epoch = step / per_epoch
         for group in optimizer.param_groups:
-            group["lr"] = group["lr_scale"] * cosine_warmup(
-                step,
-                total,
-                round(args.warmup_epochs * per_epoch),
-                peak,
-                start=recipe["start"] * peak,
-                end=recipe["end"] * peak,
-                linspace=recipe["linspace"],
-            )
-        crops = [
-            apply_batch(x.to(device, non_blocking=True), p, mean, std)
-            for x, p in zip(crops, params, strict=True)
-        ]
-        if step == 0 and rank() == 0:
+            group["lr"] = group["lr_scale"] * learning_rate(step)
+        crops = []
+        for image, choice in zip(images, choices, strict=True):
+            image = image.to(device, non_blocking=True)
+            crops.append(device_views.colour_and_normalise(image, choice, mean, std))
+        if step == 0 and parallel.rank() == 0:
             draw_views(out / "views.png", crops, args, mean, std)
-        with autocast(device, args.precision):
-            loss, terms, embedding = network(
-                crops[: 1 + args.views], crops[1 + args.views :], epoch
-            )
+
+        with run.autocast(device, args.precision):
+            views, local = crops[: 1 + args.views], crops[1 + args.views :]
+            loss, terms, embedding = network(views, local, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norms = torch._foreach_norm(gradients)
+        norms = torch.stack(torch._foreach_norm(gradients))
         if args.clip_grad:
-            shrink = (args.clip_grad / (torch.stack(norms) + 1e-6)).clamp(max=1)
-            torch._foreach_mul_(gradients, list(shrink.unbind()))
+            clip_each(gradients, norms, args.clip_grad)
         model.before_update(epoch)
         optimizer.step()
-        model.after_update((step + 1) / total)
-        meter.add(step, {"loss": loss.detach(), **terms, "gradient": torch.stack(norms).norm()})
+        model.after_update(step / total)
+        meter.add(step, {"loss": loss, **terms, "gradient": norms.norm()})
 
         # ---- looking and saving
         done = step + 1
         bar.update(args.batch_size)
-        ends_epoch, last = done % per_epoch == 0, done == total
-        if done % args.log_every == 0 or ends_epoch:
-            means = meter.read()
-            statistics = {name: float(value) for name, value in embedding_stats(embedding).items()}
-            speed = (done - clock_step) * args.batch_size / (time.time() - clock)
+        epoch_ends = done % per_epoch == 0
+        if done % args.log_every == 0 or epoch_ends:
+            seconds = time.time() - clock
+            speed = (done - clock_step) * args.batch_size / seconds
             clock, clock_step = time.time(), done
-            memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-            log(
-                out,
-                event="step",
-                step=done,
-                epoch=done / per_epoch,
-                **means,
-                **statistics,
-                lr=optimizer.param_groups[0]["lr"],
-                images_per_second=speed,
-                memory_gib=memory,
-            )
-            bar.set_postfix(loss=f"{means['loss']:.3f}", rank=f"{statistics['effective_rank']:.0f}")
-        if ends_epoch and rank() == 0:
-            curves(
-                out / "curves.png",
-                read_log(out, "step"),
-                ["loss", *terms, "embedding_std", "effective_rank"],
-            )
-        if args.knn and ends_epoch and (last or done // per_epoch % args.knn_every == 0):
+            event = {"step": done, "epoch": done / per_epoch, **meter.read()}
+            event |= {name: float(value) for name, value in embedding_stats(embedding).items()}
+            event |= {"lr": optimizer.param_groups[0]["lr"], "images_per_second": speed}
+            if device.type == "cuda":
+                event["memory_gib"] = torch.cuda.max_memory_reserved() / 2**30
+            run.log(out, event="step", **event)
+            bar.set_postfix(loss=f"{event['loss']:.3f}", rank=f"{event['effective_rank']:.0f}")
+        if epoch_ends and parallel.rank() == 0:
+            quantities = ["loss", *terms, "embedding_std", "effective_rank"]
+            curves(out / "curves.png", run.read_log(out, "step"), quantities)
+        if args.knn and epoch_ends and done < total and done // per_epoch % args.knn_every == 0:
             probe(args, model.encoder(), device, out, done // per_epoch)
-        if not last and time.time() - last_saved > 60 * args.checkpoint_minutes:
-            if meter.finite():  # else the next log line ends the run
-                save_checkpoint(
-                    out,
-                    step=done,
-                    model=model.state_dict(),
-                    optimizer=optimizer.state_dict(),
-                    meter=meter.state,
-                )
-            last_saved = time.time()
+        # Where a value was not finite, the next line of the log ends the run.
+        if checkpoints.due(step, total) and meter.finite():
+            run.save_checkpoint(
+                out,
+                step=done,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                meter=meter.state,
+            )
     bar.close()
-    if rank() == 0:
-        save(
-            out / "backbone.pth",
-            {k: v.detach().cpu().contiguous() for k, v in model.encoder().state_dict().items()},
-        )
-        (out / "checkpoint.pth").unlink(missing_ok=True)
+
+    # ---- result
+    if parallel.rank() == 0:
+        state = model.encoder().state_dict()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        run.save(out / "backbone.pth", tensors)
         print(f"{out / 'backbone.pth'} is written")
+    if args.knn:
+        probe(args, model.encoder(), device, out, args.epochs)
+    run.remove_checkpoint(out)
 
 
 def probe(args, encoder, device, out, epoch):
-    """kNN accuracy of the backbone as it is, on labelled images."""
-    from models.features import knn_probe
-
-    top1 = knn_probe(encoder, args.knn, args.size, device, args.precision, args.workers)
-    log(out, event="knn", epoch=epoch, top1=top1)
-    if rank() == 0:
+    """kNN accuracy of the backbone as it is, on the labelled images of --knn."""
+    top1 = features.knn_probe(encoder, args.knn, args.size, device, args.precision, args.workers)
+    run.log(out, event="knn", epoch=epoch, top1=top1)
+    if parallel.rank() == 0:
         print(f"epoch {epoch}: kNN top-1 {top1:.1f} %")
 
 
 def draw_views(path, crops, args, mean, std):
     """The first images of the first batch, exactly as the network gets them."""
-    pixels = [
-        (x[:8].float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1))
-        for x in crops
-    ]
-    pixels = [(x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for x in pixels]
-    titles = ["real", *(f"partner {k + 1}" for k in range(args.views))]
+    mean = torch.tensor(mean).view(3, 1, 1)
+    std = torch.tensor(std).view(3, 1, 1)
+    columns = []
+    for crop in crops:
+        pixels = (crop[:8].float().cpu() * std + mean).clamp(0, 1) * 255
+        columns.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
+    titles = ["real"]
+    titles += [f"partner {k + 1}" for k in range(args.views)]
     titles += [f"local {k + 1}" for k in range(args.local_crops)]
-    contact_sheet(path, [list(row) for row in zip(*pixels, strict=True)], titles)
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    contact_sheet(path, rows, titles)
 
 
 if __name__ == "__main__":
-    run_main(main, args)
+    run.launch(main, args)

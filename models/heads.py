@@ -1,248 +1,105 @@
-"""Six self-supervised methods: the loss of each as a pure function, and the module that holds the backbone
-with the method's projector, predictor, prototypes and teacher. Their published settings: models.lars.METHODS.
+"""Six self-supervised methods: what each puts on top of a backbone, and how each was trained.
 
-Statistics are those of the *global* batch: on N processes loss and gradient equal those of one process.
+METHODS is the one registry: a method's module, its published settings and its views. Losses are in
+models/losses.py. On N processes, loss and gradient equal those of one process.
 """
 
 import copy
 import functools
 import itertools
-import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from models.lars import METHODS, cosine_warmup
-from models.old_run import rank, world
+from models import views
+from models.lars import cosine_warmup
+from models.losses import (
+    barlow_loss,
+    byol_loss,
+    dino_loss,
+    simclr_loss,
+    sinkhorn,
+    swav_loss,
+    vicreg_loss,
+)
+from models.parallel import all_sum, full_precision, gather, rank, world
 
 
-# ---------------- precision and processes ----------------
-def full_precision(function):
-    """`function(*tensors, **options)` outside autocast, with half-precision tensors as float32."""
-
-    @functools.wraps(function)
-    def wrapped(*tensors, **options):
-        with torch.autocast(tensors[0].device.type, enabled=False):
-            return function(*(t.float() if t.itemsize < 4 else t for t in tensors), **options)
-
-    return wrapped
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        return grad.chunk(world())[rank()]
-
-
-@full_precision
-def gather(x):
-    """x (b, ...) of every process -> (b * processes, ...) in the order of ranks; b must be equal on all.
-
-    Its gradient is the *sum* of those of the processes. Where each has the same loss of the global batch, the
-    mean over processes that DistributedDataParallel takes in the end makes it exact.
-    """
-    return x if world() == 1 else _Gather.apply(x.contiguous())
-
-
-# ---------------- losses: each returns (loss, terms), terms a dict of detached scalars ----------------
-def off_diagonal(a, b, diagonal):
-    """sum_{i != j} (a'b)_ij^2 of a, b (n, d), for n < d by sum_ij (a'b)_ij^2 = sum_kl (aa')_kl (bb')_kl.
-
-    diagonal: (d,), of a'b. No digits cancel in the difference: a'b has rank <= n, so its squared norm is at
-    least (tr a'b)^2 / n, which is d / n times the squares of an even diagonal.
-    """
-    if len(a) >= a.shape[1]:
-        return (a.T @ b).fill_diagonal_(0).square().sum()
-    gram = a @ a.T
-    return (gram * (gram if b is a else b @ b.T)).sum() - diagonal.square().sum()
-
-
-@full_precision
-def vicreg_loss(x, y, invariance=25.0, variance=25.0, covariance=1.0):
-    """VICReg (Bardes et al. 2022, arXiv 2105.04906, eq. 1-6) of embeddings x, y (n, d).
-
-    lambda s(x, y) + mu (v(x) + v(y)) / 2 + nu (c(x) + c(y)): s the mean squared difference, v the mean over
-    columns of max(0, 1 - sqrt(var + 1e-4)), c the sum of squared off-diagonal covariances over d. As in the
-    official code (main_vicreg.py:194-220), to which 25, 25, 1 belong: the paper has no half on v, and no mean
-    over d in s. Covariances are over n - 1; the code has the configured batch - 1, wrong for a smaller one.
-    """
-
-    def variance_covariance(z):
-        n, d = z.shape
-        z = z - z.mean(0)
-        squares = torch.linalg.vector_norm(z, dim=0).square()
-        v = F.relu(1 - torch.sqrt(squares / (n - 1) + 1e-4)).mean()
-        return v, off_diagonal(z, z, squares) / (n - 1) ** 2 / d
-
-    s = F.mse_loss(x, y)
-    (v_x, c_x), (v_y, c_y) = variance_covariance(x), variance_covariance(y)
-    v, c = (v_x + v_y) / 2, c_x + c_y
-    terms = dict(invariance=s.detach(), variance=v.detach(), covariance=c.detach())
-    return invariance * s + variance * v + covariance * c, terms
-
-
-@full_precision
-def barlow_loss(x, y, lambd=0.0051):
-    """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, eq. 1-2) of embeddings x, y (n, d).
-
-    sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, C the cross-correlation (main.py:207-221). Columns are
-    standardised here (biased variance, eps 1e-5) as by the official BatchNorm1d(affine=False), whose running
-    statistics nothing reads, and C is over n, not the configured batch. On N processes the official gradient
-    is 1 / N of the true one, since its all_reduce of C does not differentiate; ours is exact.
-    """
-    n = len(x)
-    x, y = (F.batch_norm(z, None, None, training=True, eps=1e-5) for z in (x, y))
-    diagonal = (x * y).sum(0)
-    on, off = (diagonal / n - 1).square().sum(), off_diagonal(x, y, diagonal) / n**2
-    return on + lambd * off, dict(on_diagonal=on.detach(), off_diagonal=off.detach())
-
-
-@full_precision
-def simclr_loss(x, y, temperature=0.1):
-    """NT-Xent of SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1) of embeddings x, y (n, d).
-
-    The *sum* of both directions, each a mean over n, as in the official code (tf2/objective.py:33-86) with
-    its learning rates: twice the mean over 2n of the paper's Algorithm 1.
-    """
-    n = len(x)
-    z = F.normalize(torch.cat([x, y]), dim=1)
-    logits = (z @ z.T / temperature).fill_diagonal_(-math.inf)
-    positive = torch.arange(2 * n, device=x.device).roll(n)
-    accuracy = (logits.detach().argmax(1) == positive).to(x.dtype).mean()
-    return 2 * F.cross_entropy(logits, positive), dict(contrastive_accuracy=accuracy)
-
-
-@full_precision
-def byol_loss(p1, p2, z1, z2):
-    """BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2) of predictions p and teacher's projections z (b, d).
-
-    |p1 - z2|^2 + |p2 - z1|^2 of unit vectors: the sum of both directions as published (utils/helpers.py:109).
-    """
-    cosine = F.cosine_similarity(p1, z2.detach()) + F.cosine_similarity(p2, z1.detach())
-    return (4 - 2 * cosine).mean(), dict(cosine=cosine.detach().mean() / 2)
-
-
-@full_precision
-def swav_loss(scores, q, temperature=0.1):
-    """Swapped prediction (SwAV, Caron et al. 2020, arXiv 2006.09882, eq. 1, 2 and 6; main_swav.py:259-350).
-
-    scores (V, b, K) of all crops, the G global ones first; q (G, b, K) assignments of these. Cross-entropy of
-    softmax(scores / temperature) to q of every *other* global crop, mean over b and the G (V - 1) pairs.
-    """
-    others = [sum(t for g, t in enumerate(q) if g != v) for v in range(len(q))]
-    others += [q.sum(0)] * (len(scores) - len(q))
-    loss = sum(F.cross_entropy(s / temperature, t) for s, t in zip(scores, others, strict=True))
-    entropy = (
-        torch.special.entr(q.detach()).sum(-1).mean()
-    )  # towards 0 or ln K in the two kinds of collapse
-    return loss / (len(q) * (len(scores) - 1)), dict(target_entropy=entropy)
-
-
-@full_precision
-def dino_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04):
-    """DINO (Caron et al. 2021, arXiv 2104.14294, eq. 2-4; main_dino.py:363-416): swapped prediction again.
-
-    student (V, b, K) of all crops; teacher (G, b, K) of the global ones, no gradient; center (1, K).
-    """
-    return swav_loss(
-        student, F.softmax((teacher - center) / teacher_temp, dim=-1), temperature=student_temp
-    )
-
-
-@torch.no_grad()
-@full_precision
-def sinkhorn(scores, epsilon=0.05, iterations=3):
-    """scores (n, K) -> assignments with rows of sum 1 that use the K prototypes equally (SwAV, eq. 3-5).
-
-    The largest score is subtracted for exp's sake: a common factor leaves with the first division. The
-    largest of each row would not, as three iterations do not converge.
-    """
-    n, k = scores.shape
-    q = torch.exp((scores - scores.max()) / epsilon)
-    for _ in range(iterations):
-        q /= k * q.sum(0, keepdim=True)
-        q /= n * q.sum(1, keepdim=True)
-    return q * n
-
-
-@torch.no_grad()
-@full_precision
-def embedding_stats(z):
-    """Does z (n, d) collapse? Mean standard deviation of the columns, and exp of the entropy of the singular
-    values over their sum (RankMe, Garrido et al. 2023, eq. 1-2; not centred: 1 if all rows are equal).
-    Two scalars on the device, from the first 512 rows.
-    """
-    z = z[:512].double()  # singular values from the eigenvalues of z z' have half the digits
-    s = torch.linalg.eigvalsh(z @ z.T if len(z) < z.shape[1] else z.T @ z).clamp(min=0).sqrt()
-    return dict(
-        embedding_std=z.std(0).mean(), effective_rank=torch.special.entr(s / s.sum()).sum().exp()
-    )
-
-
-# ---------------- networks ----------------
+# ---------------------------------------------------------------- pieces
 def mlp(*widths, hidden_bias=True, last_bias=False, norm=True, activation=nn.ReLU):
-    """Linear, BatchNorm (`norm`) and activation, again and again; the last layer is only Linear."""
+    """Linear, BatchNorm (if `norm`) and activation, repeated; the last layer is only Linear."""
     layers = []
-    for a, b in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(a, b, bias=hidden_bias)] + [nn.BatchNorm1d(b)] * norm + [activation()]
-    return nn.Sequential(*layers, nn.Linear(*widths[-2:], bias=last_bias))
+    for wide_in, wide_out in itertools.pairwise(widths[:-1]):
+        layers.append(nn.Linear(wide_in, wide_out, bias=hidden_bias))
+        if norm:
+            layers.append(nn.BatchNorm1d(wide_out))
+        layers.append(activation())
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
+    return nn.Sequential(*layers)
 
 
-def features(backbone, crops):
-    """Backbone outputs (V * b, dim) of V crops; consecutive crops of one size share a forward pass."""
-    groups = itertools.groupby(crops, key=lambda x: x.shape[1:])
-    return torch.cat([backbone(torch.cat(list(group))) for _, group in groups])
+def backbone_features(backbone, crops):
+    """Backbone outputs (V * b, dim) of V crops; consecutive crops of one size share a pass."""
+    outputs = []
+    for _, same_size in itertools.groupby(crops, key=lambda crop: crop.shape[1:]):
+        outputs.append(backbone(torch.cat(list(same_size))))
+    return torch.cat(outputs)
 
 
-linear = full_precision(
-    F.linear
-)  # bfloat16 scores would be off by 0.1 once over a temperature of 0.04
-unit = full_precision(functools.partial(F.normalize, dim=-1))
+@full_precision
+def scores_of(x, weight):
+    """x weight', in float32: bfloat16 scores over a temperature of 0.04 would be off by 0.1."""
+    return F.linear(x, weight)
+
+
+@full_precision
+def unit(x):
+    """Rows of length 1."""
+    return F.normalize(x, dim=-1)
 
 
 def frozen_copy(*modules):
-    """A teacher: begins as its student, gets no gradients, has BatchNorm buffers of its own."""
+    """A teacher: it begins as its student, gets no gradients, and has BatchNorm buffers of its
+    own.
+    """
     return copy.deepcopy(nn.Sequential(*modules)).requires_grad_(False)
 
 
 @torch.no_grad()
 def move_teacher(teacher, students, momentum, progress):
-    """teacher = m teacher + (1 - m) student, parameters only; m goes from `momentum` to 1 along a cosine."""
+    """teacher = m teacher + (1 - m) student, parameters only.
+
+    m goes from `momentum` to 1 along a cosine; `progress` is step / all steps, from 0.
+    """
     m = cosine_warmup(progress, 1.0, 0, base=momentum, end=1.0)
-    torch._foreach_lerp_(
-        list(teacher.parameters()), [p for s in students for p in s.parameters()], 1 - m
-    )
+    targets = [p for student in students for p in student.parameters()]
+    torch._foreach_lerp_(list(teacher.parameters()), targets, 1 - m)
 
 
-def over_pairs(loss, *views):
-    """Mean over k >= 1 of loss(x[0], x[k], y[0], y[k], ...), a (loss, terms), of `views` x, y, ..."""
-    results = [loss(*(x for v in views for x in (v[0], v[k]))) for k in range(1, len(views[0]))]
-    n, names = len(results), results[0][1]
-    return sum(r[0] for r in results) / n, {
-        name: sum(r[1][name] for r in results) / n for name in names
-    }
+def mean_over_pairs(loss, *view_lists):
+    """Mean over k >= 1 of loss(x[0], x[k], y[0], y[k], ...), for lists of views x, y, ..."""
+    losses, terms = [], []
+    for k in range(1, len(view_lists[0])):
+        pair = [view for views_of in view_lists for view in (views_of[0], views_of[k])]
+        value, value_terms = loss(*pair)
+        losses.append(value)
+        terms.append(value_terms)
+    means = {name: sum(one[name] for one in terms) / len(terms) for name in terms[0]}
+    return sum(losses) / len(losses), means
 
 
-# ---------------- methods ----------------
+# ---------------------------------------------------------------- methods
 class Method(nn.Module):
-    """What a training loop sees. All state is in parameters and buffers: a state_dict resumes exactly.
+    """What a training loop sees. All state is in parameters and buffers.
 
-    forward(views, local=(), epoch=0.0) -> (loss, terms, embedding). views: the real view and its K partners,
-    (b, 3, H, W) each, normalised; local: smaller crops; epoch: step / steps per epoch. Call it through
-    DistributedDataParallel on several processes. terms: detached scalars, in BYOL, DINO and SwAV of this
-    process's share, as is the loss; embedding (b, d): what the projector makes of views[0], detached.
-    A step: forward, backward, clip, before_update(epoch), the optimizer, after_update(step / all steps).
-    encoder() is the backbone to keep and to evaluate.
+    forward(views, local=(), epoch=0.0) -> (loss, terms, embedding).
+    views: the real view and its K partners, (b, 3, H, W) each, normalised. local: smaller crops.
+    epoch: step / steps per epoch. terms: detached scalars. embedding (b, d): what the projector
+    makes of views[0], detached. In BYOL, DINO and SwAV loss and terms are of this process's share.
+
+    A step: forward, backward, clip, before_update(epoch), the optimizer, after_update(progress),
+    where progress is step / all steps, counted from 0. encoder() is the backbone to keep.
     """
 
     freeze = 0.0  # epochs in which the prototypes are not updated
@@ -263,8 +120,10 @@ class Method(nn.Module):
 
 
 class Siamese(Method):
-    """VICReg, Barlow Twins, SimCLR: mean loss of the pairs (views[0], partner) of the global batch; a local
-    crop is one more partner. As published, each view has a forward pass and BatchNorm statistics of its own.
+    """VICReg and Barlow Twins: the mean loss of the pairs (views[0], partner) of the global batch.
+
+    A local crop is one more partner. As published, each view has a forward pass, and so BatchNorm
+    statistics, of its own.
     """
 
     def __init__(self, backbone, dim, projector, loss, hidden_bias, **options):
@@ -274,35 +133,34 @@ class Siamese(Method):
 
     def forward(self, views, local=(), epoch=0.0):
         z = torch.stack(self.embed([*views, *local]), dim=1)
-        return *over_pairs(self.loss, gather(z).unbind(1)), z[
-            :, 0
-        ].detach()  # one collective for all views
+        of_each_view = gather(z).unbind(1)  # one collective for all views
+        loss, terms = mean_over_pairs(self.loss, of_each_view)
+        return loss, terms, z[:, 0].detach()
 
     def embed(self, crops):
         return [self.projector(self.backbone(x)) for x in crops]
 
 
 class SimCLR(Siamese):
+    """Crops of one size share a forward pass and its statistics, as published."""
+
     def __init__(self, backbone, dim, projector, **options):
         super().__init__(backbone, dim, projector, simclr_loss, hidden_bias=False, **options)
-        norm = nn.BatchNorm1d(
-            projector[-1]
-        )  # on the last layer too, without a shift: tf2/model.py:120-190
+        norm = nn.BatchNorm1d(projector[-1])  # on the last layer too: tf2/model.py:120-190
         norm.bias.requires_grad_(False)
         self.projector.append(norm)
 
-    def embed(
-        self, crops
-    ):  # as published, crops of one size share a forward pass and its statistics
-        return self.projector(features(self.backbone, crops)).chunk(len(crops))
+    def embed(self, crops):
+        return self.projector(backbone_features(self.backbone, crops)).chunk(len(crops))
 
 
 class BYOL(Method):
-    """Mean over the pairs (views[0], partner); a local crop is one more partner. A forward pass per view."""
+    """Mean over the pairs (views[0], partner). A local crop is one more partner."""
 
     def __init__(self, backbone, dim, projector, momentum):
         super().__init__(backbone)
-        self.projector, self.predictor = mlp(dim, *projector), mlp(projector[-1], *projector)
+        self.projector = mlp(dim, *projector)
+        self.predictor = mlp(projector[-1], *projector)
         self.teacher = frozen_copy(self.backbone, self.projector)
         self.momentum = momentum
 
@@ -310,16 +168,20 @@ class BYOL(Method):
         crops = [*views, *local]
         z = [self.projector(self.backbone(x)) for x in crops]
         with torch.no_grad():
-            t = [self.teacher(x) for x in crops]
-        return *over_pairs(byol_loss, [self.predictor(x) for x in z], t), z[0].detach()
+            targets = [self.teacher(x) for x in crops]
+        predictions = [self.predictor(x) for x in z]
+        loss, terms = mean_over_pairs(byol_loss, predictions, targets)
+        return loss, terms, z[0].detach()
 
     def after_update(self, progress):
         move_teacher(self.teacher, [self.backbone, self.projector], self.momentum, progress)
 
 
 class DINO(Method):
-    """The student sees all crops, the teacher `views`; one forward pass per size (utils.py:610-627). Rows of
-    the last layer have norm 1 (official: weight-norm, g frozen at 1). The teacher is in training mode.
+    """The student sees all crops, the teacher only `views`.
+
+    Rows of the last layer have norm 1 (officially by weight-norm with g frozen at 1). The teacher
+    is in training mode, as published.
     """
 
     def __init__(
@@ -334,55 +196,67 @@ class DINO(Method):
         freeze,
     ):
         super().__init__(backbone)
-        *hidden, k = projector
+        *hidden, outputs = projector
         self.projector = mlp(dim, *hidden, last_bias=True, norm=False, activation=nn.GELU)
         for layer in self.projector[::2]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self.prototypes = nn.Linear(hidden[-1], k, bias=False)
+        self.prototypes = nn.Linear(hidden[-1], outputs, bias=False)
         self.teacher = frozen_copy(*self.student())
-        self.register_buffer("center", torch.zeros(1, k))
-        self.student_temp, self.teacher_temp, self.freeze = student_temp, teacher_temp, freeze
-        self.center_momentum, self.momentum = center_momentum, momentum
+        self.register_buffer("center", torch.zeros(1, outputs))
+        self.student_temp = student_temp
+        self.teacher_temp = teacher_temp
+        self.center_momentum = center_momentum
+        self.momentum = momentum
+        self.freeze = freeze
 
     def forward(self, views, local=(), epoch=0.0):
-        z, student = self.scores([*views, *local], *self.student())
+        z, student = self.outputs([*views, *local], *self.student())
         with torch.no_grad():
-            _, teacher = self.scores(views, *self.teacher)
-        temps = dict(student_temp=self.student_temp, teacher_temp=self.temperature(epoch))
-        loss, terms = dino_loss(student, teacher, self.center, **temps)
+            _, teacher = self.outputs(views, *self.teacher)
+        loss, terms = dino_loss(
+            student,
+            teacher,
+            self.center,
+            student_temp=self.student_temp,
+            teacher_temp=self.temperature(epoch),
+        )
         self.move_center(teacher)
         return loss, terms, z[0].detach()
 
     def student(self):
         return self.backbone, self.projector, self.prototypes
 
-    def scores(self, crops, backbone, projector, prototypes):
-        z = unit(projector(features(backbone, crops))).unflatten(0, (len(crops), -1))
-        return z, linear(z, unit(prototypes.weight))
+    def outputs(self, crops, backbone, projector, prototypes):
+        z = unit(projector(backbone_features(backbone, crops)))
+        z = z.unflatten(0, (len(crops), -1))
+        return z, scores_of(z, unit(prototypes.weight))
 
     def temperature(self, epoch):
+        """The teacher's: it rises linearly over the warm-up epochs, once an epoch."""
         first, last, warmup = self.teacher_temp
-        return first + (last - first) * min(int(epoch) / max(warmup - 1, 1), 1) if warmup else last
+        if not warmup:
+            return last
+        return first + (last - first) * min(int(epoch) / max(warmup - 1, 1), 1)
 
     @torch.no_grad()
     def move_center(self, teacher):
-        mean = teacher.mean((0, 1))[None] / world()
-        if world() > 1:
-            dist.all_reduce(mean)
+        mean = all_sum(teacher.mean((0, 1))[None] / world())
         self.center.lerp_(mean.to(self.center), 1 - self.center_momentum)
 
     def encoder(self):
-        return self.teacher[0]  # which the official evaluations load (eval_knn.py, eval_linear.py)
+        return self.teacher[0]  # the official evaluations load it (eval_knn.py, eval_linear.py)
 
     def after_update(self, progress):
         move_teacher(self.teacher, self.student(), self.momentum, progress)
 
 
 class SwAV(Method):
-    """Crops of one size share the backbone's pass, all share the head's (src/resnet50.py:308-323). `views`
-    (`global_views` many) get assignments. The last `queue` embeddings of each, of the global batch and equal
-    on all processes, join the Sinkhorn once there are so many, from epoch `queue_start`.
+    """Crops of one size share the backbone's pass, all share the head's (src/resnet50.py:308-323).
+
+    `views` (`global_views` many) get assignments. The last `queue` embeddings of each, of the
+    global batch and equal on all processes, join the Sinkhorn once there are so many, from epoch
+    `queue_start`.
     """
 
     def __init__(
@@ -399,21 +273,25 @@ class SwAV(Method):
         global_views,
     ):
         super().__init__(backbone)
-        *hidden, k = projector
+        *hidden, prototypes = projector
         self.projector = mlp(dim, *hidden, last_bias=True)
-        self.prototypes = nn.Linear(hidden[-1], k, bias=False)
+        self.prototypes = nn.Linear(hidden[-1], prototypes, bias=False)
         self.register_buffer("queue", torch.zeros(global_views, queue, hidden[-1]))
         self.sinkhorn = functools.partial(sinkhorn, epsilon=epsilon, iterations=iterations)
-        self.temperature, self.queue_start, self.freeze = temperature, queue_start, freeze
+        self.temperature = temperature
+        self.queue_start = queue_start
+        self.freeze = freeze
 
     def forward(self, views, local=(), epoch=0.0):
         with torch.no_grad():
             self.prototypes.weight.copy_(unit(self.prototypes.weight))
         crops = [*views, *local]
-        z = unit(self.projector(features(self.backbone, crops))).unflatten(0, (len(crops), -1))
-        scores = linear(z, self.prototypes.weight)
-        q = self.assign(z[: len(views)].detach(), epoch >= self.queue_start)
-        return *swav_loss(scores, q, temperature=self.temperature), z[0].detach()
+        z = unit(self.projector(backbone_features(self.backbone, crops)))
+        z = z.unflatten(0, (len(crops), -1))
+        scores = scores_of(z, self.prototypes.weight)
+        assignments = self.assign(z[: len(views)].detach(), epoch >= self.queue_start)
+        loss, terms = swav_loss(scores, assignments, temperature=self.temperature)
+        return loss, terms, z[0].detach()
 
     @torch.no_grad()
     def assign(self, z, use_queue):
@@ -421,30 +299,139 @@ class SwAV(Method):
         batch = gather(z.transpose(0, 1)).transpose(0, 1)
         known = batch
         if use_queue and self.queue.numel():
-            both = torch.cat([batch, self.queue.to(batch)], dim=1)
-            known = both if self.queue[0, -1].any() else batch  # full? (a wait for the device)
-            self.queue.copy_(both[:, : self.queue.shape[1]])
-        q = [self.sinkhorn(linear(x, self.prototypes.weight))[: batch.shape[1]] for x in known]
-        return torch.stack(q).chunk(world(), dim=1)[rank()]
+            with_queue = torch.cat([batch, self.queue.to(batch)], dim=1)
+            queue_is_full = self.queue[0, -1].any()  # waits for the device
+            if queue_is_full:
+                known = with_queue
+            self.queue.copy_(with_queue[:, : self.queue.shape[1]])
+        of_batch = []
+        for embeddings in known:
+            assignments = self.sinkhorn(scores_of(embeddings, self.prototypes.weight))
+            of_batch.append(assignments[: batch.shape[1]])
+        return torch.stack(of_batch).chunk(world(), dim=1)[rank()]
 
 
-KINDS = dict(
-    vicreg=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
-    barlow=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
-    dino=DINO,
-    simclr=SimCLR,
-    byol=BYOL,
-    swav=SwAV,
+# ---------------------------------------------------------------- the registry
+# Files are those of facebookresearch/vicreg 4e12602, barlowtwins 8e8d284, dino 7c446df,
+# swav 06b1b7c, google-research/simclr 383d414 and deepmind-research 09270ed (byol/).
+#
+# build: the module. views: (first view, second view, local crop). head: the module's options.
+# lr: base of the scaling rule (lars.peak_lr). lr_1d: learning rate of 1-D parameters (biases,
+# norms) over that of the rest. start, end: shares of the scaled learning rate at the first step and
+# after the last one; end_lr: the latter as an absolute value.
+COMMON = dict(
+    optimizer="lars",
+    exclude_1d=True,
+    scaling="linear",
+    lr_1d=1.0,
+    weight_decay=1e-6,
+    warmup_epochs=10,
+    start=0.0,
+    end=0.0,
+    end_lr=None,
+    linspace=False,
+    clip_grad=0.0,
+    local_crops=0,
+    zero_init_residual=False,
+)
+METHODS = dict(
+    vicreg=COMMON
+    | dict(
+        build=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
+        views=views.VICREG,
+        lr=0.3,  # vicreg README, 100 epochs; the dissertation: 0.3 x 800 / 256
+        weight_decay=1e-6,  # main_vicreg.py:53; LARS :245-254, not for 1-D parameters :112
+        end=0.001,  # main_vicreg.py:167-181
+        zero_init_residual=True,  # resnet.py:200-214
+        head=dict(
+            projector=(8192, 8192, 8192),  # main_vicreg.py:223-232
+            invariance=25.0,  # main_vicreg.py:58-63
+            variance=25.0,
+            covariance=1.0,
+        ),
+    ),
+    barlow=COMMON
+    | dict(
+        build=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
+        views=views.BARLOW,
+        lr=0.2,  # barlowtwins main.py:167-168
+        lr_1d=0.0048 / 0.2,
+        weight_decay=1e-6,  # main.py:37 and :100; LARS :224-226
+        end=0.001,  # main.py:155-168
+        zero_init_residual=True,  # main.py:192
+        head=dict(projector=(8192, 8192, 8192), lambd=0.0051),  # main.py:195-202, :39
+    ),
+    dino=COMMON
+    | dict(
+        build=DINO,
+        views=views.DINO,
+        optimizer="sgd",
+        lr=0.03,  # dino README, ResNet-50
+        weight_decay=1e-4,  # not on 1-D parameters: utils.py:632-643
+        linspace=True,  # utils.py:187-198
+        end_lr=1e-6,  # main_dino.py:96, min_lr
+        clip_grad=3.0,  # main_dino.py:87; each parameter's norm by itself: utils.py:132-141
+        local_crops=6,  # the dissertation, 4.1.5; dino's README has 8
+        head=dict(
+            projector=(2048, 2048, 256, 65536),  # vision_transformer.py:257-291
+            student_temp=0.1,  # main_dino.py:365-366
+            center_momentum=0.9,
+            teacher_temp=(0.04, 0.04, 0),  # from, to, epochs between: main_dino.py:66-72
+            momentum=0.996,  # main_dino.py:61
+            freeze=1.0,  # epochs without updates of the last layer: main_dino.py:93
+        ),
+    ),
+    simclr=COMMON
+    | dict(
+        build=SimCLR,
+        views=views.SIMCLR,
+        lr=0.075,  # simclr README: better than "linear" below batch 4096, where both give 4.8
+        scaling="sqrt",
+        weight_decay=1e-4,  # run.py:55; LARS tf2/model.py:40-46
+        head=dict(projector=(2048, 2048, 128), temperature=0.1),  # tf2/model.py:157-217; run.py:191
+    ),
+    byol=COMMON
+    | dict(
+        build=BYOL,
+        views=views.BYOL,
+        lr=0.45,  # byol configs/byol.py:21, 100 epochs (300: 0.3, 1000: 0.2)
+        weight_decay=1e-6,  # configs/byol.py:22; LARS :57-61, not 1-D: byol_experiment.py:193
+        head=dict(
+            projector=(4096, 256),  # configs/byol.py:40-42, the predictor's widths too
+            momentum=0.99,  # configs/byol.py:23, 100 and 300 epochs (40: 0.97, 1000: 0.996)
+        ),
+    ),
+    swav=COMMON
+    | dict(
+        build=SwAV,
+        views=views.SWAV,
+        optimizer="larc",
+        exclude_1d=False,  # main_swav.py:171-177: everything is adapted and decayed
+        lr=0.3,  # swav_100ep_pretrain.sh: 4.8 at batch 4096
+        start=0.3 / 4.8,
+        end=0.0048 / 4.8,
+        linspace=True,
+        head=dict(
+            projector=(2048, 128, 3000),  # main_swav.py:65-68; src/resnet50.py:197-217
+            temperature=0.1,  # main_swav.py:59-64
+            epsilon=0.05,
+            iterations=3,
+            queue=3840,  # its batch-256 recipe; also ours at 800, which is below 3000 prototypes
+            queue_start=15.0,
+            global_views=2,
+            freeze=1.0,  # 313 iterations at batch 4096, 5005 at 256: an epoch
+        ),
+    ),
 )
 
 
 def build_method(name, backbone, dim, **options):
     """The module of method `name` around `backbone`, which maps (b, 3, H, W) to (b, dim).
 
-    `options` replace those of METHODS[name]["head"]. projector: the widths after `dim` as a tuple or
-    "2048-2048-128"; the last one is DINO's outputs, SwAV's prototypes.
+    `options` replace those of METHODS[name]["head"]. projector: the widths after `dim`, as a tuple
+    or as "2048-2048-128"; the last one is the number of DINO's outputs and of SwAV's prototypes.
     """
     options = METHODS[name]["head"] | options
     if isinstance(options["projector"], str):
         options["projector"] = tuple(map(int, options["projector"].split("-")))
-    return KINDS[name](backbone, dim, **options)
+    return METHODS[name]["build"](backbone, dim, **options)

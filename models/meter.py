@@ -51,8 +51,8 @@ class Meter:
         name = min(first_bad, key=first_bad.get)
         if first_bad[name] < math.inf:
             run.fail(
-                f"Step {int(first_bad[name])}: {name} is not finite. The last checkpoint is kept. A "
-                "lower --learning-rate or --precision fp32 may help."
+                f"Step {int(first_bad[name])}: {name} is not finite. The last checkpoint is kept. "
+                "A lower --learning-rate or --precision fp32 may help."
             )
         self.state = {}
         return means

@@ -151,7 +151,8 @@ def full_precision(function):
 
 
 def gather(x):
-    """x (b, ...) of every process -> (b * processes, ...) in the order of the ranks; b equal on all.
+    """x (b, ...) of every process -> (b * processes, ...) in the order of the ranks; b equal on
+    all.
 
     Differentiable. Every process must compute the same loss of the global batch from the result:
     then the mean over processes, which DistributedDataParallel takes, is the exact gradient.

@@ -22,7 +22,13 @@ from models import parallel
 from models.parallel import barrier, rank, world
 
 ROOT = Path(__file__).resolve().parent.parent
-MAY_CHANGE = {"out", "workers", "device", "precision", "checkpoint_minutes"}  # when a run is resumed
+MAY_CHANGE = {
+    "out",
+    "workers",
+    "device",
+    "precision",
+    "checkpoint_minutes",
+}  # when a run is resumed
 
 
 # ---------------------------------------------------------------- arguments
@@ -135,13 +141,13 @@ def sentence_of_runtime_error(error):
     if isinstance(error, torch.OutOfMemoryError):
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         return (
-            f"The GPU's memory ({total:.0f} GiB) is full. Lower --batch-size, or use more GPUs with "
-            "torchrun; 03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept."
+            f"The GPU's memory ({total:.0f} GiB) is full. Lower --batch-size, or use more GPUs "
+            "with torchrun; 03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept."
         )
     if "can't allocate memory" in text or "not enough memory" in text:
         return (
-            "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint is "
-            "kept."
+            "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint "
+            "is kept."
         )
     shared = ("shared memory", "(shm)", "Bus error", "bus error")
     if any(words in text for words in shared):
@@ -183,8 +189,8 @@ def start(args):
         shared_gpu = parallel.local_world() > gpus
         if shared_gpu and not os.environ.get(parallel.SHARE_GPU):
             fail(
-                f"torchrun started {parallel.local_world()} processes, and {gpus} GPUs are visible: "
-                f"use --nproc_per_node={gpus}.",
+                f"torchrun started {parallel.local_world()} processes, and {gpus} GPUs are "
+                f"visible: use --nproc_per_node={gpus}.",
                 2,
             )
         device = torch.device("cuda", parallel.local_rank() % gpus)
@@ -215,7 +221,8 @@ def autocast(device, precision="auto"):
         if device.type == "cuda":
             able = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            # Without these instructions a CPU emulates bf16, some hundred times slower than float32.
+            # Without these instructions a CPU emulates bf16, some hundred times slower than
+            # float32.
             able = torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if able else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
@@ -294,13 +301,14 @@ def check_batch(n, batch_size, least=1):
         )
     if batch_size > n:
         fail(
-            f"--batch-size {batch_size} is more than the {n} images there are: choose a smaller one.",
+            f"--batch-size {batch_size} is more than the {n} images there are: choose a smaller "
+            "one.",
             2,
         )
     if batch_size // world() < least:
         fail(
-            f"--batch-size {batch_size} leaves fewer than {least} images to a process: BatchNorm and "
-            f"the loss need at least {least}, so use {least * world()} or more.",
+            f"--batch-size {batch_size} leaves fewer than {least} images to a process: BatchNorm "
+            f"and the loss need at least {least}, so use {least * world()} or more.",
             2,
         )
 
@@ -331,7 +339,9 @@ def write_text(path, text):
 
 
 def read_text(path):
-    """The text of a file that a person may have edited: UTF-8, with or without a byte-order mark."""
+    """The text of a file that a person may have edited: UTF-8, with or without a byte-order
+    mark.
+    """
     try:
         return Path(path).read_text("utf-8-sig", "surrogateescape")
     except FileNotFoundError:
@@ -402,8 +412,8 @@ def keep_apart(data, **others):
         folder = Path(folder).resolve()
         if folder == inside or inside in folder.parents:
             fail(
-                f"--{flag} {folder} lies inside --data {inside}, where a later stage would take its "
-                "files for images: choose a folder outside.",
+                f"--{flag} {folder} lies inside --data {inside}, where a later stage would take "
+                "its files for images: choose a folder outside.",
                 2,
             )
         if folder in inside.parents:
@@ -475,8 +485,8 @@ def write_or_check(path, identity, what, extra=None):
         old = there.get("inputs", {}).get(key)
         if old != value:
             fail(
-                f"{path.parent} was started with another {key.replace('_', ' ')} (it was {old}, now "
-                f"it is {value}): put the old one back to go on, or choose another --out.",
+                f"{path.parent} was started with another {key.replace('_', ' ')} (it was {old}, "
+                f"now it is {value}): put the old one back to go on, or choose another --out.",
                 2,
             )
 

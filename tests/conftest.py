@@ -74,16 +74,18 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
 
 
 def call(script, *args):
-    """The same stage inside this process, for the many checks that end before anything heavy begins."""
+    """The same stage inside this process: for checks that end before anything heavy begins."""
     name = Path(script).stem
     if name not in call.modules:
         spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / script)
         call.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     module = call.modules[name]
-    from models.old_run import run_main
+    from models import old_run, run
 
-    return run_main(module.main, module.arguments(list(map(str, args))))
+    arguments = module.arguments(list(map(str, args)))
+    launch = run.launch if module.main.__code__.co_argcount == 2 else old_run.run_main
+    return launch(module.main, arguments)
 
 
 call.modules = {}
@@ -105,7 +107,7 @@ def hashes(folder, *patterns):
 
 
 def write_images(root, classes=("a", "b", "c"), each=8, size=32, seed=0, suffix=".png"):
-    """Little pictures whose class shows: stripes of a class's own direction and colour, with noise."""
+    """Little pictures: stripes of a direction and colour that belong to the class, with noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     for c, name in enumerate(classes):
@@ -120,10 +122,13 @@ def write_images(root, classes=("a", "b", "c"), each=8, size=32, seed=0, suffix=
 
 
 VQGAN = (
-    "--size 32 --filters 16 --multipliers 1 --unshuffle 4 --blocks 1 --codes 32 --code-dim 8 --groups 4 "
-    "--perceptual-weight 0 --gan-weight 0 --learning-rate 3e-3 --batch-size 8 --workers 0"
+    "--size 32 --filters 16 --multipliers 1 --unshuffle 4 --blocks 1 --codes 32 --code-dim 8 "
+    "--groups 4 --perceptual-weight 0 --gan-weight 0 --learning-rate 3e-3 --batch-size 8 "
+    "--workers 0"
 ).split()
-MASKGIT = "--layers 1 --dim 32 --heads 2 --batch-size 8 --learning-rate 1e-3 --ema 0.9 --workers 0".split()
+MASKGIT = (
+    "--layers 1 --dim 32 --heads 2 --batch-size 8 --learning-rate 1e-3 --ema 0.9 --workers 0"
+).split()
 PRETRAIN = (
     "--backbone resnet10 --small-images --size 32 --store-size 32 --batch-size 8 --optimizer adamw "
     "--learning-rate 0.01 --warmup-epochs 0 --log-every 1 --workers 0"

@@ -1,4 +1,5 @@
-"""Views against PIL and torchvision (reference values and distributions), and the data set's promises.
+"""Views against PIL and torchvision (reference values and distributions), and the data set's
+promises.
 
 goldens/ssl/augmentations.npz: PIL 13.0.0 and torchvision 0.29.1 on one image at fixed parameters.
 """
@@ -15,12 +16,15 @@ from scipy.stats import chisquare, ks_2samp, kstest
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
+from models import device_views
 from models import views as V
+from models.heads import METHODS
 from models.images import read_image, square, write_image
-from models.old_run import seed_rng
+from models.pairs import PairDataset
+from models.run import seed_rng
 
 GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
-NAMES = [operation.__name__ for operation in V.OPERATIONS]
+NAMES = [operation.__name__ for operation in V.OPERATIONS.values()]
 
 
 def photographs(shape=(375, 500)):
@@ -40,7 +44,7 @@ def photographs(shape=(375, 500)):
 
 def on_device(images, params, **norm):
     """The batch's colour operations as uint8 (B, H, W, 3)."""
-    out = V.apply_batch(
+    out = device_views.colour_and_normalise(
         torch.from_numpy(np.stack(images)),
         torch.from_numpy(np.stack(params)),
         norm.get("mean", (0, 0, 0)),
@@ -99,8 +103,8 @@ def test_resized_crops_match_pil(case):
 
 
 def test_normalisation_and_flip_match_torchvision():
-    norm = V.BASE["mean"], V.BASE["std"]
-    out = V.apply_batch(
+    norm = V.FIRST["mean"], V.FIRST["std"]
+    out = device_views.colour_and_normalise(
         torch.from_numpy(GOLDEN["view"])[None], torch.from_numpy(V.NEUTRAL)[None], *norm
     )
     np.testing.assert_allclose(out[0].numpy(), GOLDEN["to_tensor_normalised"], rtol=0, atol=1e-6)
@@ -116,11 +120,13 @@ def test_blur_kernel_is_a_gaussian_of_its_sigma():
 
 
 def test_batch_and_single_image_agree():
-    """Same choices, same image up to rounding: every operation, any order, one image that needs none."""
+    """Same choices, same image up to rounding: every operation, any order, one image that needs
+    none.
+    """
     rng = np.random.default_rng(0)
     images = [V.resized_crop(photo, (0, 0, 375, 375), 96) for photo in photographs()] * 8
-    strong = V.SIMCLR | V.SECOND | dict(blur=0.5)
-    params = [V.draw(strong, 96, 96, rng)[2] for _ in images]
+    strong = V.SIMCLR[0] | dict(blur=0.5, solarize=0.2)
+    params = [V.draw_choices(strong, 96, 96, rng)[2] for _ in images]
     params[3] = V.NEUTRAL
     before = np.stack(images)
     batch = on_device(before, params)
@@ -159,7 +165,8 @@ def test_crops_follow_the_law_of_torchvision():
         assert V.draw_box((1.0, 1.0), height, width, rng) == theirs
 
 
-# As published: crop scale, interpolation, jitter; blur and solarize of each view (first, second, local crop).
+# As published: crop scale, interpolation, jitter; blur and solarize of each view (first, second,
+# local crop).
 PUBLISHED = {
     "vicreg": ((0.08, 1.0), "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2)),
     "dino": ((0.14, 1.0), "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), (0.5, 0.0)),
@@ -172,9 +179,9 @@ PUBLISHED = {
 def test_choices_have_the_published_law(method):
     n, rng = 4000, np.random.default_rng(0)
     _, interpolation, jitter, *views = PUBLISHED[method]
-    for (blur, solarize), spec in zip(views, V.SPECS[method], strict=False):
+    for (blur, solarize), spec in zip(views, METHODS[method]["views"], strict=False):
         assert spec["interpolation"] == interpolation
-        _, flips, params = zip(*(V.draw(spec, 64, 64, rng) for _ in range(n)), strict=True)
+        _, flips, params = zip(*(V.draw_choices(spec, 64, 64, rng) for _ in range(n)), strict=True)
         params = np.array(params)
         jittered, sigma = params[params[:, 4] != 1], params[params[:, 9] > 0, 9]
         for share, p in (
@@ -248,10 +255,10 @@ def test_distribution_is_the_published_one(method, view):
     size, n, photos = 64, 400, photographs((150, 200))
     transform, pictures = official(method, view, size), [Image.fromarray(photo) for photo in photos]
     theirs = np.array([statistics(transform(pictures[i % len(photos)])) for i in range(n)])
-    spec, rng = V.SPECS[method][view], np.random.default_rng(1)
+    spec, rng = METHODS[method]["views"][view], np.random.default_rng(1)
     cropped, params = [], []
     for i in range(n):
-        box, flip, choice = V.draw(spec, 150, 200, rng)
+        box, flip, choice = V.draw_choices(spec, 150, 200, rng)
         image = V.resized_crop(photos[i % len(photos)], box, size, spec["interpolation"])
         cropped.append(cv2.flip(image, 1) if flip else image)
         params.append(choice)
@@ -265,26 +272,30 @@ def test_distribution_is_the_published_one(method, view):
 
 
 def test_pairing_takes_the_second_view_s_probabilities():
-    everything = V.pair_spec(["crop", "flip", "jitter", "blur", "solarize", "grayscale"], "vicreg")
-    assert everything == V.SPECS["vicreg"][1]
-    assert V.pair_spec(["solarize"], "swav")["solarize"] == 0.2
-    nothing = V.pair_spec(["none"], "vicreg")
-    box, flip, params = V.draw(nothing, 60, 80, np.random.default_rng(0))
+    everything = V.pair_view(
+        ["crop", "flip", "jitter", "blur", "solarize", "grayscale"], V.VICREG[1]
+    )
+    assert everything == METHODS["vicreg"]["views"][1]
+    assert V.pair_view(["solarize"], V.SWAV[1])["solarize"] == 0.2
+    nothing = V.pair_view(["none"], V.VICREG[1])
+    box, flip, params = V.draw_choices(nothing, 60, 80, np.random.default_rng(0))
     assert box == (0, 10, 60, 60) and not flip and (params == V.NEUTRAL).all()
-    crop = V.pair_spec(["crop"], "dino")
+    crop = V.pair_view(["crop"], V.DINO[1])
     assert (
         crop["scale"] == (0.14, 1.0) and crop["flip"] == crop["jitter_p"] == crop["grayscale"] == 0
     )
     for names in (["warp"], ["none", "crop"]):
         with pytest.raises(SystemExit) as error:
-            V.pair_spec(names, "vicreg")
+            V.pair_view(names, V.VICREG[1])
         assert error.value.code == 2
 
 
 # ---------------------------------------------------------------- the data set
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Eight photographs, JPEG and PNG, and three mirrors: mirror m is everywhere of level 60 * m."""
+    """Eight photographs, JPEG and PNG, and three mirrors: mirror m is everywhere of level 60 *
+    m.
+    """
     root = tmp_path_factory.mktemp("views")
     paths = [f"c{i % 2}/{i}.{'png' if i % 3 else 'jpg'}" for i in range(8)]
     photos = photographs((60, 80))
@@ -309,12 +320,12 @@ def level(view):
 
 def test_without_mixing_it_is_the_baseline(folders):
     root, paths, _ = folders
-    plain = items(V.PairDataset(root / "real", paths, "vicreg", 32, local_crops=2, local_size=16))
+    plain = items(PairDataset(root / "real", paths, V.VICREG, 32, local_crops=2, local_size=16))
     absent = items(
-        V.PairDataset(
+        PairDataset(
             root / "real",
             paths,
-            "vicreg",
+            V.VICREG,
             32,
             local_crops=2,
             local_size=16,
@@ -325,10 +336,10 @@ def test_without_mixing_it_is_the_baseline(folders):
         )
     )
     mixed = items(
-        V.PairDataset(
+        PairDataset(
             root / "real",
             paths,
-            "vicreg",
+            V.VICREG,
             32,
             local_crops=2,
             local_size=16,
@@ -343,15 +354,15 @@ def test_without_mixing_it_is_the_baseline(folders):
         assert level(partner) is not None or torch.equal(partner, a[1])
         del a[1]
         assert all(torch.equal(x, y) for x, y in zip(a, c, strict=True))
-    again = items(V.PairDataset(root / "real", paths, "vicreg", 32), epochs=2)
+    again = items(PairDataset(root / "real", paths, V.VICREG, 32), epochs=2)
     assert torch.equal(again[0][0][0], plain[0][0][0])
     assert not torch.equal(again[0][0][0], again[len(paths)][0][0])  # another epoch, another view
 
 
 def test_mixing_rate_and_mirrors(folders):
     root, paths, mirrors = folders
-    data = V.PairDataset(
-        root / "real", paths, "vicreg", 16, mix=0.3, pair=["none"], generated=mirrors
+    data = PairDataset(
+        root / "real", paths, V.VICREG, 16, mix=0.3, pair=["none"], generated=mirrors
     )
     shown = [level(views[1]) for views, _, _ in items(data, epochs=60)]
     share = np.mean([m is not None for m in shown])
@@ -359,18 +370,18 @@ def test_mixing_rate_and_mirrors(folders):
     counts = np.bincount([m for m in shown if m is not None], minlength=3)
     assert len(counts) == 3 and counts.min() > 0.2 * counts.sum()  # each mirror is drawn as often
 
-    data = V.PairDataset(root / "real", paths, "vicreg", 16, mix=1.0, generated=mirrors, views=3)
+    data = PairDataset(root / "real", paths, V.VICREG, 16, mix=1.0, generated=mirrors, partners=3)
     orders = [tuple(level(view) for view in views[1:]) for views, _, _ in items(data, epochs=4)]
     assert {frozenset(order) for order in orders} == {frozenset({0, 1, 2})} and len(set(orders)) > 2
 
-    data = V.PairDataset(
+    data = PairDataset(
         root / "real",
         paths,
-        "dino",
+        V.DINO,
         16,
         mix=1.0,
         generated=mirrors[:2],
-        views=2,
+        partners=2,
         local_crops=4,
         local_size=8,
         local_from="generated",
@@ -383,10 +394,10 @@ def test_mixing_rate_and_mirrors(folders):
 def test_control_takes_the_generated_image_s_way(folders):
     root, paths, mirrors = folders
     settings = dict(mix=0.5, pair=["flip"], seed=3)
-    control = V.PairDataset(
-        root / "real", paths, "vicreg", 32, generated="real", store_size=48, **settings
+    control = PairDataset(
+        root / "real", paths, V.VICREG, 32, generated="real", store_size=48, **settings
     )
-    generated = V.PairDataset(root / "real", paths, "vicreg", 32, generated=mirrors, **settings)
+    generated = PairDataset(root / "real", paths, V.VICREG, 32, generated=mirrors, **settings)
     taken = 0
     for i, ((views, _, _), (other, _, _)) in enumerate(
         zip(items(control), items(generated), strict=True)
@@ -397,7 +408,7 @@ def test_control_takes_the_generated_image_s_way(folders):
         taken += 1
         stored = square(read_image(root / "real" / paths[i]), 48)
         expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
-        if V.draw(control.pair, 48, 48, seed_rng(3, 0, i, "pair", 0))[1]:
+        if V.draw_choices(control.pair, 48, 48, seed_rng(3, 0, i, "pair", 0))[1]:
             expected = cv2.flip(expected, 1)
         assert (views[1].numpy() == expected).all()
     assert 0 < taken < len(paths)
@@ -406,8 +417,8 @@ def test_control_takes_the_generated_image_s_way(folders):
 def test_device_path_and_collation(folders):
     root, paths, _ = folders
     settings = dict(local_crops=1, local_size=16)
-    workers = V.PairDataset(root / "real", paths, "vicreg", 32, **settings)
-    device = V.PairDataset(root / "real", paths, "vicreg", 32, on_device=True, **settings)
+    workers = PairDataset(root / "real", paths, V.VICREG, 32, **settings)
+    device = PairDataset(root / "real", paths, V.VICREG, 32, on_device=True, **settings)
     order = [[(2, i) for i in range(len(paths))]]
     a, p, index = next(iter(DataLoader(workers, batch_sampler=order)))
     b, q, _ = next(iter(DataLoader(device, batch_sampler=order)))
@@ -415,9 +426,12 @@ def test_device_path_and_collation(folders):
     assert (
         a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3) and a[0].dtype == torch.uint8
     )
-    norm = V.BASE["mean"], V.BASE["std"]
+    norm = V.FIRST["mean"], V.FIRST["std"]
     for x, y, neutral, params in zip(a, b, p, q, strict=True):
-        x, y = V.apply_batch(x, neutral, *norm), V.apply_batch(y, params, *norm)
+        x, y = (
+            device_views.colour_and_normalise(x, neutral, *norm),
+            device_views.colour_and_normalise(y, params, *norm),
+        )
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
 
 
@@ -426,14 +440,14 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
     for path in paths[:5]:
         write_image((tmp_path / "part" / path).with_suffix(".jpg"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(SystemExit) as error:
-        V.PairDataset(
-            root / "real", paths, "vicreg", 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
+        PairDataset(
+            root / "real", paths, V.VICREG, 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
         )
     assert error.value.code == 1
     said = capsys.readouterr().err
     assert "3 of 8" in said and paths[5] in said and "part" in said and len(said.splitlines()) == 1
     with pytest.raises(SystemExit):
-        V.PairDataset(root / "real", paths, "vicreg", 32, mix=0.5, generated=mirrors, views=4)
+        PairDataset(root / "real", paths, V.VICREG, 32, mix=0.5, generated=mirrors, partners=4)
     (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
     with pytest.raises(OSError, match="broken.jpg"):
-        V.PairDataset(tmp_path, ["broken.jpg"], "vicreg", 32)[(0, 0)]
+        PairDataset(tmp_path, ["broken.jpg"], V.VICREG, 32)[(0, 0)]
