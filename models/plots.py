@@ -1,4 +1,4 @@
-"""Every figure of the project goes through here: curves of a log, bars of classes, one way to save."""
+"""Every figure goes through here: curves of a log, bars of classes, one way to save."""
 
 import matplotlib
 
