@@ -1,0 +1,181 @@
+"""Published weight files: several processes fetch one, cut and changed files, strict loading."""
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from models import run, weights
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+FETCH = """
+import sys
+from models import weights
+weights.PUBLISHED["x"] = weights.Published(sys.argv[1], "x.bin")
+print(weights.weight_file("x"))
+"""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Sends CONTENT slowly, under any path; counts how often it was asked; can break off."""
+
+    asked = 0
+    sent = len(CONTENT)
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        for begin in range(0, self.server.sent, 30_000):
+            self.wfile.write(CONTENT[begin : min(begin + 30_000, self.server.sent)])
+            time.sleep(0.02)
+
+    def log_message(self, *_):
+        """Stay silent."""
+
+
+@pytest.fixture
+def server():
+    server = Server(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, server):
+    """An empty cache, and a published file "x" that the server sends."""
+    monkeypatch.setenv("GCL_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.setitem(weights.PUBLISHED, "x", weights.Published(server.address, "x.bin"))
+    return tmp_path / "cache"
+
+
+def refusal(capsys, function, *args):
+    """The sentence with which a call ends the run."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        function(*args)
+    assert stop.value.code == 1
+    return capsys.readouterr().err.strip()
+
+
+def visible(folder):
+    return sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
+
+
+# ---------------------------------------------------------------- fetching
+def test_several_processes_fetch_a_file_once(server, cache):
+    command = [sys.executable, "-c", FETCH, server.address]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = []
+    for _ in range(3):
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert said.splitlines()[-1] == str(cache / "x.bin")
+    assert server.asked == 1
+    assert (cache / "x.bin").read_bytes() == CONTENT
+    assert visible(cache) == ["x.bin", "x.bin.sha256"]
+    noted = (cache / "x.bin.sha256").read_text()
+    assert noted == f"{run.file_hash(cache / 'x.bin')}  x.bin\n"  # as sha256sum --check reads it
+
+
+def test_an_answer_that_breaks_off_leaves_nothing(server, cache, capsys):
+    server.sent = 100_000
+    assert "broke off after 100000 of 300000 bytes" in refusal(capsys, weights.weight_file, "x")
+    assert visible(cache) == []
+    server.sent = len(CONTENT)
+    assert weights.weight_file("x").read_bytes() == CONTENT
+
+
+def test_the_publishers_hash_is_checked(server, cache, capsys, monkeypatch):
+    published = weights.Published(server.address, "x.bin", "0123abcd")
+    monkeypatch.setitem(weights.PUBLISHED, "x", published)
+    assert "arrived damaged" in refusal(capsys, weights.weight_file, "x")
+    assert visible(cache) == []
+    (cache / "x.bin").write_bytes(CONTENT)
+    said = refusal(capsys, weights.weight_file, "x")
+    assert str(cache / "x.bin") in said and "delete it" in said
+
+
+def test_a_changed_file_is_refused_and_an_untouched_one_not_read_again(cache, monkeypatch, capsys):
+    path = weights.weight_file("x")
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "file_hash", None)  # nothing is hashed: the time stamps are equal
+        assert weights.weight_file("x") == path
+    os.utime(path)
+    assert weights.weight_file("x") == path  # touched, copied: hashed again and found equal
+
+    time.sleep(0.02)
+    path.write_bytes(CONTENT[:-1])
+    said = refusal(capsys, weights.weight_file, "x")
+    assert str(path) in said and "delete it, or delete x.bin.sha256" in said
+    assert said == refusal(capsys, weights.weight_file, "x")
+    (cache / "x.bin.sha256").unlink()  # the file was changed on purpose
+    assert weights.weight_file("x") == path
+    path.write_bytes(CONTENT)
+    refusal(capsys, weights.weight_file, "x")
+    path.unlink()
+    assert weights.weight_file("x").read_bytes() == CONTENT
+
+
+def test_what_cannot_be_fetched_names_file_address_and_folder(cache, capsys, monkeypatch):
+    nobody = weights.Published("http://127.0.0.1:9/weights", "x.bin")
+    monkeypatch.setitem(weights.PUBLISHED, "x", nobody)
+    said = refusal(capsys, weights.weight_file, "x")
+    for part in ("x.bin is not in", str(cache), "http://127.0.0.1:9/weights/x.bin", "$GCL_WEIGHTS"):
+        assert part in said
+    monkeypatch.setenv("GCL_WEIGHTS", "/dev/null/no folder")
+    assert "/dev/null/no folder" in refusal(capsys, weights.weight_file, "x")
+
+
+def test_a_cache_that_cannot_be_written_is_read(cache, monkeypatch):
+    """Its files are used as they are. (The tests may run as root, who can write anywhere.)"""
+    cache.mkdir()
+    (cache / "x.bin").write_bytes(CONTENT)
+
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(weights, "open", refuse, raising=False)
+    monkeypatch.setattr(run, "write_text", refuse)
+    assert weights.weight_file("x") == cache / "x.bin"
+    assert visible(cache) == ["x.bin"]
+
+
+# ---------------------------------------------------------------- loading
+def test_loading_is_strict(capsys):
+    state = torch.nn.Linear(3, 2).state_dict()
+    module = weights.load_strictly(torch.nn.Linear(3, 2), state, "file.pth")
+    assert torch.equal(module.weight, state["weight"])
+    assert not module.training and not module.weight.requires_grad
+
+    def said(changed):
+        return refusal(
+            capsys, weights.load_strictly, torch.nn.Linear(3, 2), state | changed, "file.pth"
+        )
+
+    assert said({"other": torch.zeros(1)}).startswith("file.pth has unknown other:")
+    assert "weight (2, 4) instead of (2, 3)" in said({"weight": torch.zeros(2, 4)})
+    assert "not finite in bias: it is damaged" in said({"bias": torch.tensor([0.0, torch.nan])})
+    many = {f"more{i:02}": torch.zeros(1) for i in range(11)}
+    assert "more07 and 3 more:" in said(many)
+    del state["bias"]
+    assert said({}).startswith("file.pth lacks bias: it is not a checkpoint of this model")
