@@ -1,21 +1,24 @@
-"""ResNet backbones under torchvision's key names: building them, and reading them from files of any origin.
+"""ResNet backbones under torchvision's names: built, or read from weight files of any origin.
 
-He et al. 2016 (1512.03385). Every backbone ends in global average pooling: images (N, 3, H, W) -> (N, width).
+He et al. 2016 (1512.03385). Every backbone ends in global average pooling: images (N, 3, H, W) ->
+features (N, width).
 """
 
 import argparse
-import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from models.old_run import fail, file_hash, load, rank, read_json
+from models import run
+from models.parallel import rank
 
-BACKBONES = {  # name: (block, blocks per stage, channels of the first stage, width inside a bottleneck)
+# name: (block, blocks of each stage, channels of the first stage, width inside a bottleneck)
+BACKBONES = {
     "resnet10": (BasicBlock, (1, 1, 1, 1), 32, 64),  # the demo's, for 32 px images
     "resnet18": (BasicBlock, (2, 2, 2, 2), 64, 64),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 64, 64),
@@ -24,25 +27,31 @@ BACKBONES = {  # name: (block, blocks per stage, channels of the first stage, wi
     "resnet152": (Bottleneck, (3, 8, 36, 3), 64, 64),
     "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 64, 128),
 }
-PREFIXES = (
-    "",
-    "module.",
-    "backbone.",
-    "module.backbone.",
-)  # as DistributedDataParallel and releases add
-NESTED = (
-    "teacher",
-    "model",
-    "state_dict",
-    "student",
-)  # of DINO's two networks the teacher is evaluated
-HEADS = re.compile(
-    r"(module\.)?(fc|head|projector|projection_head|predictor|prototypes|classifier|bn)(\.|$)"
-)
+
+PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+# The same parts in nn.Sequential(*resnet.children()), where the ReLU is 2 and the max-pooling is 3.
+NUMBERED_PARTS = ("0", "1", "4", "5", "6", "7")
+
+NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the function that unpickles numpy's scalars
+# What checkpoints hold beside tensors. torch may read these: they are plain values or inert.
+HARMLESS = [
+    argparse.Namespace,
+    (argparse.Namespace, "__main__.exclude_bias_and_norm"),  # a function of VICReg's and Barlow's
+    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
 
 
+# ---------------------------------------------------------------- the network
 class ResNet(TorchvisionResNet):
-    """Torchvision's ResNet of any width, without `fc`; small_images: a 3x3 stem and no max-pooling."""
+    """Torchvision's ResNet of any width, without `fc`.
+
+    small_images: a 3x3 stem and no max-pooling.
+    """
 
     def __init__(
         self, block, layers, channels=64, inner=64, small_images=False, zero_init_residual=False
@@ -51,7 +60,9 @@ class ResNet(TorchvisionResNet):
         super().__init__(
             block, layers, width_per_group=inner, zero_init_residual=zero_init_residual
         )
-        kernel, stride = (3, 1 if channels >= 64 else 2) if small_images else (7, 2)
+        kernel, stride = 7, 2
+        if small_images:
+            kernel, stride = 3, 1 if channels >= 64 else 2
         self.conv1 = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(channels)
@@ -66,149 +77,225 @@ class ResNet(TorchvisionResNet):
 
 
 def build_backbone(name, small_images=False, zero_init_residual=False):
-    """(backbone with random weights, feature width). name: a key of BACKBONES; small_images: for <= 64 px.
+    """(backbone with random weights, feature width). name: a key of BACKBONES.
 
-    zero_init_residual: the last BatchNorm of each residual branch starts at 0 (VICReg, Barlow Twins)."""
+    small_images: for images of at most 64 px. zero_init_residual: the last BatchNorm of each
+    residual branch starts at 0, as in VICReg and Barlow Twins.
+    """
     if name not in BACKBONES:
-        fail(f"There is no backbone {name}: choose one of {', '.join(BACKBONES)}.", 2)
+        run.fail(f"There is no backbone {name}: choose one of {', '.join(BACKBONES)}.", 2)
     module = ResNet(
         *BACKBONES[name], small_images=small_images, zero_init_residual=zero_init_residual
     )
     return module, module.inplanes
 
 
-def backbone_from_state(state, source="the weight file"):
-    """The backbone that a state dict with torchvision's keys (no `fc`) belongs to, with its weights; strict.
-
-    Block, depth, widths and stem are read off names and shapes; `module.inplanes` is the feature width."""
-    needed = [f"layer{stage}.0.conv1.weight" for stage in (1, 2, 3, 4)]
-    missing = [key for key in ("conv1.weight", *needed) if key not in state]
-    if missing:
-        fail(f"{source} is not a ResNet with torchvision's names: it lacks {', '.join(missing)}.")
-    blocks = [
-        len({key.split(".")[1] for key in state if key.startswith(f"layer{i}.")})
-        for i in (1, 2, 3, 4)
-    ]
-    channels, _, kernel, _ = state["conv1.weight"].shape
-    wide, inner = "layer1.0.conv3.weight" in state, 64
-    if wide:
-        inner = (
-            64
-            * state["layer1.0.conv1.weight"].shape[0]
-            // (state["layer1.0.conv3.weight"].shape[0] // 4)
-        )
-    with torch.device("meta"):
-        module = ResNet(
-            Bottleneck if wide else BasicBlock, blocks, channels, inner, small_images=kernel == 3
-        )
-    expected = module.state_dict()
-    counters = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")}
-    state = counters | dict(state)  # files of before PyTorch 0.4.1 have no counters
-    wrong = sorted({*expected} ^ {*state}) or [
-        k for k in expected if expected[k].shape != state[k].shape
-    ]
-    if wrong:
-        fail(
-            f"{source} is not a ResNet this code knows: {len(wrong)} names or shapes differ, such as "
-            f"{', '.join(wrong[:8])}."
-        )
-    module.load_state_dict(state, strict=True, assign=True)
-    return module.float()
+def settings_of(module):
+    """Block, blocks of each stage, channels and inner width, as in BACKBONES."""
+    stages = (module.layer1, module.layer2, module.layer3, module.layer4)
+    layers = tuple(len(stage) for stage in stages)
+    return type(module.layer1[0]), layers, module.channels, module.base_width
 
 
 def random_like(module, seed=0):
     """The same architecture with random weights: the baseline that shows what pretraining adds."""
-    block, layers, channels, inner = spec_of(module)
+    small_images = module.conv1.kernel_size == (3, 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ResNet(
-            block, layers, channels, inner, small_images=module.conv1.kernel_size == (3, 3)
-        )
-
-
-def spec_of(module):
-    """Block, blocks per stage, channels and inner width, as in BACKBONES."""
-    layers = tuple(len(getattr(module, f"layer{stage}")) for stage in (1, 2, 3, 4))
-    return type(module.layer1[0]), layers, module.channels, module.base_width
+        return ResNet(*settings_of(module), small_images=small_images)
 
 
 def architecture(module):
     """Its name in BACKBONES, or a description."""
-    block, layers, channels, inner = spec = spec_of(module)
-    names = [name for name, known in BACKBONES.items() if known == spec]
-    return (
-        names[0]
-        if names
-        else f"ResNet of {block.__name__}s {layers}, width {channels}, inner {inner}"
-    )
+    settings = settings_of(module)
+    for name, known in BACKBONES.items():
+        if known == settings:
+            return name
+    block, layers, channels, inner = settings
+    return f"ResNet of {block.__name__}s {layers}, width {channels}, inner {inner}"
 
 
-def read_state(path):
-    """(state dict with torchvision's keys, what was left out: {head: number of tensors}) of a weight file."""
-    inert = (
-        argparse.Namespace
-    )  # stands for what training checkpoints hold besides tensors; nothing is run
-    with torch.serialization.safe_globals([inert, (inert, "__main__.exclude_bias_and_norm")]):
-        state = load(path)
-    if isinstance(state, dict):
-        state = next((state[key] for key in NESTED if isinstance(state.get(key), dict)), state)
-    if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        fail(
-            f"{path} holds no state dict of a network, neither itself nor under {', '.join(NESTED)}."
+# ---------------------------------------------------------------- from a state dict
+def backbone_from_state(state, source="the weight file"):
+    """The backbone of a state dict with torchvision's names (no `fc`), with its weights.
+
+    Block, depth, widths and stem are read off names and shapes. `module.inplanes` is the feature
+    width. Ends the run where a name is missing or left over, a shape differs, or a weight is not
+    finite.
+    """
+    needed = ["conv1.weight"]
+    for stage in (1, 2, 3, 4):
+        needed.append(f"layer{stage}.0.conv1.weight")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        run.fail(
+            f"{source} is not a ResNet with torchvision's names: it lacks {', '.join(missing)}."
         )
-    prefix = next((p for p in PREFIXES if f"{p}conv1.weight" in state), None)
-    if prefix is None:
-        fail(
-            f"{path} is not a ResNet with torchvision's names: there is no conv1.weight, nor one after "
-            f"{', '.join(PREFIXES[1:])}; its names are {', '.join(list(state)[:5])}, ..."
+    module = empty_backbone(state)
+    expected = module.state_dict()
+    counters = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")}
+    state = counters | dict(state)  # files of before PyTorch 0.4.1 have no counters
+    wrong = sorted({*expected} ^ {*state})
+    if not wrong:
+        wrong = [key for key in expected if expected[key].shape != state[key].shape]
+    if wrong:
+        run.fail(
+            f"{source} is not a ResNet this code knows: {len(wrong)} names or shapes differ, such "
+            f"as {', '.join(wrong[:8])}."
         )
-    heads = [key for key in state if HEADS.match(key.removeprefix(prefix))]
-    foreign = [key for key in state if key not in heads and not key.startswith(prefix)]
-    if foreign:
-        fail(
-            f"{path} holds tensors neither of a backbone nor of a known head: {', '.join(foreign[:8])}."
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            run.fail(
+                f"{source}: {key} holds numbers that are not finite (NaN or infinite). The "
+                "training that wrote it has diverged: take an earlier file."
+            )
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.float()
+
+
+def empty_backbone(state):
+    """The network of a state dict's names and shapes, without memory for its weights."""
+    layers = []
+    for stage in (1, 2, 3, 4):
+        blocks = {key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}
+        layers.append(len(blocks))
+    channels, _, kernel, _ = state["conv1.weight"].shape
+    block, inner = BasicBlock, 64
+    if "layer1.0.conv3.weight" in state:
+        block = Bottleneck
+        planes = state["layer1.0.conv3.weight"].shape[0] // Bottleneck.expansion
+        inner = 64 * state["layer1.0.conv1.weight"].shape[0] // planes
+    with torch.device("meta"):
+        return ResNet(block, layers, channels, inner, small_images=kernel == 3)
+
+
+# ---------------------------------------------------------------- from a file
+def dicts_of_tensors(content, name=""):
+    """Yield (name, {key: tensor}) for every dict inside a file that holds tensors.
+
+    The name is the path of keys to it, such as "teacher.", and "" for the file itself.
+    """
+    tensors = {}
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            tensors[str(key)] = value
+        elif isinstance(value, dict):
+            yield from dicts_of_tensors(value, f"{name}{key}.")
+    if tensors:
+        yield name, tensors
+
+
+def resnets_in(tensors):
+    """Yield (prefix, parts) of every whole ResNet: all six parts stand under the prefix."""
+    for parts in (PARTS, NUMBERED_PARTS):
+        first = f"{parts[0]}.weight"
+        for key in tensors:
+            prefix = key.removesuffix(first)
+            if prefix + first != key or (prefix and not prefix.endswith(".")):
+                continue
+            stages = [f"{prefix}{stage}.0.conv1.weight" for stage in parts[2:]]
+            if all(stage in tensors for stage in stages):
+                yield prefix, parts
+
+
+def read_state(path, wanted=None):
+    """(state dict with torchvision's names, {what was left out: number of tensors}) of a file.
+
+    One rule for files of every origin: the backbone is what stands under the one prefix that has
+    a whole ResNet. Where there are several, `wanted` names one. Of DINO's two networks it is the
+    teacher (its eval_linear.py's default). Nothing of the backbone may be missing or left over;
+    what stands beside it, such as a projector, is left out and counted.
+    """
+    with torch.serialization.safe_globals(HARMLESS):
+        content = run.load(path)
+    dicts = list(dicts_of_tensors(content)) if isinstance(content, dict) else []
+    if not dicts:
+        run.fail(f"{path} holds no state dict of a network.")
+    found = {}
+    for name, tensors in dicts:
+        for prefix, parts in resnets_in(tensors):
+            found[name + prefix] = tensors, prefix, parts
+    if not found:
+        names = list(dicts[0][1])[:5]
+        run.fail(
+            f"{path} is not a ResNet with torchvision's names: there is no conv1.weight with "
+            f"layer1 to layer4 beside it; its names are {', '.join(names)}, ..."
         )
-    left_out = Counter(HEADS.match(key.removeprefix(prefix))[2] for key in heads)
-    return {key.removeprefix(prefix): state[key] for key in state if key not in heads}, dict(
-        left_out
-    )
+    tensors, prefix, parts = found[choose_prefix(path, list(found), wanted)]
+
+    state, left_out = {}, Counter()
+    rename = dict(zip(parts, PARTS, strict=True))
+    for key, tensor in tensors.items():
+        part, _, rest = key.removeprefix(prefix).partition(".")
+        if key.startswith(prefix) and part in rename:
+            state[f"{rename[part]}.{rest}"] = tensor
+        else:
+            left_out[name_beside(key, prefix)] += 1
+    return state, dict(left_out)
 
 
-def load_backbone(source, name="resnet50", small_images=False, seed=0):
-    """(backbone in evaluation mode, feature width, info) of a run folder, a weight file, or "random".
+def choose_prefix(path, prefixes, wanted):
+    """The prefix of the backbone to read, of those that were found in the file.
 
-    Files: ours, torchvision's, releases and checkpoints of VICReg, Barlow Twins, DINO, SwAV. `name`,
-    `small_images` and `seed` are those of a random network; a file's are read off it. info: "architecture",
-    "sha256", "left_out" and "args", the arguments of the pretraining run ({} for other files). A line on
-    process 0 says what was loaded."""
+    wanted: a whole prefix or its end, such as encoder_q for state_dict.module.encoder_q.
+    """
+    if wanted:
+        wanted = wanted.strip(".")
+        candidates = [p for p in prefixes if p == f"{wanted}." or p.endswith(f".{wanted}.")]
+    else:
+        teachers = [p for p in prefixes if p.startswith("teacher.")]
+        candidates = teachers or prefixes
+    if len(candidates) != 1:
+        run.fail(
+            f"{path} holds {len(prefixes)} networks, and {len(candidates)} of them fit: choose one "
+            f"with --prefix, which can be {', '.join(prefixes)}.",
+            2,
+        )
+    return candidates[0]
+
+
+def name_beside(key, prefix):
+    """The name of what stands beside a backbone: "projector" of module.projector.0.weight."""
+    names, shared = key.split("."), prefix.split(".")
+    while len(names) > 1 and names[0] == shared[0]:
+        names.pop(0)
+        shared.pop(0)
+    return names[0]
+
+
+def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=None):
+    """(backbone in evaluation mode, feature width, info) of a run folder, a file, or "random".
+
+    Files: ours, torchvision's, releases and checkpoints of VICReg, Barlow Twins, DINO, SwAV, MoCo,
+    solo-learn, lightly and others (see `read_state`, which `prefix` is for). `name`, `small_images`
+    and `seed` are those of a random network; a file's are read off it. info: "source",
+    "architecture", "sha256", "left_out" and "args", the arguments of the pretraining run ({} for
+    other files). A line on process 0 says what was loaded.
+    """
+    info = {"source": str(source), "sha256": None, "left_out": {}, "args": {}}
     if source == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module, width = build_backbone(name, small_images)
-        info = dict(source="random", architecture=name, sha256=None, left_out={}, args={})
+            module, _ = build_backbone(name, small_images)
+        info["architecture"] = name
         loaded = f"random weights (seed {seed}), nothing loaded"
     else:
         path = Path(source)
-        path = path / "backbone.pth" if path.is_dir() else path
+        if path.is_dir():
+            path = path / "backbone.pth"
         if not path.is_file():
-            fail(
+            run.fail(
                 f"--backbone {source}: no {path}: finish the pretraining, or give a weight file.", 2
             )
-        state, left_out = read_state(path)
+        state, info["left_out"] = read_state(path, prefix)
         module = backbone_from_state(state, path)
-        width, about = module.inplanes, path.parent / "args.json"
-        args = read_json(about) if path.name == "backbone.pth" and about.exists() else {}
-        info = dict(
-            source=str(source),
-            architecture=architecture(module),
-            sha256=file_hash(path),
-            left_out=left_out,
-            args=args,
-        )
-        heads = ", ".join(f"{key} ({n} tensors)" for key, n in left_out.items())
-        loaded = f"{len(state)} tensors of {path}; left out: {heads or 'nothing'}"
+        info["architecture"] = architecture(module)
+        info["sha256"] = run.file_hash(path)
+        if path.name == "backbone.pth":
+            info["args"] = run.run_arguments(path.parent)
+        heads = [f"{key} ({n} tensors)" for key, n in info["left_out"].items()]
+        loaded = f"{len(state)} tensors of {path}; left out: {', '.join(heads) or 'nothing'}"
+    width = module.inplanes
     if rank() == 0:
         print(f"backbone: {info['architecture']}, {width} features: {loaded}")
     return module.eval(), width, info

@@ -1,8 +1,9 @@
-"""Backbones: torchvision's networks bit for bit, weight files of every origin, and what must be refused."""
+"""Backbones: torchvision's networks bit for bit, weight files of every origin, refusals."""
 
 import argparse
 import re
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,9 +11,8 @@ import torchvision
 from models.resnet import BACKBONES, build_backbone, load_backbone, random_like
 
 
-def exclude_bias_and_norm(
-    p,
-):  # VICReg's and Barlow Twins' checkpoints pickle a function of this name
+def exclude_bias_and_norm(p):
+    """VICReg's and Barlow Twins' checkpoints pickle a function of this name."""
     return p.ndim == 1
 
 
@@ -101,7 +101,39 @@ def releases(state):
             {"prototypes": 1},
         ),
         "old": ({key: value for key, value in state.items() if "num_batches" not in key}, {}),
+        "compiled": (prefixed("_orig_mod."), {}),
+        "compiled in parallel": (prefixed("module._orig_mod."), {}),
+        "a queue": (prefixed("module.") | {"module.queue": one}, {"queue": 1}),
+        "solo-learn": (
+            {
+                "hyper_parameters": {"lr": np.float64(0.3)},
+                "state_dict": prefixed("backbone.") | {"projector.0.weight": one},
+            },
+            {"projector": 1},
+        ),
+        "lightly": (
+            {"state_dict": numbered(state) | {"projection_head.layers.0.weight": one}},
+            {"projection_head": 1},
+        ),
+        "vissl": (
+            {
+                "classy_state_dict": {
+                    "base_model": {"model": {"trunk": prefixed("_feature_blocks."), "heads": {}}}
+                }
+            },
+            {},
+        ),
     }
+
+
+def numbered(state):
+    """The names in nn.Sequential(*list(resnet.children())[:-1]): lightly's examples."""
+    numbers = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    renamed = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        renamed[f"backbone.{numbers[part]}.{rest}"] = value
+    return renamed
 
 
 def test_release_formats(reference, tmp_path, capsys, monkeypatch):
@@ -120,8 +152,42 @@ def test_release_formats(reference, tmp_path, capsys, monkeypatch):
         )
 
 
+def test_several_networks_in_one_file(reference, tmp_path, capsys):
+    """MoCo's two encoders: the one that --prefix names, never a guess."""
+    state, images, expected = reference
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    content = {"module.queue": torch.zeros(3)}
+    for prefix, weights in (("module.encoder_q.", state), ("module.encoder_k.", other)):
+        content |= {prefix + key: value for key, value in weights.items()}
+        content[f"{prefix}fc.0.weight"] = torch.zeros(3)
+    file = tmp_path / "moco.pth.tar"
+    torch.save({"state_dict": content, "arch": "resnet18"}, file)
+    with pytest.raises(SystemExit):
+        load_backbone(file)
+    sentence = capsys.readouterr().err
+    assert "2 networks" in sentence and "--prefix" in sentence
+    assert "state_dict.module.encoder_q." in sentence and "module.encoder_k." in sentence
+    for prefix in ("state_dict.module.encoder_q.", "encoder_q"):
+        network, _, info = load_backbone(file, prefix=prefix)
+        assert torch.equal(network(images), expected)
+    assert info["left_out"] == {"queue": 1, "fc": 1, "encoder_k": len(state) + 1}
+    with pytest.raises(SystemExit):
+        load_backbone(file, prefix="encoder")
+    assert "0 of them fit" in capsys.readouterr().err
+
+
+def test_dinos_student_can_be_asked_for(reference, tmp_path):
+    state, images, expected = reference
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    torch.save({"student": state, "teacher": other}, tmp_path / "dino.pth")
+    network = load_backbone(tmp_path / "dino.pth", prefix="student")[0]
+    assert torch.equal(network(images), expected)
+
+
 def test_refused(reference, tmp_path, capsys):
     state = reference[0]
+    diverged = state["layer3.0.conv1.weight"].clone()
+    diverged[0, 0, 0, 0] = torch.nan
     wrong = {
         "not a ResNet": ({"blocks.0.weight": torch.zeros(3)}, "no conv1.weight"),
         "a gap": (
@@ -129,9 +195,13 @@ def test_refused(reference, tmp_path, capsys):
             "layer2.0.bn1.weight",
         ),
         "an extra": (state | {"layer1.0.extra.weight": torch.zeros(1)}, "layer1.0.extra.weight"),
-        "another extra": (
-            {f"module.{k}": v for k, v in state.items()} | {"memory": torch.zeros(1)},
-            "memory",
+        "a stage": (
+            {key: value for key, value in state.items() if not key.startswith("layer4")},
+            "layer1 to layer4",
+        ),
+        "not a number": (
+            state | {"layer3.0.conv1.weight": diverged},
+            "layer3.0.conv1.weight holds numbers that are not finite",
         ),
         "a shape": (state | {"layer1.0.bn1.bias": torch.zeros(7)}, "layer1.0.bn1.bias"),
         "no tensors": ({"model": {"lr": 1.0}}, "no state dict"),
