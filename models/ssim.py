@@ -3,37 +3,80 @@
 import cv2
 import numpy as np
 
-TAPS = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-TAPS /= TAPS.sum()  # 11 x 11 Gaussian window, sigma 1.5
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+from models.images import read_image, square
+
+cv2.setNumThreads(0)  # the processes that read images are the parallelism
+
+SIDE = 11  # of the window, a Gaussian of sigma 1.5
+TAPS = np.exp(-0.5 * (np.arange(SIDE) - SIDE // 2) ** 2 / 1.5**2)
+TAPS /= TAPS.sum()
+C1 = (0.01 * 255) ** 2
+C2 = (0.03 * 255) ** 2
+
+
+def smooth(plane):
+    """The window's weighted mean around every pixel. scipy's filter is three times slower."""
+    return cv2.sepFilter2D(plane, -1, TAPS, TAPS)
 
 
 def structural_similarity(x, y):
-    """Mean SSIM of two uint8 (H, W, C) images of at least 11 x 11 px, over all whole windows and the channels; K1 0.01,
-    K2 0.03, data range 255.
+    """Mean SSIM of two uint8 (H, W, C) images, over all whole windows and the channels.
 
-    Of the sum s = x + y and the difference d = x - y four filters are enough (x, y, xx, yy and xy are five):
-    4 mx my = ms^2 - md^2, 2 (mx^2 + my^2) = ms^2 + md^2, and so for the variances. OpenCV's filter in float64: scipy's,
-    which scikit-image calls, is three times slower."""
+    H and W are at least 11. K1 = 0.01, K2 = 0.03, the data range is 255. For each window
+
+        SSIM = (2 mx my + C1) (2 cov + C2) / ((mx^2 + my^2 + C1) (vx + vy + C2))
+
+    with the means mx, my, the variances vx, vy and the covariance cov. They take five filters. The
+    sum s = x + y and the difference d = x - y need only four: 4 mx my = ms^2 - md^2,
+    2 (mx^2 + my^2) = ms^2 + md^2, 4 cov = vs - vd, and 2 (vx + vy) = vs + vd. All is computed in
+    place: most of the time goes into memory.
+    """
     total = 0.0
     for channel in range(x.shape[2]):
-        s, d = (
-            f(x[..., channel], y[..., channel], dtype=np.float64) for f in (np.add, np.subtract)
-        )
-        mean_s, mean_d = (cv2.sepFilter2D(m, -1, TAPS, TAPS) for m in (s, d))
+        s = np.add(x[..., channel], y[..., channel], dtype=np.float64)
+        d = np.subtract(x[..., channel], y[..., channel], dtype=np.float64)
+        mean_s = smooth(s)
+        mean_d = smooth(d)
         s *= s
         d *= d
-        var_s, var_d = (cv2.sepFilter2D(m, -1, TAPS, TAPS) for m in (s, d))
+        var_s = smooth(s)
+        var_d = smooth(d)
         mean_s *= mean_s
         mean_d *= mean_d
         var_s -= mean_s
         var_d -= mean_d
+        # From here on mean_s and mean_d are squares, and the constants are doubled like the rest.
         mean_s += 2 * C1
         var_s += 2 * C2
-        top = (mean_s - mean_d) * (var_s - var_d)
+        value = (mean_s - mean_d) * (var_s - var_d)
         mean_s += mean_d
         var_s += var_d
         mean_s *= var_s
-        top /= mean_s
-        total += top[5:-5, 5:-5].mean()
+        value /= mean_s
+        margin = SIDE // 2
+        total += value[margin:-margin, margin:-margin].mean()
     return total / x.shape[2]
+
+
+def read_pair(files, size):
+    """Two image files -> two uint8 (H, W, 3); size: of their centre squares, 0 for whole images."""
+    images = [read_image(file) for file in files]
+    if size:
+        images = [square(image, size) for image in images]
+    return images
+
+
+def similarity_of_files(files, size):
+    """(SSIM of two image files, "") or (None, the sentence that says why there is none)."""
+    x, y = read_pair(files, size)
+    if x.shape != y.shape:
+        return None, (
+            f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, {files[1]} {y.shape[1]} x "
+            f"{y.shape[0]}: SSIM needs equal sizes; --size {min(y.shape[:2])} brings both to that "
+            "of the second."
+        )
+    if min(x.shape[:2]) < SIDE:
+        return None, (
+            f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, SSIM's window is {SIDE} x {SIDE}."
+        )
+    return structural_similarity(x, y), ""
