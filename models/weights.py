@@ -66,7 +66,6 @@ def weight_file(name):
     if not is_unchanged(path):
         with one_at_a_time(path):
             if not path.exists():
-                hash_file(path).unlink(missing_ok=True)
                 download(published, path)
             if not is_unchanged(path):
                 check_hash(published, path)
@@ -101,6 +100,7 @@ def download(published, path):
     address = f"{published.folder}/{published.file}"
     print(f"downloading {address}", flush=True)
     try:
+        hash_file(path).unlink(missing_ok=True)  # that of a file which was deleted
         with urllib.request.urlopen(address, timeout=30) as source, run.atomic(path) as temporary:
             with open(temporary, "wb") as target:
                 shutil.copyfileobj(source, target)
