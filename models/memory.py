@@ -1,0 +1,207 @@
+"""How much GPU memory and work a training step needs: counted beforehand, without computing.
+
+The step runs on fake tensors, which have a shape and a type and no data. What is counted is every
+tensor that is alive. CUDA, cuDNN and NCCL need memory of their own, tensors leave gaps, and the
+other processes' embeddings are not counted: CONTEXT and WORKSPACE stand for these, and are guesses.
+"""
+
+import contextlib
+import copy
+import math
+import os
+import weakref
+
+import torch
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import run
+from models.parallel import world
+
+GIB = 2**30
+CONTEXT = 0.5  # GiB that CUDA takes in any case
+WORKSPACE = 1.5  # GiB that an ordinary training takes beside its tensors, CONTEXT included
+
+
+# ---------------------------------------------------------------- counting
+class Held(TorchDispatchMode):
+    """Bytes of the tensors made inside it: `now` those alive, `most` the largest `now` so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0
+        self.most = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.notice(leaf)
+        return out
+
+    def notice(self, tensor):
+        """Count the tensor's storage, which it may share with others, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        if storage not in self.known:
+            self.known.add(storage)
+            self.change(storage.nbytes())
+            weakref.finalize(storage, self.change, -storage.nbytes())
+
+    def change(self, size):
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def count_step(model, build_optimizer, crops, bf16=True, grad_checkpoint=False):
+    """GiB of one training step of a method of models/heads.py, as 03_pretrain.py does it.
+
+    model: the method, on the CPU; it stays as it is. build_optimizer(model): its optimizer.
+    crops: (shapes of the views, shapes of the local crops), each shape (b, 3, H, W).
+    Returns a dict. "state": what is there between two steps (weights, momenta, gradients).
+    "kept": what the forward pass keeps for the backward pass. "peak": the most at any time.
+    """
+    fake, model = _fake_copy(model, grad_checkpoint)
+    with fake, Held() as held, _alone():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            held.notice(tensor)
+        optimizer = build_optimizer(model)
+        for _ in range(2):  # only the second step begins with momenta
+            state = held.now
+            views, local = _crops(crops)
+            before = held.now
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = model(views, local, model.freeze)[0]
+            kept = held.now - before
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            model.before_update(model.freeze)
+            optimizer.step()
+            model.after_update(0.5)
+            del loss, views, local
+    return {"state": state / GIB, "kept": kept / GIB, "peak": held.most / GIB}
+
+
+def count_flop(model, crops, grad_checkpoint=False):
+    """Floating-point operations of the forward and backward pass of such a step."""
+    fake, model = _fake_copy(model, grad_checkpoint)
+    with fake, FlopCounterMode(display=False) as flops, _alone():
+        model(*_crops(crops), model.freeze)[0].backward()
+    return flops.get_total_flops()
+
+
+def _fake_copy(model, grad_checkpoint):
+    """(the mode in which fake tensors live, a copy of the model that is made of them)."""
+    fake = FakeTensorMode()
+    with FakeCopyMode(fake):
+        model = copy.deepcopy(model)
+    if grad_checkpoint:
+        checkpoint_stages(model.backbone)
+    if hasattr(model, "queue_start"):
+        model.queue_start = math.inf  # fake tensors cannot say whether SwAV's queue is full
+    return fake, model
+
+
+def _crops(shapes):
+    views, local = shapes
+    return [_crop(shape) for shape in views], [_crop(shape) for shape in local]
+
+
+def _crop(shape):
+    return torch.empty(shape).contiguous(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def _alone():
+    """Inside it this process is the only one: fake tensors cannot be sent to others."""
+    names = ("RANK", "WORLD_SIZE")
+    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
+
+
+# ---------------------------------------------------------------- needing less
+def checkpoint_stages(backbone):
+    """Keep only the inputs of a ResNet's four stages, in place; the backward pass recomputes."""
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        stage = getattr(backbone, name)
+        stage.forward = _recomputed(stage.forward)
+
+
+def _recomputed(forward):
+    def wrapped(x):
+        return checkpoint(forward, x, use_reentrant=False)
+
+    return wrapped
+
+
+# ---------------------------------------------------------------- checking
+def crop_shapes(args, images):
+    """The crops of a step of 03_pretrain.py with `images` images a process."""
+    views = [(images, 3, args.size, args.size)] * (1 + args.views)
+    local = [(images, 3, args.local_size, args.local_size)] * args.local_crops
+    return views, local
+
+
+def check(args, device, model, build_optimizer):
+    """End the run with one sentence if a step cannot fit this GPU; warn if it may not fit.
+
+    args: the complete arguments of 03_pretrain.py. model: the method, still on the CPU and before
+    `checkpoint_stages`. build_optimizer(model): its optimizer. It takes some seconds.
+    """
+    if device.type != "cuda":
+        return
+    total = torch.cuda.mem_get_info(device)[1] / GIB
+    total = min(total, float(os.environ.get("GCL_GPU_GIB", total)))
+    with run.autocast(device, args.precision):
+        bf16 = torch.is_autocast_enabled("cuda")
+    need, sentence = judge(args, model, build_optimizer, bf16, total)
+    if need + CONTEXT > total:
+        run.fail(sentence, 2)
+    if need + WORKSPACE > total:
+        run.warn(sentence)
+
+
+def judge(args, model, build_optimizer, bf16, total):
+    """(GiB that a step needs, a sentence on what to change if it is too much for `total` GiB)."""
+
+    def count(images, grad_checkpoint):
+        crops = crop_shapes(args, images)
+        return count_step(model, build_optimizer, crops, bf16, grad_checkpoint)
+
+    images = args.batch_size // world()
+    limit = total - WORKSPACE
+    need = count(images, args.grad_checkpoint)["peak"]
+    if need <= limit:
+        return need, ""
+    remedies = []
+    if not args.grad_checkpoint:
+        less = count(images, True)["peak"]
+        if less <= limit:
+            remedies.append(f"--grad-checkpoint ({less:.1f} GiB, a third more time)")
+        elif fitting := largest(count, images, True, limit):
+            remedies.append(f"--grad-checkpoint with --batch-size {fitting * world()}")
+    if fitting := largest(count, images, args.grad_checkpoint, limit):
+        remedies.append(f"--batch-size {fitting * world()}")
+    remedies.append("more GPUs with torchrun")
+    return need, (
+        f"A step of {images} images a GPU needs {need:.1f} GiB and some {WORKSPACE} GiB of "
+        f"workspace, and this GPU has {total:.1f} GiB. Use {', or '.join(remedies)}."
+    )
+
+
+def largest(count, images, grad_checkpoint, limit):
+    """About the most images a GPU whose step needs at most `limit` GiB; 0 if not even two fit."""
+    while images >= 2:
+        step = count(images, grad_checkpoint)
+        if step["peak"] <= limit:
+            return images
+        # The part beside the state is nearly proportional to the number of images.
+        share = (limit - step["state"]) / (step["peak"] - step["state"])
+        images = min(images - 1, math.floor(images * share))
+    return 0
