@@ -3,48 +3,42 @@
     python 01_caption.py --data ROOT/train --out captions.jsonl
     torchrun --standalone --nproc_per_node=4 01_caption.py --data ROOT/train --out captions.jsonl
 
-02_augment.py diffusion gives the sentences to the generator as its prompts. Reads any folder tree of images.
-Writes captions.jsonl: a line {"path": "CLASS/img_0001.jpg", "caption": "..."} an image, in the order of the
-paths; captions.png, a few images with their captions; captions.args.json, the settings and the model's hash.
-An image that cannot be read gets an empty caption and an "error".
+02_augment.py diffusion gives the sentences to the generator as its prompts. Reads any folder tree
+of images. Writes captions.jsonl, with a line {"path": "CLASS/img_0001.jpg", "caption": "..."} for
+each image, in the order of the paths; captions.png, a few images with their captions; and
+captions.args.json, the settings and the model's hash. An image that cannot be read gets an empty
+caption and an "error".
 
-The same command continues a run that was interrupted (.captions.jsonl.part* hold what is done), with any
-number of processes; finished, it returns at once, and captions only images that were added since. Greedy
-and beam search are deterministic. BLIP-base has
-247 million parameters: any GPU will do.
+The same command continues a run that was interrupted, with any number of processes;
+.captions.jsonl.part* hold what is done. A finished run returns at once. Where images were added
+since, only these are captioned. Greedy and beam search are deterministic. BLIP-base has 247 million
+parameters, so any GPU will do.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
 
-from models.old_run import (
-    atomic,
-    barrier,
-    count,
-    device_arguments,
-    fail,
-    parser,
-    progress,
-    rank,
-    read_json,
-    run_main,
-    start,
-    versions,
-    world,
-    write_json,
-)
+from models import hub, parallel, run
 
+STAGE = "01_caption"
+SETTINGS = ("model", "prompt", "num_beams", "max_tokens")  # what the captions depend on
 LAYOUT = (
-    "a folder with config.json (of a BlipForConditionalGeneration), model.safetensors, preprocessor_config.json, "
-    "tokenizer_config.json and tokenizer.json or vocab.txt"
+    "a folder with config.json (of a BlipForConditionalGeneration), model.safetensors, "
+    "preprocessor_config.json, tokenizer_config.json and tokenizer.json or vocab.txt"
 )
 
 
 def arguments(argv=None):
-    p = parser(__doc__)
+    p = run.parser(__doc__)
     p.add_argument("--data", required=True, help="folder tree of images")
-    p.add_argument("--out", default="captions.jsonl", help="the caption file")
+    p.add_argument(
+        "--out",
+        default="captions.jsonl",
+        metavar="FILE",
+        help="the caption file; its name ends in .jsonl",
+    )
     p.add_argument(
         "--model",
         default="Salesforce/blip-image-captioning-base",
@@ -53,18 +47,26 @@ def arguments(argv=None):
     p.add_argument("--prompt", default="", help='how every caption begins, such as "a photo of"')
     p.add_argument(
         "--num-beams",
-        type=count,
+        type=run.positive,
         default=3,
-        help="beams, 3 as published with BLIP; 1: greedy, faster",
+        metavar="N",
+        help="beams of the search, 3 as published with BLIP; 1 is greedy and faster",
     )
     p.add_argument(
         "--max-tokens",
-        type=count,
+        type=run.positive,
         default=20,
-        help="longest caption, in tokens, without the prompt",
+        metavar="N",
+        help="length of the longest caption in tokens, without the prompt",
     )
-    p.add_argument("--batch-size", type=count, default=32, help="images at once, per process")
-    device_arguments(p)
+    p.add_argument(
+        "--batch-size",
+        type=run.positive,
+        default=32,
+        metavar="N",
+        help="images that a process captions at once",
+    )
+    run.device_arguments(p)
     return p.parse_args(argv)
 
 
@@ -73,195 +75,229 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from models.hub import first_line, folder_hash, load_strictly, model_folder, network_dtype
-from models.images import contact_sheet, find_images, read_image, square
+from models.images import contact_sheet, find_images, read_ahead, read_image, square
 
 
-class Images(Dataset):
-    """index -> (path, BLIP's pixel values, error); a black image in place of one that cannot be read."""
-
-    def __init__(self, root, paths, processor):
-        self.root, self.paths, self.processor = root, paths, processor
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        error = None
-        try:
-            image = read_image(os.path.join(self.root, self.paths[index])).copy()
-        except OSError as unreadable:
-            error, image = str(unreadable), np.zeros((32, 32, 3), np.uint8)
-        values = self.processor(
-            images=[image], return_tensors="pt", input_data_format="channels_last"
-        ).pixel_values
-        return self.paths[index], values[0], error
-
-
-def load_blip(model, device, precision):
-    """(model, processor, sha256 of the folder) of a BLIP captioning folder or hub id."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the loader's workers are forked
+# ---------------------------------------------------------------- model and images
+def blip_folder(model):
+    """The local folder of a BLIP captioning model; another kind of model ends the run."""
+    hub.library("transformers")
     from huggingface_hub import snapshot_download
-    from transformers import BlipForConditionalGeneration, BlipProcessor
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    folder = model_folder(model, "config.json", LAYOUT, snapshot_download)
-    kind = read_json(folder / "config.json").get("model_type")
+    folder = hub.model_folder(model, "config.json", LAYOUT, snapshot_download)
+    kind = run.read_json(folder / "config.json").get("model_type")
     if kind != "blip":
-        fail(
+        run.fail(
             f"--model {model} is a {kind} model, not a BLIP captioning model. Expected: {LAYOUT}.",
             2,
         )
-    blip = load_strictly(BlipForConditionalGeneration, folder)
+    return folder
+
+
+def load_blip(folder, device, precision):
+    """(network, processor) of a BLIP captioning model's folder."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    def load():
+        blip = hub.load_network(BlipForConditionalGeneration, folder)
+        return blip.to(device, hub.network_dtype(device, precision))
+
+    blip = hub.in_turn(load)
     try:
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        fail(f"{folder} has no usable processor ({first_line(error)}). Expected: {LAYOUT}.")
-    return blip.to(device, network_dtype(device, precision)), processor, folder_hash(folder)
+        reason = hub.first_line(error)
+        run.fail(f"{folder} has no usable processor ({reason}). Expected: {LAYOUT}.")
+    return blip, processor
+
+
+def read_batch(root, image_processor, paths):
+    """(paths, float (B, 3, S, S) as BLIP takes them, errors) of a batch of images.
+
+    An image that cannot be read is black here and has its reason among the errors; else None.
+    """
+    errors = []
+    pixels = []
+    for path in paths:
+        try:
+            image = read_image(os.path.join(root, path)).copy()
+            errors.append(None)
+        except OSError as error:
+            image = np.zeros((32, 32, 3), np.uint8)
+            errors.append(str(error))
+        processed = image_processor(
+            images=[image], return_tensors="pt", input_data_format="channels_last"
+        )
+        pixels.append(processed.pixel_values[0])
+    return paths, torch.stack(pixels), errors
 
 
 # ---------------------------------------------------------------- what is done already
-def parts(out):
-    """The files that the processes write while the run lasts; `out` is put together from them at the end."""
+def parts_of(out):
+    """The files that processes write while a run lasts; at the end `out` is made from them."""
     return sorted(out.parent.glob(f".{out.name}.part*"))
 
 
 def read_lines(out):
-    """{path: record} of everything captioned; a last line without its newline was being written: not done."""
+    """{path: record} of all that is captioned.
+
+    A last line without its newline was being written when the run was interrupted: it is not done.
+    """
     done = {}
-    for file in [out, *parts(out)]:
-        whole = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-        for number, line in enumerate(whole, 1):
+    for file in [out, *parts_of(out)]:
+        if not file.exists():
+            continue
+        whole_lines = run.read_text(file).split("\n")[:-1]
+        for number, line in enumerate(whole_lines, 1):
             try:
                 record = json.loads(line)
                 done.setdefault(record["path"], record)
             except (ValueError, KeyError, TypeError):
-                fail(
-                    f"{file}, line {number} is not a caption: remove that line, or the file to begin anew."
+                run.fail(
+                    f"{file}, line {number} is not a caption: remove that line, or the file to "
+                    "begin anew."
                 )
     return done
 
 
+def check_settings(args, record, digest):
+    """End the run if the captions so far were made with other settings or another model."""
+    there = run.read_json(record)
+    changed = []
+    for name in SETTINGS:
+        old = there.get(name)
+        new = getattr(args, name)
+        if old != new:
+            changed.append(f"--{name.replace('_', '-')} was {old}, now {new}")
+    if changed:
+        run.fail(
+            f"{args.out} was started with other arguments ({', '.join(changed)}): repeat them to "
+            "go on, or choose another --out.",
+            2,
+        )
+    if digest and digest != there.get("model_sha256"):
+        run.fail(
+            f"{args.out} was started with another model: the files of --model {args.model} have "
+            "changed since. Put the old ones back to go on, or choose another --out.",
+            2,
+        )
+
+
+def to_line(record):
+    """A record as a line of the caption file."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+# ---------------------------------------------------------------- captioning
+def caption_batches(args, device, batches, done, part, model):
+    """Caption this process's share of the batches; append to the file `part` what is not done.
+
+    Batches are the same for any number of processes, so their captions are as well.
+    model: what `load_blip` returns.
+    """
+    blip, processor = model
+    prompt = {}
+    if args.prompt:
+        prompt = processor.tokenizer([args.prompt], return_tensors="pt").to(device)
+    read = functools.partial(read_batch, args.data, processor.image_processor)
+    dealt = parallel.deal(batches, "captions")
+    loader = read_ahead(dealt, read, args.workers, device)
+    bar = run.progress(sum(map(len, batches)), "captions")
+    for paths, pixels, errors in loader:
+        pixels = pixels.to(device, blip.dtype, non_blocking=True)
+        inputs = {}
+        for name in ("input_ids", "attention_mask"):
+            if name in prompt:
+                inputs[name] = prompt[name].expand(len(paths), -1).clone()
+        tokens = blip.generate(
+            pixels,
+            **inputs,
+            num_beams=args.num_beams,
+            do_sample=False,
+            max_new_tokens=args.max_tokens,
+        )
+        captions = processor.batch_decode(tokens, skip_special_tokens=True)
+        with open(part, "a", encoding="utf-8", errors="surrogateescape") as file:
+            for path, caption, error in zip(paths, captions, errors, strict=True):
+                if path in done:
+                    continue
+                record = {"path": path, "caption": caption.strip()}
+                if error:
+                    record |= {"caption": "", "error": error}
+                file.write(to_line(record))
+        bar.update(len(paths) * parallel.world())
+    bar.close()
+
+
 def merge(out, data, paths, done):
-    """Write the caption file in the order of `paths` and the sheet, then remove the parts."""
-    with atomic(out) as temporary:
-        temporary.write_text(
-            "".join(json.dumps(done[path], ensure_ascii=False) + "\n" for path in paths), "utf-8"
-        )
+    """Write the caption file in the order of `paths`, and its sheet, then remove the parts."""
+    lines = [to_line(done[path]) for path in paths]
+    run.write_text(out, "".join(lines))
     readable = [path for path in paths if "error" not in done[path]]
-    shown = readable[:: max(1, -(-len(readable) // 8))]
-    if shown:
-        contact_sheet(
-            out.with_suffix(".png"),
-            [[square(read_image(os.path.join(data, path)), 160)] for path in shown],
-            labels=[done[path]["caption"] for path in shown],
-        )
-    for part in parts(out):
+    every = -(-len(readable) // 8)
+    if readable:
+        rows = []
+        labels = []
+        for path in readable[::every]:
+            rows.append([square(read_image(os.path.join(data, path)), 160)])
+            labels.append(done[path]["caption"])
+        contact_sheet(out.with_suffix(".png"), rows, labels=labels)
+    for part in parts_of(out):
         part.unlink()
     unreadable = len(paths) - len(readable)
-    print(
-        f"{out}: {len(readable)} captions"
-        + (f"; {unreadable} image(s) cannot be read" if unreadable else "")
-    )
+    note = f"; {unreadable} image(s) cannot be read" if unreadable else ""
+    print(f"{out}: {len(readable)} captions{note}")
 
 
 @torch.no_grad()
-def main(args):
-    device = start(args)
-    out, paths = Path(args.out), find_images(args.data)
+def main(args, device):
+    out = Path(args.out)
     if out.is_dir() or out.suffix != ".jsonl":
-        fail(f"--out {out} must be the name of a .jsonl file.", 2)
+        run.fail(f"--out {out} must be the name of a .jsonl file.", 2)
+    run.keep_apart(args.data, out=out)
+    paths = find_images(args.data)
     out.parent.mkdir(parents=True, exist_ok=True)
-    settings = {key: getattr(args, key) for key in ("model", "prompt", "num_beams", "max_tokens")}
-    record = out.with_suffix(".args.json")
-    done = read_lines(out)
-    if done and record.exists():
-        changed = [
-            f"--{key.replace('_', '-')} was {there}, now {settings[key]}"
-            for key in settings
-            if (there := read_json(record)[key]) != settings[key]
-        ]
-        if changed:
-            fail(
-                f"{out} was started with other arguments ({', '.join(changed)}): repeat them to go on, or choose "
-                "another --out.",
-                2,
-            )
-    barrier()  # nobody writes while somebody still reads
+    settings = out.with_suffix(".args.json")
 
-    # ------------------------------------------------------------ caption: whole batches, whichever process
-    batches = [
-        range(i, min(i + args.batch_size, len(paths)))
-        for i in range(0, len(paths), args.batch_size)
-    ]
-    missing = [batch for batch in batches if any(paths[i] not in done for i in batch)]
-    if not missing and out.exists() and not parts(out) and all(path in done for path in paths):
-        if rank() == 0:
+    # ---- what is left to do: whole batches of the sorted list, whichever process did them
+    done = read_lines(out)
+    batches = []
+    for first in range(0, len(paths), args.batch_size):
+        batch = paths[first : first + args.batch_size]
+        if any(path not in done for path in batch):
+            batches.append(batch)
+    finished = not batches and out.exists() and not parts_of(out)
+    # The model of a finished run is only looked at in a folder: a hub id would need the network.
+    if finished and not Path(args.model).expanduser().is_dir():
+        folder, digest = None, None
+    else:
+        folder = blip_folder(args.model)
+        digest = hub.folder_hash(folder)
+    if done and settings.exists():
+        check_settings(args, settings, digest)
+    parallel.barrier()  # every process has read what is done before any process writes
+    if finished:
+        if parallel.rank() == 0:
             print(f"{out} is finished: {len(paths)} captions")
         return
-    mine = missing[rank() :: world()]
-    part = out.with_name(f".{out.name}.part{rank()}")
-    if part.exists():  # cut off a half-written last line
-        os.truncate(part, part.read_bytes().rfind(b"\n") + 1)
-    if mine:
-        blip, processor, digest = load_blip(args.model, device, args.precision)
-        if rank() == 0:
-            write_json(
-                record, {"stage": "01_caption", **settings, "model_sha256": digest, **versions()}
-            )
-        prompt = {}
-        if args.prompt:
-            prompt = processor.tokenizer([args.prompt], return_tensors="pt").to(device)
-        loader = DataLoader(
-            Images(args.data, paths, processor.image_processor),
-            batch_sampler=mine,
-            num_workers=args.workers,
-            pin_memory=device.type == "cuda",
-            collate_fn=lambda items: (
-                [i[0] for i in items],
-                torch.stack([i[1] for i in items]),
-                [i[2] for i in items],
-            ),
-        )
-        bar = progress(
-            sum(map(len, mine)), "captions" + (f" (process 0 of {world()})" if world() > 1 else "")
-        )
-        for names, pixels, errors in loader:
-            pixels = pixels.to(device, blip.dtype, non_blocking=True)
-            inputs = {
-                key: prompt[key].expand(len(names), -1).clone()
-                for key in prompt
-                if key in ("input_ids", "attention_mask")
-            }
-            tokens = blip.generate(
-                pixels,
-                **inputs,
-                num_beams=args.num_beams,
-                do_sample=False,
-                max_new_tokens=args.max_tokens,
-            )
-            captions = processor.batch_decode(tokens, skip_special_tokens=True)
-            lines = [
-                {
-                    "path": name,
-                    "caption": "" if error else caption.strip(),
-                    **({"error": error} if error else {}),
-                }
-                for name, caption, error in zip(names, captions, errors, strict=True)
-                if name not in done
-            ]
-            with open(part, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            bar.update(len(names))
-        bar.close()
-    barrier()
-    if rank() == 0:
+
+    # ---- caption
+    part = out.with_name(f".{out.name}.part{parallel.rank()}")
+    if part.exists():
+        os.truncate(part, part.read_bytes().rfind(b"\n") + 1)  # cut off a half-written last line
+    if batches:
+        model = load_blip(folder, device, args.precision)
+        if parallel.rank() == 0:
+            record = {name: getattr(args, name) for name in SETTINGS}
+            record |= {"stage": STAGE, "model_sha256": digest, **run.versions()}
+            run.write_json(settings, record)
+        caption_batches(args, device, batches, done, part, model)
+    parallel.barrier()
+    if parallel.rank() == 0:
         merge(out, args.data, paths, read_lines(out))
 
 
 if __name__ == "__main__":
-    run_main(main, args)
+    run.launch(main, args)

@@ -1,7 +1,9 @@
-"""IC-GAN's generator: BigGAN conditioned on a noise vector and on the feature map of an image.
+"""IC-GAN's generator: BigGAN, conditioned on a noise vector and on the feature map of an image.
 
-Brock et al. 2019 (arXiv 1809.11096), Casanova et al. 2021 (2109.05070). For inference, and gradients with
-respect to the inputs: what is constant in evaluation is folded into the weights at load.
+Brock et al. 2019 (arXiv 1809.11096), Casanova et al. 2021 (arXiv 2109.05070). The network is made
+for generation, and for gradients with respect to its inputs. Everything that is constant in
+evaluation mode (spectral norms, running statistics, the attention's gain) is multiplied into the
+weights when a checkpoint is read.
 """
 
 import itertools
@@ -12,41 +14,51 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.old_run import fail
+from models import run
 
-EPS = 1e-5  # of every batch normalisation
-BUFFERS = (
-    "u0",
-    "sv0",
-    "stored_mean",
-    "stored_var",
-)  # of spectral normalisation and of batch normalisation
+EPS = 1e-5  # added to the variance in every batch normalisation
+
+# How the names of the official buffers end. The first two belong to spectral normalisation, the
+# other two to batch normalisation.
+BUFFERS = ("u0", "sv0", "stored_mean", "stored_var")
 
 
+# ---------------------------------------------------------------- the network
 class Attention(nn.Module):
-    """Self-attention with keys and values pooled 2x2, logits unscaled; gamma is folded into `out`."""
+    """Self-attention over the positions of a feature map (B, C, H, W).
+
+    Keys and values are pooled 2x2 and the logits are not scaled, as in BigGAN. The official layer's
+    gain `gamma` is part of `out`.
+    """
 
     def __init__(self, channels):
         super().__init__()
-        self.widths = [channels // 8, channels // 8 + channels // 2]
-        self.qkv = nn.Conv2d(channels, sum(self.widths), 1, bias=False)
-        self.out = nn.Conv2d(channels // 2, channels, 1, bias=False)
+        self.key_width = channels // 8
+        self.value_width = channels // 2
+        self.qkv = nn.Conv2d(channels, 2 * self.key_width + self.value_width, 1, bias=False)
+        self.out = nn.Conv2d(self.value_width, channels, 1, bias=False)
 
     def forward(self, x):
-        query, key_value = self.qkv(x).split(self.widths, dim=1)
+        widths = [self.key_width, self.key_width + self.value_width]
+        query, key_value = self.qkv(x).split(widths, dim=1)
         query = query.flatten(2).transpose(1, 2).unsqueeze(1)
         key_value = F.max_pool2d(key_value, 2).flatten(2).transpose(1, 2).unsqueeze(1)
-        key, value = key_value.split([self.widths[0], self.widths[1] - self.widths[0]], dim=-1)
+        key, value = key_value.split([self.key_width, self.value_width], dim=-1)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x + self.out(mixed.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
+        mixed = mixed.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + self.out(mixed)
 
 
 class Block(nn.Module):
-    """Residual block that doubles the resolution, modulated by (feature embedding, chunk of z).
+    """A residual block that doubles the resolution.
 
-    `modulation` gives scale and shift of both normalisations, running statistics included. `conv1` is
-    nearest upsampling followed by a 3x3 convolution, as one transposed 4x4 convolution of stride 2 (taps
-    summed): 4 instead of 9 multiplications an output. The 1x1 shortcut commutes with the upsampling.
+    Its two normalisations are modulated by the condition (B, embedding + chunk): the embedded
+    feature map and this block's chunk of the noise vector. `modulation` returns a scale and a shift
+    for each, in which the running statistics are contained.
+
+    `conv1` does nearest upsampling and a 3x3 convolution at once, as one transposed 4x4 convolution
+    of stride 2. That needs 4 instead of 9 multiplications for each output. The 1x1 shortcut gives
+    the same before and after the upsampling, so it runs before.
     """
 
     def __init__(self, inside, outside, condition, attention):
@@ -59,45 +71,48 @@ class Block(nn.Module):
         self.attention = Attention(outside) if attention else nn.Identity()
 
     def forward(self, x, condition):
-        scale1, shift1, scale2, shift2 = self.modulation(condition)[..., None, None].split(
-            self.widths, dim=1
-        )
-        h = self.conv1(torch.addcmul(shift1, x, scale1).relu_())
-        h = self.conv2(torch.addcmul(shift2, h, scale2).relu_())
-        return self.attention(h + F.interpolate(self.shortcut(x), scale_factor=2))
+        modulation = self.modulation(condition)[..., None, None]
+        scale1, shift1, scale2, shift2 = modulation.split(self.widths, dim=1)
+        h = torch.addcmul(shift1, x, scale1).relu_()
+        h = self.conv1(h)
+        h = torch.addcmul(shift2, h, scale2).relu_()
+        h = self.conv2(h)
+        shortcut = F.interpolate(self.shortcut(x), scale_factor=2)
+        return self.attention(h + shortcut)
 
 
 class Generator(nn.Module):
-    """forward(z (B, >= z_width), feature (B, feature_width) of unit norm): images (B, 3, R, R) in [-1, 1].
+    """The generator. `config` is what `generator_config` returns.
 
-    z is cut into equal chunks, one for the first layer and one for each block; further columns are ignored:
-    the official demo draws 128 where 119 are used. `config` is what `generator_config` returns;
-    `parameters_published` counts those of the official checkpoint, before folding.
+    z_width, feature_width: widths of the two inputs. resolution: side of the images in pixels.
+    parameters_published: number of parameters of the official checkpoint, before the folding.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.chunk, channels = config["chunk"], config["channels"]
+        channels = config["channels"]
+        self.chunk = config["chunk"]
         self.z_width = self.chunk * len(channels)
         self.feature_width = config["feature"]
         self.resolution = 4 * 2 ** (len(channels) - 1)
+        self.parameters_published = published_parameters(config)
         condition = config["embedding"] + self.chunk
         self.embed = nn.Linear(config["feature"], config["embedding"])
         self.first = nn.Linear(self.chunk, 16 * channels[0])
-        self.blocks = nn.ModuleList(
-            Block(inside, outside, condition, attention=i in config["attention"])
-            for i, (inside, outside) in enumerate(itertools.pairwise(channels))
-        )
+        self.blocks = nn.ModuleList()
+        for i, (inside, outside) in enumerate(itertools.pairwise(channels)):
+            self.blocks.append(Block(inside, outside, condition, i in config["attention"]))
         self.norm_scale = nn.Parameter(torch.ones(channels[-1], 1, 1))
         self.norm_shift = nn.Parameter(torch.zeros(channels[-1], 1, 1))
         self.last = nn.Conv2d(channels[-1], 3, 3, padding=1)
-        self.parameters_published = sum(
-            math.prod(shape)
-            for name, shape in official_shapes(config).items()
-            if not name.endswith(BUFFERS)
-        )
 
     def forward(self, z, feature):
+        """Images (B, 3, R, R) in [-1, 1], from z (B, >= z_width) and feature (B, feature_width).
+
+        feature has unit norm. z is cut into equal chunks, one for the first layer and one for each
+        block. Further columns are ignored: the official demo draws 128, and 119 are used.
+        Raises ValueError where the widths do not fit.
+        """
         if z.shape[1] < self.z_width or feature.shape[1] != self.feature_width:
             raise ValueError(
                 f"z {tuple(z.shape)}, feature {tuple(feature.shape)}: "
@@ -107,146 +122,208 @@ class Generator(nn.Module):
         embedding = self.embed(feature)
         x = self.first(first).unflatten(1, (-1, 4, 4))
         for block, chunk in zip(self.blocks, chunks, strict=True):
-            x = block(x, torch.cat([embedding, chunk], dim=1))
+            condition = torch.cat([embedding, chunk], dim=1)
+            x = block(x, condition)
         x = torch.addcmul(self.norm_shift, x, self.norm_scale).relu_()
         return torch.tanh(self.last(x))
 
 
+# ---------------------------------------------------------------- official checkpoints
 def generator_config(state, source="the checkpoint"):
-    """Configuration of an official generator's state dict, read off its shapes; any resolution, any capacity.
+    """The configuration of an official generator, read off the shapes in its state dict.
 
-    "channels": of the 4x4 map and of each block's output; "attention": the blocks that end in it; "chunk": a
-    layer's share of z; "embedding", "feature": widths; "labels": shape of the unused class embedding.
+    Any resolution and any capacity will do. Returns a dict:
+    channels: of the 4x4 map and of each block's output; attention: numbers of the blocks that end
+    in it; chunk: columns of z that a layer takes; embedding, feature: widths; labels: shape of the
+    class embedding, which is not used. Ends the run where this is not such a generator.
     """
-    blocks = sum(re.fullmatch(r"blocks\.\d+\.0\.conv1\.weight", name) is not None for name in state)
-    needed = [f"blocks.{i}.0.conv1.weight" for i in range(max(1, blocks))]
-    dimensions = dict.fromkeys(needed, 4) | dict.fromkeys(
-        ("shared.weight", "shared_feat.weight", "linear.weight", "blocks.0.0.bn1.gain.weight"), 2
-    )
-    lacking = [name for name, n in dimensions.items() if name not in state or state[name].ndim != n]
+    first_convolution = re.compile(r"blocks\.\d+\.0\.conv1\.weight")
+    blocks = sum(first_convolution.fullmatch(name) is not None for name in state)
+    convolutions = [f"blocks.{i}.0.conv1.weight" for i in range(max(1, blocks))]
+    gain = "blocks.0.0.bn1.gain.weight"
+    dimensions = dict.fromkeys(convolutions, 4)
+    dimensions |= dict.fromkeys(("shared.weight", "shared_feat.weight", "linear.weight", gain), 2)
+    lacking = []
+    for name, n in dimensions.items():
+        if name not in state or state[name].ndim != n:
+            lacking.append(name)
     if lacking:
-        fail(
-            f"{source} is not an IC-GAN generator with a BigGAN backbone: it lacks {', '.join(lacking)}."
+        run.fail(
+            f"{source} is not an IC-GAN generator with a BigGAN backbone: it lacks "
+            f"{', '.join(lacking)}."
         )
     embedding, feature = state["shared_feat.weight"].shape
-    labels, chunk = state["shared.weight"].shape, state["linear.weight"].shape[1]
-    if state["blocks.0.0.bn1.gain.weight"].shape[1] == embedding + chunk + labels[1]:
-        fail(
-            f"{source} is a class-conditional IC-GAN: it needs labels, which is not supported; use icgan_*."
+    labels = state["shared.weight"].shape
+    chunk = state["linear.weight"].shape[1]
+    if state[gain].shape[1] == embedding + chunk + labels[1]:
+        run.fail(
+            f"{source} is a class-conditional IC-GAN: it needs labels, which is not supported; use "
+            "icgan_*."
         )
-    return dict(
-        channels=[state[needed[0]].shape[1], *(state[name].shape[0] for name in needed)],
-        attention=[i for i in range(blocks) if f"blocks.{i}.1.gamma" in state],
-        chunk=chunk,
-        embedding=embedding,
-        feature=feature,
-        labels=tuple(labels),
-    )
+    outputs = [state[name].shape[0] for name in convolutions]
+    return {
+        "channels": [state[convolutions[0]].shape[1], *outputs],
+        "attention": [i for i in range(blocks) if f"blocks.{i}.1.gamma" in state],
+        "chunk": chunk,
+        "embedding": embedding,
+        "feature": feature,
+        "labels": tuple(labels),
+    }
 
 
 def official_shapes(config):
-    """{name: shape} of every parameter and buffer of the official generator; 198 names at 256 px.
-
-    BUFFERS are how the names of the buffers end.
-    """
+    """{name: shape} of the official generator's parameters and buffers: 198 names at 256 px."""
     shapes = {"shared.weight": config["labels"]}
+    channels = config["channels"]
     condition = config["embedding"] + config["chunk"]
 
-    def normalised(name, *shape, bias=False):
+    def weight(name, *shape):
         shapes[f"{name}.weight"] = shape
-        if bias:
-            shapes[f"{name}.bias"] = shape[:1]
-        shapes[f"{name}.u0"], shapes[f"{name}.sv0"] = (1, shape[0]), (1,)
+        shapes[f"{name}.u0"] = (1, shape[0])
+        shapes[f"{name}.sv0"] = (1,)
+
+    def weight_and_bias(name, *shape):
+        weight(name, *shape)
+        shapes[f"{name}.bias"] = shape[:1]
 
     def statistics(name, width):
-        shapes[f"{name}.stored_mean"] = shapes[f"{name}.stored_var"] = (width,)
+        shapes[f"{name}.stored_mean"] = (width,)
+        shapes[f"{name}.stored_var"] = (width,)
 
-    channels = config["channels"]
-    normalised("shared_feat", config["embedding"], config["feature"], bias=True)
-    normalised("linear", 16 * channels[0], config["chunk"], bias=True)
+    def modulation(name, width):
+        statistics(name, width)
+        weight(f"{name}.gain", width, condition)
+        weight(f"{name}.bias", width, condition)
+
+    weight_and_bias("shared_feat", config["embedding"], config["feature"])
+    weight_and_bias("linear", 16 * channels[0], config["chunk"])
     for i, (inside, outside) in enumerate(itertools.pairwise(channels)):
-        normalised(f"blocks.{i}.0.conv1", outside, inside, 3, 3, bias=True)
-        normalised(f"blocks.{i}.0.conv2", outside, outside, 3, 3, bias=True)
-        normalised(f"blocks.{i}.0.conv_sc", outside, inside, 1, 1, bias=True)
-        for name, width in ((f"blocks.{i}.0.bn1", inside), (f"blocks.{i}.0.bn2", outside)):
-            statistics(name, width)
-            normalised(f"{name}.gain", width, condition)
-            normalised(f"{name}.bias", width, condition)
+        weight_and_bias(f"blocks.{i}.0.conv1", outside, inside, 3, 3)
+        weight_and_bias(f"blocks.{i}.0.conv2", outside, outside, 3, 3)
+        weight_and_bias(f"blocks.{i}.0.conv_sc", outside, inside, 1, 1)
+        modulation(f"blocks.{i}.0.bn1", inside)
+        modulation(f"blocks.{i}.0.bn2", outside)
         if i in config["attention"]:
             shapes[f"blocks.{i}.1.gamma"] = ()
-            for name, width in (
-                ("theta", outside // 8),
-                ("phi", outside // 8),
-                ("g", outside // 2),
-            ):
-                normalised(f"blocks.{i}.1.{name}", width, outside, 1, 1)
-            normalised(f"blocks.{i}.1.o", outside, outside // 2, 1, 1)
-    shapes["output_layer.0.gain"] = shapes["output_layer.0.bias"] = (channels[-1],)
+            weight(f"blocks.{i}.1.theta", outside // 8, outside, 1, 1)
+            weight(f"blocks.{i}.1.phi", outside // 8, outside, 1, 1)
+            weight(f"blocks.{i}.1.g", outside // 2, outside, 1, 1)
+            weight(f"blocks.{i}.1.o", outside, outside // 2, 1, 1)
+    shapes["output_layer.0.gain"] = (channels[-1],)
+    shapes["output_layer.0.bias"] = (channels[-1],)
     statistics("output_layer.0", channels[-1])
-    normalised("output_layer.2", 3, channels[-1], 3, 3, bias=True)
+    weight_and_bias("output_layer.2", 3, channels[-1], 3, 3)
     return shapes
 
 
-def generator_from_state(state, source="the checkpoint"):
-    """The frozen Generator of an official state dict. Other names or shapes are refused and listed."""
-    config = generator_config(state, source)
-    expected = official_shapes(config)
+def published_parameters(config):
+    """Number of parameters of the official generator; its buffers do not count."""
+    total = 0
+    for name, shape in official_shapes(config).items():
+        if not name.endswith(BUFFERS):
+            total += math.prod(shape)
+    return total
+
+
+def check_shapes(state, expected, source):
+    """End the run unless the state dict has the expected names and shapes; list what differs."""
+    other_shape = []
+    for name in expected.keys() & state.keys():
+        if state[name].shape != expected[name]:
+            other_shape.append(name)
     wrong = {
         "missing": expected.keys() - state.keys(),
         "unexpected": state.keys() - expected.keys(),
-        "of another shape": {k for k in expected if k in state and state[k].shape != expected[k]},
+        "of another shape": other_shape,
     }
-    if any(wrong.values()):
-        listed = "; ".join(
-            f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names
+    listed = [f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names]
+    if listed:
+        run.fail(
+            f"{source} does not fit the IC-GAN generator that its widths describe. "
+            f"{'; '.join(listed)}."
         )
-        fail(f"{source} does not fit the IC-GAN generator that its widths describe. {listed}.")
+
+
+# ---------------------------------------------------------------- folding
+def spectral(state, name):
+    """A weight over its spectral norm, as the official code computes it in evaluation mode.
+
+    That is one power iteration from the stored vector u0.
+    """
+    matrix = state[f"{name}.weight"].flatten(1)
+    v = F.normalize(state[f"{name}.u0"] @ matrix, eps=1e-6)
+    return state[f"{name}.weight"] / (v @ matrix.T).norm()
+
+
+def folded_modulation(state, name, offset=0.0):
+    """(weight, bias) of the linear layer from a condition to scale and shift of one normalisation.
+
+    The official layer computes (x - mean) / std * (1 + gain(c)) + bias(c), where gain and bias are
+    linear in the condition c. `offset` (width,) is added to x before: the bias of the convolution
+    in front of it.
+    """
+    deviation = (state[f"{name}.stored_var"] + EPS).sqrt()
+    mean = state[f"{name}.stored_mean"] - offset
+    scale = spectral(state, f"{name}.gain") / deviation[:, None]
+    shift = spectral(state, f"{name}.bias") - mean[:, None] * scale
+    return torch.cat([scale, shift]), torch.cat([1 / deviation, -mean / deviation])
+
+
+def folded_upsampling(weight):
+    """Weights (in, out, 4, 4) of `Block.conv1`, from those of the 3x3 convolution (out, in, 3, 3).
+
+    Nearest upsampling repeats each pixel, so that neighbouring taps meet the same value: they are
+    added once here.
+    """
+    taps = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+    taps = taps[..., 1:, :] + taps[..., :-1, :]
+    return taps[..., 1:] + taps[..., :-1]
+
+
+def folded_block(state, number, attention):
+    """{name: tensor} of one `Block`."""
+    name = f"blocks.{number}.0"
+    weight1, bias1 = folded_modulation(state, f"{name}.bn1")
+    weight2, bias2 = folded_modulation(state, f"{name}.bn2", state[f"{name}.conv1.bias"])
+    folded = {
+        "modulation.weight": torch.cat([weight1, weight2]),
+        "modulation.bias": torch.cat([bias1, bias2]),
+        "conv1.weight": folded_upsampling(spectral(state, f"{name}.conv1")),
+        "conv2.weight": spectral(state, f"{name}.conv2"),
+        "conv2.bias": state[f"{name}.conv2.bias"] + state[f"{name}.conv_sc.bias"],
+        "shortcut.weight": spectral(state, f"{name}.conv_sc"),
+    }
+    if attention:
+        name = f"blocks.{number}.1"
+        projections = [spectral(state, f"{name}.{part}") for part in ("theta", "phi", "g")]
+        folded["attention.qkv.weight"] = torch.cat(projections)
+        folded["attention.out.weight"] = state[f"{name}.gamma"] * spectral(state, f"{name}.o")
+    return folded
+
+
+def generator_from_state(state, source="the checkpoint"):
+    """The frozen Generator of an official state dict, in evaluation mode and channels_last.
+
+    Ends the run where names or shapes are not those of the official generator, and lists them.
+    """
+    config = generator_config(state, source)
+    check_shapes(state, official_shapes(config), source)
     state = {name: tensor.float() for name, tensor in state.items()}
-
-    def weight(name):
-        """Over its spectral norm after one power iteration from u0, as officially in evaluation."""
-        matrix = state[f"{name}.weight"].flatten(1)
-        v = F.normalize(state[f"{name}.u0"] @ matrix, eps=1e-6)
-        return state[f"{name}.weight"] / (v @ matrix.T).norm()
-
-    def modulation(name, offset=0.0):
-        """Rows for scale and shift of (x + offset - mean) / std * (1 + gain(c)) + bias(c), linear in c."""
-        deviation = (state[f"{name}.stored_var"] + EPS).sqrt()
-        scale = weight(f"{name}.gain") / deviation[:, None]
-        mean = state[f"{name}.stored_mean"] - offset
-        rows = torch.cat([scale, weight(f"{name}.bias") - mean[:, None] * scale])
-        return rows, torch.cat([1 / deviation, -mean / deviation])
 
     folded = {}
     for ours, theirs in (("embed", "shared_feat"), ("first", "linear"), ("last", "output_layer.2")):
-        folded[f"{ours}.weight"], folded[f"{ours}.bias"] = weight(theirs), state[f"{theirs}.bias"]
+        folded[f"{ours}.weight"] = spectral(state, theirs)
+        folded[f"{ours}.bias"] = state[f"{theirs}.bias"]
     for i in range(len(config["channels"]) - 1):
-        ours, theirs = f"blocks.{i}", f"blocks.{i}.0"
-        parts = (
-            modulation(f"{theirs}.bn1"),
-            modulation(f"{theirs}.bn2", offset=state[f"{theirs}.conv1.bias"]),
-        )
-        folded[f"{ours}.modulation.weight"] = torch.cat([rows for rows, _ in parts])
-        folded[f"{ours}.modulation.bias"] = torch.cat([constant for _, constant in parts])
-        taps = F.pad(weight(f"{theirs}.conv1").flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
-        taps = taps[..., 1:, :] + taps[..., :-1, :]  # what nearest upsampling repeats, summed once
-        folded[f"{ours}.conv1.weight"] = taps[..., 1:] + taps[..., :-1]
-        folded[f"{ours}.conv2.weight"] = weight(f"{theirs}.conv2")
-        folded[f"{ours}.conv2.bias"] = (
-            state[f"{theirs}.conv2.bias"] + state[f"{theirs}.conv_sc.bias"]
-        )
-        folded[f"{ours}.shortcut.weight"] = weight(f"{theirs}.conv_sc")
-        if i in config["attention"]:
-            attention = [weight(f"blocks.{i}.1.{name}") for name in ("theta", "phi", "g")]
-            folded[f"{ours}.attention.qkv.weight"] = torch.cat(attention)
-            folded[f"{ours}.attention.out.weight"] = state[f"blocks.{i}.1.gamma"] * weight(
-                f"blocks.{i}.1.o"
-            )
+        for name, tensor in folded_block(state, i, i in config["attention"]).items():
+            folded[f"blocks.{i}.{name}"] = tensor
     scale = state["output_layer.0.gain"] / (state["output_layer.0.stored_var"] + EPS).sqrt()
     shift = state["output_layer.0.bias"] - state["output_layer.0.stored_mean"] * scale
-    folded["norm_scale"], folded["norm_shift"] = scale[:, None, None], shift[:, None, None]
+    folded["norm_scale"] = scale[:, None, None]
+    folded["norm_shift"] = shift[:, None, None]
 
     with torch.device("meta"):
         generator = Generator(config)
     generator.load_state_dict(folded, strict=True, assign=True)
-    return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    generator.eval().requires_grad_(False)
+    return generator.to(memory_format=torch.channels_last)

@@ -1,8 +1,9 @@
-"""IC-GAN: parity with the official code, its files, the augmenters of its feature map and their training.
+"""IC-GAN: parity with the official code, its files, and the feature map's augmenters.
 
-goldens/icgan: reference values computed with the official code (facebookresearch/ic_gan) on random weights: a
-release folder of a 64 px generator, a 256 px one, preprocessing, every key of the published 256 px generator, and
-the largest error that each of 25 plausible wrong ports makes on these generators.
+goldens/icgan: reference values computed with the official code (facebookresearch/ic_gan) on random
+weights: a release folder of a 64 px generator, a 256 px one, preprocessing, every key of the
+published 256 px generator, and the largest error that each of 25 plausible wrong ports makes on
+these generators.
 """
 
 import argparse
@@ -29,15 +30,22 @@ from sklearn.datasets import load_sample_images
 from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import augmenters, biggan, icgan, run
+from models import biggan, feature_map, icgan, run
 from models.biggan import generator_config, generator_from_state, official_shapes
+from models.images import read_image
 from models.resnet import backbone_from_state, build_backbone
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = Path(__file__).parent / "goldens" / "icgan"
 TOLERANCE = 1e-4  # the official code in float32 errs by 1.5e-5 against float64
-FULL = dict(channels=[1536, 1536, 768, 768, 384, 192, 96], attention=[3], chunk=17, embedding=512, feature=2048,
-            labels=(1000, 128))  # fmt: skip
+FULL = {
+    "channels": [1536, 1536, 768, 768, 384, 192, 96],
+    "attention": [3],
+    "chunk": 17,
+    "embedding": 512,
+    "feature": 2048,
+    "labels": (1000, 128),
+}
 
 
 def official_state(name):
@@ -90,7 +98,9 @@ def release(tmp_path_factory):
     encoder.fc = torch.nn.Identity()
     state = {f"module.{name}": value for name, value in encoder.state_dict().items()}
     heads = ("projection_head.0.weight", "projection_head.1.running_mean", "prototypes.weight")
-    torch.save(state | {f"module.{name}": torch.zeros(3) for name in heads}, folder / icgan.SWAV)
+    torch.save(
+        state | {f"module.{name}": torch.zeros(3) for name in heads}, folder / feature_map.SWAV
+    )
     return folder
 
 
@@ -122,7 +132,9 @@ def test_generator_parity(name):
 
 
 def test_tolerance_catches_every_wrong_port(monkeypatch):
-    """Each recorded wrong port errs a hundred tolerances on one of the two; the two mildest are tried here."""
+    """Each recorded wrong port errs a hundred tolerances on one of the two generators.
+
+    The two mildest are tried here."""
     for what, errors in json.loads((GOLDENS / "wrong_ports.json").read_text()).items():
         assert (max(errors) > 100 * TOLERANCE) == what.startswith("WRONG"), what
     with monkeypatch.context() as patch:
@@ -153,7 +165,7 @@ def test_generator_gradient(tiny):
 
 
 def test_published_configuration():
-    """All 198 keys of the 256 px generator load strictly; the published parameter counts are met."""
+    """All 198 keys of the 256 px generator load strictly; parameter counts are the published."""
     table = [
         line.split("\t")
         for line in (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:]
@@ -169,7 +181,7 @@ def test_published_configuration():
     assert (generator.resolution, generator.z_width) == (256, 119)
     with torch.device("meta"):
         assert generator(torch.empty(2, 128), torch.empty(2, 2048)).shape == (2, 3, 256, 256)
-        encoder = resnet50()
+    encoder = resnet50()
     assert generator.parameters_published == 90_014_340
     assert (
         generator.parameters_published + sum(p.numel() for p in encoder.parameters()) == 115_571_372
@@ -248,7 +260,7 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
         "GCL_WEIGHTS", str(release)
     )  # there the encoder is found where nothing lies beside
     for path in (release, release.parent, release / "G_ema_best0.pth", tarball):
-        generator, encoder, files = icgan.load_icgan(path)
+        generator, encoder, files = feature_map.load_icgan(path)
         assert error("tiny", generator) < TOLERANCE
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())
         read = "release.tar.gz" if path == tarball else "G_ema_best0.pth"
@@ -256,7 +268,7 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
             name: run.file_hash(file)
             for name, file in (
                 (read, tarball if path == tarball else release / read),
-                (icgan.SWAV, release / icgan.SWAV),
+                (feature_map.SWAV, release / feature_map.SWAV),
             )
         }
     torch.manual_seed(0)  # as the fixture
@@ -265,7 +277,7 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     images = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
         assert torch.allclose(
-            icgan.encode(encoder, images), F.normalize(reference(images)), atol=1e-6
+            feature_map.encode(encoder, images), F.normalize(reference(images)), atol=1e-6
         )
 
     several = tmp_path / "several"
@@ -275,13 +287,13 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema.pth")
     torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema_copy0.pth")
     capsys.readouterr()
-    assert error("tiny", icgan.load_icgan(several)[0]) < TOLERANCE
+    assert error("tiny", feature_map.load_icgan(several)[0]) < TOLERANCE
     assert "G_ema_best0.pth is used, of 3" in capsys.readouterr().err
 
 
 def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     def reason(path):
-        return refused(capsys, icgan.load_icgan, path)
+        return refused(capsys, feature_map.load_icgan, path)
 
     good = (release / "G_ema_best0.pth").read_bytes()
     link = tarfile.TarInfo("icgan/G_ema_best0.pth")
@@ -315,9 +327,9 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     assert "not a flat dictionary of tensors" in reason(evil)
     assert "does not exist" in reason(tmp_path / "nowhere")
 
-    swav = tmp_path / icgan.SWAV
+    swav = tmp_path / feature_map.SWAV
     shutil.copy(release / "G_ema_best0.pth", evil)
-    state = torch.load(release / icgan.SWAV, weights_only=True)
+    state = torch.load(release / feature_map.SWAV, weights_only=True)
     torch.save(state | {"module.other": torch.ones(1)}, swav)
     assert "other" in reason(evil)
     torch.save(
@@ -331,35 +343,41 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
 # ---------------------------------------------------------------- inputs
 def test_preprocessing_parity():
     golden = np.load(GOLDENS / "preprocess.npz")
-    squares = torch.from_numpy(icgan.centre_square(golden["image"]).copy()).permute(2, 0, 1)[None]
+    squares = torch.from_numpy(feature_map.demo_square(golden["image"]).copy())[None]
     for name, align_corners in (("demo", True), ("training", False)):
-        ours = icgan.encoder_input(squares, align_corners)[0, :, ::7, ::7].numpy()
+        ours = feature_map.encoder_input(squares, align_corners)[0, :, ::7, ::7].numpy()
         assert np.abs(ours - golden[name]).max() < 1e-5
     assert np.abs(golden["demo"] - golden["training"]).max() > 0.03  # the two ways are told apart
 
 
 def test_noise_vectors():
     """The published law, and each row a function of its own generator alone."""
-    z = icgan.draw_z(rngs(200, "z"), 119, truncation=0.7)
+    z = feature_map.noise_vectors(rngs(200, "z"), 119, truncation=0.7)
     assert z.dtype == torch.float32 and z.abs().max() <= 1.4
     assert stats.kstest(z.flatten(), stats.truncnorm(-1.4, 1.4).cdf).pvalue > 0.01
-    assert stats.kstest(icgan.draw_z(rngs(200, "z"), 119).flatten(), "norm").pvalue > 0.01
-    assert torch.equal(icgan.draw_z(rngs(200, "z")[3:5], 119, 0.7), z[3:5])
+    assert (
+        stats.kstest(feature_map.noise_vectors(rngs(200, "z"), 119).flatten(), "norm").pvalue > 0.01
+    )
+    assert torch.equal(feature_map.noise_vectors(rngs(200, "z")[3:5], 119, 0.7), z[3:5])
 
 
 # ---------------------------------------------------------------- feature-map augmenters
 def test_feature_noise():
     feature = unit(64)
-    assert torch.allclose(icgan.feature_noise(feature, 0.0, 2.0, rngs(64)), feature, atol=1e-7)
-    moved = icgan.feature_noise(feature, 0.05, 2.0, rngs(64))
-    noise = 0.05 * icgan.normal(rngs(64), 2048, 2.0)
+    assert torch.allclose(
+        feature_map.feature_noise(feature, 0.0, 2.0, rngs(64)), feature, atol=1e-7
+    )
+    moved = feature_map.feature_noise(feature, 0.05, 2.0, rngs(64))
+    noise = 0.05 * feature_map.truncated_normal(rngs(64), 2048, 2.0)
     assert torch.allclose(moved, F.normalize(feature + noise)) and noise.abs().max() <= 0.1
     assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(
-        icgan.noise_norm(0.05, 2.0, 2048), rel=0.01
+        feature_map.noise_norm(0.05, 2.0, 2048), rel=0.01
     )
-    assert torch.equal(icgan.feature_noise(feature[5:7], 0.05, 2.0, rngs(64)[5:7]), moved[5:7])
+    assert torch.equal(
+        feature_map.feature_noise(feature[5:7], 0.05, 2.0, rngs(64)[5:7]), moved[5:7]
+    )
     angles = [
-        F.cosine_similarity(icgan.feature_noise(feature, std, 2.0, rngs(64)), feature).mean()
+        F.cosine_similarity(feature_map.feature_noise(feature, std, 2.0, rngs(64)), feature).mean()
         for std in (0.01, 0.03, 0.1)
     ]
     assert angles == sorted(angles, reverse=True)
@@ -367,17 +385,17 @@ def test_feature_noise():
 
 def test_interpolation_and_steering():
     a, b = unit(3), unit(3, seed=1)
-    assert torch.allclose(icgan.interpolate(a, b, 0.0), a) and torch.allclose(
-        icgan.interpolate(a, b, 1.0), b
+    assert torch.allclose(feature_map.interpolate(a, b, 0.0), a) and torch.allclose(
+        feature_map.interpolate(a, b, 1.0), b
     )
-    half = icgan.interpolate(a, b, 0.5)
+    half = feature_map.interpolate(a, b, 0.5)
     assert torch.allclose((half * a).sum(1), (half * b).sum(1), atol=1e-6)
     assert torch.allclose(half.norm(dim=1), torch.ones(3))
-    assert torch.allclose(icgan.steer(a, b[0], 0.5), F.normalize(a + 0.5 * b[0]))
+    assert torch.allclose(feature_map.steer(a, b[0], 0.5), F.normalize(a + 0.5 * b[0]))
 
 
 def test_navigator(tmp_path, capsys):
-    feature, navigator = unit(8), icgan.Navigator(2048, bound=0.3)
+    feature, navigator = unit(8), feature_map.Navigator(2048, bound=0.3)
     step = navigator.layer(feature)
     assert step.norm(dim=1).min() > 0.3  # so the bound acts
     assert torch.allclose(
@@ -387,23 +405,27 @@ def test_navigator(tmp_path, capsys):
     assert torch.allclose(navigator(feature), F.normalize(feature + step), atol=1e-6)
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
     assert torch.equal(
-        icgan.load_navigator(tmp_path / "navigator.pt", 2048)(feature), navigator(feature)
+        feature_map.load_navigator(tmp_path / "navigator.pt", 2048)(feature), navigator(feature)
     )
-    assert "navigator.pt" in refused(capsys, icgan.load_navigator, tmp_path / "navigator.pt", 64)
-    assert "direction of 64" in refused(capsys, icgan.load_direction, tmp_path / "navigator.pt", 64)
+    assert "navigator.pt" in refused(
+        capsys, feature_map.load_navigator, tmp_path / "navigator.pt", 64
+    )
+    assert "direction of 64" in refused(
+        capsys, feature_map.load_direction, tmp_path / "navigator.pt", 64
+    )
 
 
 def test_inversion(tiny):
-    """It comes closer to the target, for every image by itself; columns that the generator ignores stay."""
-    feature, z0 = unit(3), icgan.draw_z(rngs(3, "start"), 24)
+    """It comes closer to the target, for every image by itself; ignored columns stay."""
+    feature, z0 = unit(3), feature_map.noise_vectors(rngs(3, "start"), 24)
     with torch.inference_mode():
-        target = tiny(icgan.draw_z(rngs(3, "target"), 20), feature)
+        target = tiny(feature_map.noise_vectors(rngs(3, "target"), 20), feature)
         distances = []
         for steps in (0, 5, 20):
-            z = icgan.invert(tiny, feature, target, z0, steps)
+            z = feature_map.invert(tiny, feature, target, z0, steps)
             distances.append((tiny(z, feature) - target).square().mean((1, 2, 3)))
-        alone = icgan.invert(tiny, feature[1:2], target[1:2], z0[1:2], 20)
-    assert torch.equal(icgan.invert(tiny, feature, target, z0, 0), z0)
+        alone = feature_map.invert(tiny, feature[1:2], target[1:2], z0[1:2], 20)
+    assert torch.equal(feature_map.invert(tiny, feature, target, z0, 0), z0)
     assert (distances[1] < distances[0]).all() and (distances[2] < 0.7 * distances[0]).all()
     assert torch.allclose(alone, z[1:2], atol=1e-4) and torch.equal(z[:, 20:], z0[:, 20:])
 
@@ -411,22 +433,22 @@ def test_inversion(tiny):
 # ---------------------------------------------------------------- the strategy
 def strategy(photographs, release, *flags):
     p = argparse.ArgumentParser()
-    augmenters.noise_arguments(p)
+    icgan.noise_arguments(p)
     args = p.parse_args(["--weights", str(release), *map(str, flags)])
     args.data, args.seed, args.precision = str(photographs), 0, "fp32"
     return icgan.noise(args, torch.device("cpu"))
 
 
 def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
-    loaded = icgan.load_icgan(release)
+    loaded = feature_map.load_icgan(release)
     generator, encoder, _ = loaded
-    monkeypatch.setattr(icgan, "load_icgan", lambda path: loaded)
+    monkeypatch.setattr(feature_map, "load_icgan", lambda path: loaded)
     paths = ["class0/0.png", "class1/1.png"]
     images = torch.from_numpy(
-        np.stack([icgan.centre_square(icgan.read_image(photographs / path)) for path in paths])
+        np.stack([feature_map.demo_square(read_image(photographs / path)) for path in paths])
     )
-    feature = icgan.encode(encoder, icgan.encoder_input(images.permute(0, 3, 1, 2)))
-    z = icgan.draw_z([run.seed_rng(0, path, 0) for path in paths], generator.z_width)
+    feature = feature_map.encode(encoder, feature_map.encoder_input(images))
+    z = feature_map.noise_vectors([run.seed_rng(0, path, 0) for path in paths], generator.z_width)
 
     def generated(*flags, views=1):
         made = strategy(photographs, release, "--views", views, *flags)
@@ -447,21 +469,23 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
 
     plain = generated(views=2)
     assert same(plain[0], z, feature) and not torch.equal(plain[0], plain[1])
-    other = icgan.encode(
-        encoder, icgan.encoder_input(images.permute(0, 3, 1, 2), align_corners=False)
-    )
+    other = feature_map.encode(encoder, feature_map.encoder_input(images, align_corners=False))
     views = generated("--preprocess", "training")[0]
     assert same(views, z, other) and not torch.equal(views, plain[0])
-    cut = icgan.draw_z([run.seed_rng(0, path, 0) for path in paths], generator.z_width, 0.2)
+    cut = feature_map.noise_vectors(
+        [run.seed_rng(0, path, 0) for path in paths], generator.z_width, 0.2
+    )
     assert cut.abs().max() <= 0.4 and same(generated("--truncation", 0.2)[0], cut, feature)
 
-    fixed = icgan.draw_z([run.seed_rng(0, path, "z") for path in paths], generator.z_width)
+    fixed = feature_map.noise_vectors(
+        [run.seed_rng(0, path, "z") for path in paths], generator.z_width
+    )
     still = generated("--feature-noise", 0, views=2)
     assert same(still[0], fixed, feature) and torch.equal(still[0], still[1])
     noisy = generated("--feature-noise", 0.05, "--feature-truncation", 1.5, views=2)
     for view in range(2):
         draws = [run.seed_rng(0, path, view) for path in paths]
-        assert same(noisy[view], fixed, icgan.feature_noise(feature, 0.05, 1.5, draws))
+        assert same(noisy[view], fixed, feature_map.feature_noise(feature, 0.05, 1.5, draws))
     assert not torch.equal(noisy[0], noisy[1])
 
     inverted = generated("--invert-steps", 10)[0]
@@ -476,20 +500,20 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
     partners = generated("--interpolate", 1)[0]
     for i, path in enumerate(paths):  # the image of another file
         others = [
-            icgan.centre_square(icgan.read_image(photographs / name))
+            feature_map.demo_square(read_image(photographs / name))
             for name in names
             if name != path
         ]
-        others = icgan.encode(
-            encoder, icgan.encoder_input(torch.from_numpy(np.stack(others)).permute(0, 3, 1, 2))
+        others = feature_map.encode(
+            encoder, feature_map.encoder_input(torch.from_numpy(np.stack(others)))
         )
         assert sum(same(partners[i : i + 1], z[i : i + 1], one[None]) for one in others) == 1
 
-    direction, navigator = unit(1, seed=5)[0], icgan.Navigator(2048, bound=0.5)
+    direction, navigator = unit(1, seed=5)[0], feature_map.Navigator(2048, bound=0.5)
     torch.save({"direction": direction}, tmp_path / "direction.pt")
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
     steered = generated("--steer", tmp_path / "direction.pt", "--steer-strength", -0.7)[0]
-    assert same(steered, z, icgan.steer(feature, direction, -0.7)) and not torch.equal(
+    assert same(steered, z, feature_map.steer(feature, direction, -0.7)) and not torch.equal(
         steered, plain[0]
     )
     navigated = generated("--navigator", tmp_path / "navigator.pt")[0]
@@ -497,7 +521,7 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
 
 
 def test_noise_end_to_end(photographs, release, tmp_path):
-    """Twice with equal files, and with other batches equal up to rounding; a bad file is one sentence."""
+    """Twice equal files, with other batches equal up to rounding; a bad file is a sentence."""
     common = ("noise", "--data", photographs, "--weights", release, "--workers", 0, "--batch-size")
     stage("02_augment.py", *common, 4, "--out", tmp_path / "a")
     call("02_augment.py", *common, 4, "--out", tmp_path / "b")
@@ -529,7 +553,7 @@ def test_noise_end_to_end(photographs, release, tmp_path):
 
 # ---------------------------------------------------------------- training
 def small_generator():
-    """16 px in the official format, random: 64 features, small enough to train on a CPU in seconds."""
+    """16 px in the official format, random: 64 features, to train on a CPU in seconds."""
     config = dict(
         channels=[64, 32, 32], attention=[], chunk=4, embedding=32, feature=64, labels=(10, 8)
     )
@@ -544,7 +568,9 @@ def small_generator():
 
 
 def load_trainer():
-    spec = importlib.util.spec_from_file_location("train_augmenter", ROOT / "00_train_augmenter.py")
+    spec = importlib.util.spec_from_file_location(
+        "train_augmenter", ROOT / "extras" / "train_augmenter.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -552,7 +578,7 @@ def load_trainer():
 
 @pytest.fixture
 def trainer(monkeypatch):
-    """00_train_augmenter.py on random feature maps, with a SimCLR model of one convolution."""
+    """extras/train_augmenter.py on random feature maps, with a SimCLR model of one convolution."""
     module = load_trainer()
 
     def small_backbone(name, small_images):
@@ -564,17 +590,21 @@ def trainer(monkeypatch):
             torch.nn.Flatten(),
         ), 128
 
-    def prepare(args, device):
-        features = unit(160, 64, args.seed)
-        return small_generator(), features[32:], features[:32], {}
+    def load_icgan(path):
+        return small_generator(), torch.nn.Identity(), {}
+
+    def encode(args, device, encoder, paths):
+        return unit(len(paths), 64, args.seed)
 
     monkeypatch.setattr(module, "build_backbone", small_backbone)
-    monkeypatch.setattr(module, "prepare", prepare)
+    monkeypatch.setattr(module, "choose_images", lambda args: [f"{i}.png" for i in range(160)])
+    monkeypatch.setattr(module, "held_out", lambda n: 32)
+    monkeypatch.setattr(module, "encode", encode)
+    monkeypatch.setattr(feature_map, "load_icgan", load_icgan)
 
     def train(out, *flags):
-        module.main(
-            module.arguments([*flags, "--data", "none", "--out", str(out), "--precision", "fp32"])
-        )
+        flags = [*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]
+        module.main(module.arguments(flags), torch.device("cpu"))
         return json.loads((out / "result.json").read_text())["results"]
 
     return train
@@ -592,13 +622,14 @@ def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
             tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50"
         )
         assert found["edit_error"]["steered"] < 0.99 * found["edit_error"]["unsteered"]
-        icgan.load_direction(tmp_path / str(seed) / "direction.pt", 64)
+        feature_map.load_direction(tmp_path / str(seed) / "direction.pt", 64)
         assert (tmp_path / str(seed) / "samples.png").exists()
 
 
 def test_edits():
-    """Brighter by a share of the range, moved right, magnified; the mask leaves out what comes from outside."""
-    edit, image = load_trainer().edit, torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
+    """Brighter by a share of the range, moved right, magnified; the mask is set inside."""
+    edit = load_trainer().edit
+    image = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
     amount = torch.full((1,), 0.25)
     brighter, mask = edit("brightness", image, amount)
     assert torch.allclose(brighter, (image + 0.5).clamp(max=1)) and mask.all()
@@ -619,8 +650,8 @@ def test_navigator_is_harder_than_noise(trainer, tmp_path):
             "contrastive_loss"
         ]
         assert found["navigator"] > found["noise"] + 0.05
-        navigator = icgan.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
-        assert navigator.bound.item() == pytest.approx(icgan.noise_norm(0.05, 2.0, 64))
+        navigator = feature_map.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
+        assert navigator.bound.item() == pytest.approx(feature_map.noise_norm(0.05, 2.0, 64))
         assert (tmp_path / str(seed) / "samples.png").exists()
 
 
@@ -629,7 +660,7 @@ def test_navigator_is_harder_than_noise(trainer, tmp_path):
     [((*STEER, "--edit", "zoom"), "direction.pt", 4), (NAVIGATE, "navigator.pt", 8)],
 )
 def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, monkeypatch, capsys):
-    """Stopped within the fourth of six steps, begun again, the result is that of an uninterrupted run."""
+    """Stopped within the fourth of six steps and begun again: as if it had not been stopped."""
     flags, step, calls = (*flags, "--steps", "6"), torch.optim.Adam.step, []
 
     def stopping(self, *args, **kwargs):
@@ -657,7 +688,7 @@ def test_training_commands(photographs, release, tmp_path, capsys):
     """Both commands as a user gives them; what they write is what 02_augment.py takes."""
     common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
     stage(
-        "00_train_augmenter.py",
+        "extras/train_augmenter.py",
         "steer",
         "--edit",
         "shift",
@@ -668,7 +699,7 @@ def test_training_commands(photographs, release, tmp_path, capsys):
         tmp_path / "s",
     )
     call(
-        "00_train_augmenter.py",
+        "extras/train_augmenter.py",
         "navigator",
         "--backbone",
         "resnet10",
@@ -689,7 +720,7 @@ def test_training_commands(photographs, release, tmp_path, capsys):
     for flags in (("--batch-size", 1), ("--batch-size", 50)):
         assert "--batch-size" in refused_stage(
             capsys,
-            "00_train_augmenter.py",
+            "extras/train_augmenter.py",
             "navigator",
             *flags,
             *common,

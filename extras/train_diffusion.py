@@ -1,0 +1,318 @@
+"""Train an unconditional diffusion model on your own images: no labels, no captions, no text.
+
+    python extras/train_diffusion.py --data ROOT/train --out runs/ddpm
+    torchrun --standalone --nproc_per_node=4 extras/train_diffusion.py --data ROOT/train --out ...
+    python 02_augment.py diffusion --data ROOT/train --out gen/ddpm --model runs/ddpm --strength 0.2
+
+The dissertation names such a generator as what is missing beside SDXL-Turbo (sections 4.4, 5.3).
+This is DDPM (Ho et al. 2020, arXiv:2006.11239) with the classes of diffusers. A UNet2DModel in
+pixel space learns to predict the noise in an image, and DDIM (Song et al. 2021, arXiv:2010.02502)
+denoises in a few steps instead of 1,000.
+
+Reads any folder tree of images. Writes a run folder that is a diffusers pipeline as well: unet/
+(the moving average of the weights), scheduler/ and model_index.json. Beside them are log.jsonl,
+curves.png and samples.png, which shows images redrawn at growing strengths, and images from nothing
+but noise. The same command continues a run that was interrupted. The loss says little about the
+images: look at samples.png.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from models import run
+
+STAGE = "train_diffusion"
+TIMESTEPS = 1000  # of the noise schedule, as in DDPM
+WARM_UP = 0.05  # share of the steps in which the learning rate rises; our choice
+LOG_EVERY = 100  # steps
+SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5)  # strengths in samples.png
+SAMPLE_STEPS = 20  # of the whole schedule, for samples.png
+
+
+def arguments(argv=None):
+    p = run.parser(__doc__)
+    p.add_argument("--data", required=True, help="folder tree of images")
+    p.add_argument(
+        "--out",
+        required=True,
+        help="run folder; afterwards it is the --model of 02_augment.py diffusion",
+    )
+    p.add_argument(
+        "--size",
+        type=run.positive,
+        default=64,
+        help="side of the images in pixels; the cost grows with its square, and more",
+    )
+    p.add_argument("--epochs", type=float, default=500, help="passes over the images (our choice)")
+    p.add_argument(
+        "--batch-size",
+        type=run.positive,
+        default=128,
+        metavar="N",
+        help="images in a step, over all processes (DDPM's value)",
+    )
+    p.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-4,
+        help="Adam's learning rate after a warm-up over 5 %% of the steps (DDPM: 2e-4 at 32 px, "
+        "2e-5 at 256 px)",
+    )
+    p.add_argument(
+        "--ema",
+        type=float,
+        default=0.9999,
+        metavar="DECAY",
+        help="decay of the weights' moving average; choose a lower one for short runs",
+    )
+    p.add_argument(
+        "--width",
+        type=run.positive,
+        default=128,
+        metavar="CHANNELS",
+        help="channels of the first level, a multiple of 32",
+    )
+    p.add_argument(
+        "--multipliers",
+        type=run.positive,
+        nargs="+",
+        default=[1, 2, 2, 4],
+        metavar="M",
+        help="each level's channels as multiples of --width. A level has half the side of the one "
+        "before; there is attention from 16 px down",
+    )
+    p.add_argument(
+        "--blocks", type=run.positive, default=2, metavar="N", help="residual blocks in each level"
+    )
+    p.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    p.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10,
+        metavar="MINUTES",
+        help="time between two checkpoints: as much work may be lost when the run is interrupted",
+    )
+    run.device_arguments(p, workers=4)
+    return p.parse_args(argv)
+
+
+if __name__ == "__main__":
+    args = arguments()
+
+import functools
+import os
+import shutil
+
+import numpy as np
+import torch
+
+from models import hub, parallel
+from models.images import contact_sheet, find_images, read_ahead, read_image, square
+from models.meter import Meter
+from models.plots import curves
+
+
+# ---------------------------------------------------------------- images
+def read_pixels(path, size):
+    """An image file -> float (3, size, size) in [-1, 1]."""
+    image = square(read_image(path), size)
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+
+
+def read_noised(root, size, seed, batch):
+    """What a step needs of a batch, a list of (epoch, path).
+
+    Returns images (B, 3, size, size) in [-1, 1], flipped at random; noise of the same shape; and
+    timesteps (B,). Each image's draws depend on the seed, the epoch and its path.
+    """
+    images, noises, timesteps = [], [], []
+    for epoch, path in batch:
+        rng = run.seed_rng(seed, "noise", epoch, path)
+        image = read_pixels(os.path.join(root, path), size)
+        if rng.random() < 0.5:
+            image = image.flip(2)
+        images.append(image)
+        noises.append(torch.from_numpy(rng.standard_normal(image.shape, np.float32)))
+        timesteps.append(int(rng.integers(TIMESTEPS)))
+    return torch.stack(images), torch.stack(noises), torch.tensor(timesteps)
+
+
+def batches_of(args, paths, first, total):
+    """Yield this process's share of each step's batch, a list of (epoch, path)."""
+    for batch in run.batches(len(paths), args.batch_size, args.seed, first, total):
+        yield [(epoch, paths[index]) for epoch, index in batch]
+
+
+# ---------------------------------------------------------------- model and samples
+def build_unet(args):
+    """DDPM's network: levels of residual blocks, with attention from 16 px down."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(run.image_seed(args.seed, "init"))
+    kinds = []
+    for level in range(len(args.multipliers)):
+        kinds.append("Attn" if args.size >> level <= 16 else "")
+    return UNet2DModel(
+        sample_size=args.size,
+        block_out_channels=[args.width * multiplier for multiplier in args.multipliers],
+        layers_per_block=args.blocks,
+        norm_num_groups=32,
+        attention_head_dim=32,
+        down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
+    )
+
+
+@torch.inference_mode()
+def draw_samples(path, pipe, images, seed):
+    """samples.png: images (B, 3, S, S) at growing strengths, and a row from noise alone."""
+    from models.diffusers_pipeline import PixelModel, plan
+
+    model = PixelModel(pipe)
+
+    def to_pixels(x):
+        levels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
+        return list(levels.permute(0, 2, 3, 1).cpu().numpy())
+
+    def redrawn(x, strength):
+        generators = []
+        for i in range(len(x)):
+            seed_of_image = run.image_seed(seed, "sample", i)
+            generators.append(torch.Generator().manual_seed(seed_of_image))
+        steps = plan(strength, pipe.scheduler, SAMPLE_STEPS)
+        return to_pixels(model.redraw(x, strength, steps, generators))
+
+    columns = [to_pixels(images)]
+    for strength in SHOWN:
+        columns.append(redrawn(images, strength))
+    blank = torch.zeros_like(images[:1]).expand(len(columns), -1, -1, -1)
+    rows = [*zip(*columns, strict=True), redrawn(blank, 1.0)]
+    labels = [""] * len(images) + ["from noise alone"]
+    contact_sheet(path, rows, ["original", *SHOWN], labels)
+
+
+def save_pipeline(pipe, out):
+    """Write the parts of the pipeline; model_index.json, the last, says that all are there."""
+    pipe.save_pretrained(out / ".pipeline")
+    for part in ("unet", "scheduler", "model_index.json"):
+        if (out / part).is_dir():
+            shutil.rmtree(out / part)
+        os.replace(out / ".pipeline" / part, out / part)
+    (out / ".pipeline").rmdir()
+
+
+def check_shape(args):
+    """End the run where the network cannot have the size and width that are asked for."""
+    halvings = len(args.multipliers) - 1
+    if args.size % 2**halvings:
+        run.fail(
+            f"--size {args.size} cannot be halved {halvings} times, as {halvings + 1} "
+            "--multipliers want.",
+            2,
+        )
+    if args.width % 32:
+        run.fail(
+            f"--width {args.width} is not a multiple of 32 (the groups of the group norms).", 2
+        )
+
+
+# ---------------------------------------------------------------- training
+def main(args, device):
+    check_shape(args)
+    run.keep_apart(args.data, out=args.out)
+    paths = find_images(args.data)
+    run.check_batch(len(paths), args.batch_size)
+    inputs = {"images": len(paths), "image names": run.names_hash(paths)}
+    out = run.open_run(args, STAGE, "model_index.json", inputs=inputs)
+    if out is None:
+        return
+    hub.library("diffusers")
+    from diffusers import DDIMPipeline, DDIMScheduler
+    from diffusers.training_utils import EMAModel
+
+    # ---- model
+    unet = build_unet(args).to(device)
+    if device.type == "cuda":
+        unet.to(memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=TIMESTEPS, beta_schedule="linear", timestep_spacing="trailing"
+    )
+    average = EMAModel(unet.parameters(), decay=args.ema, foreach=True)
+    adam = torch.optim.Adam(unet.parameters(), args.learning_rate, fused=device.type == "cuda")
+    first, meter = 0, Meter()
+    if checkpoint := run.load_checkpoint(out):
+        unet.load_state_dict(checkpoint["unet"])
+        adam.load_state_dict(checkpoint["adam"])
+        average.load_state_dict(checkpoint["average"])
+        average.to(device)
+        meter = Meter(checkpoint["meter"], device)
+        first = checkpoint["step"]
+    network = parallel.data_parallel(unet, device)
+
+    # ---- images
+    per_epoch = len(paths) // args.batch_size
+    total = max(1, round(args.epochs * per_epoch))
+    read = functools.partial(read_noised, args.data, args.size, args.seed)
+    loader = read_ahead(batches_of(args, paths, first, total), read, args.workers, device)
+    every = -(-len(paths) // 5)
+    shown = [read_pixels(os.path.join(args.data, path), args.size) for path in paths[::every]]
+    shown = torch.stack(shown).to(device)
+
+    def report():
+        """Put the averaged weights into the network, draw both pictures; returns the pipeline."""
+        average.store(unet.parameters())
+        average.copy_to(unet.parameters())
+        unet.eval()
+        pipe = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
+        with run.autocast(device, args.precision):
+            draw_samples(out / "samples.png", pipe, shown, args.seed)
+        curves(out / "curves.png", run.read_log(out, "steps"), ["loss"])
+        return pipe
+
+    # ---- loop
+    bar = run.progress(total, "ddpm", first)
+    clock = run.CheckpointClock(args.checkpoint_minutes)
+    for step, batch in enumerate(loader, first):
+        images, noise, timestep = [x.to(device, non_blocking=True) for x in batch]
+        with run.autocast(device, args.precision):
+            noised = scheduler.add_noise(images, noise, timestep)
+            predicted = network(noised, timestep).sample
+        loss = torch.nn.functional.mse_loss(predicted.float(), noise)  # DDPM, equation 14
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        for group in adam.param_groups:
+            group["lr"] = args.learning_rate * min(1, (step + 1) / max(1, WARM_UP * total))
+        adam.step()
+        average.step(unet.parameters())
+        meter.add(step, {"loss": loss})
+        bar.update()
+        done = step + 1
+        if done % LOG_EVERY == 0 or done == total:
+            mean = meter.read()["loss"]
+            run.log(out, event="steps", step=done, epoch=done / per_epoch, loss=mean)
+            bar.set_postfix(loss=f"{mean:.4f}")
+        if clock.due(step, total) and meter.finite() and parallel.rank() == 0:
+            run.save_checkpoint(
+                out,
+                step=done,
+                unet=unet.state_dict(),
+                adam=adam.state_dict(),
+                average=average.state_dict(),
+                meter=meter.state,
+            )
+            report()
+            average.restore(unet.parameters())
+            unet.train()
+    bar.close()
+
+    # ---- result
+    if parallel.rank() == 0:
+        save_pipeline(report(), out)
+        run.remove_checkpoint(out)
+
+
+if __name__ == "__main__":
+    run.launch(main, args)
