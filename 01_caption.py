@@ -251,7 +251,6 @@ def merge(out, data, paths, done):
     print(f"{out}: {len(readable)} captions{note}")
 
 
-@torch.no_grad()
 def main(args, device):
     out = Path(args.out)
     if out.is_dir() or out.suffix != ".jsonl":

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tiny_pipelines
-from conftest import ROOT, run
+from conftest import ROOT, call, command, run
 
 from models.images import write_image
 
@@ -23,10 +24,8 @@ def photographs(root, n=7, size=72):
 
     for i in range(n):
         coarse = np.random.default_rng(i).integers(0, 256, (5, 5, 3), np.uint8)
-        image = np.asarray(
-            Image.fromarray(coarse).resize((size + 8 * i, size), Image.Resampling.BICUBIC)
-        )
-        write_image(root / f"class{i % 2}" / f"img{i}.jpg", image)
+        image = Image.fromarray(coarse).resize((size + 8 * i, size), Image.Resampling.BICUBIC)
+        write_image(root / f"class{i % 2}" / f"img{i}.jpg", np.asarray(image))
     return root
 
 
@@ -34,49 +33,50 @@ def photographs(root, n=7, size=72):
 def setup(tmp_path_factory):
     """(images, model, arguments, the caption file of an uninterrupted run in one process)."""
     root = tmp_path_factory.mktemp("caption")
-    data, model = photographs(root / "data"), tiny_pipelines.blip(root / "blip")
-    common = [
-        "--data",
-        str(data),
-        "--model",
-        str(model),
-        "--batch-size",
-        "2",
-        "--workers",
-        "0",
-        "--max-tokens",
-        "8",
-    ]
-    caption.main(caption.arguments([*common, "--out", str(root / "captions.jsonl")]))
-    return data, model, common, root / "captions.jsonl"
+    data = photographs(root / "data")
+    model = tiny_pipelines.blip(root / "blip")
+    common = ["--data", data, "--model", model, "--batch-size", 2, "--workers", 0]
+    common = [*common, "--max-tokens", 8]
+    out = root / "captions.jsonl"
+    call("01_caption.py", *common, "--out", out)
+    return data, model, common, out
 
 
 def records(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def refusal(capsys, *arguments, code):
+    """The one sentence with which the stage refuses the arguments."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        call("01_caption.py", *arguments)
+    assert stop.value.code == code
+    return capsys.readouterr().err
+
+
 def test_lines(setup, capsys):
     data, _, common, out = setup
     lines = records(out)
-    assert [line["path"] for line in lines] == sorted(
-        p.relative_to(data).as_posix() for p in data.rglob("*.jpg")
-    )
-    assert len({line["caption"] for line in lines}) > 2 and all(
-        set(line) == {"path", "caption"} for line in lines
-    )
+    paths = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))
+    assert [line["path"] for line in lines] == paths
+    assert len({line["caption"] for line in lines}) > 2
+    assert all(set(line) == {"path", "caption"} for line in lines)
     assert out.with_suffix(".png").exists() and not list(out.parent.glob(".captions*"))
     before = out.stat().st_mtime_ns
-    caption.main(caption.arguments([*common, "--out", str(out)]))
-    assert "is finished: 7 captions" in capsys.readouterr().out and out.stat().st_mtime_ns == before
+    call("01_caption.py", *common, "--out", out)
+    assert "is finished: 7 captions" in capsys.readouterr().out
+    assert out.stat().st_mtime_ns == before
 
 
+# ---------------------------------------------------------------- processes
 def test_kill_and_two_processes(setup, tmp_path):
-    """Killed with -9, a torn line behind it, finished by two processes: nothing twice, the same file."""
+    """Killed with -9, a torn line behind it, finished by two processes: the same file.
+
+    A second start with two processes says that it is finished."""
     *_, common, reference = setup
     out = tmp_path / "captions.jsonl"
-    with subprocess.Popen(
-        [sys.executable, "01_caption.py", *common, "--out", str(out)], cwd=ROOT
-    ) as process:
+    with subprocess.Popen(command("01_caption.py", *common, "--out", out), cwd=ROOT) as process:
         part = tmp_path / ".captions.jsonl.part0"
         while not (part.exists() and part.read_bytes().count(b"\n") >= 2):
             assert process.poll() is None
@@ -88,53 +88,114 @@ def test_kill_and_two_processes(setup, tmp_path):
         assert list(caption.read_lines(out))[:2] == ["class0/img0.jpg", "class0/img2.jpg"]
     run("01_caption.py", *common, "--out", out, processes=2)
     assert out.read_bytes() == reference.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "captions.args.json",
-        "captions.jsonl",
-        "captions.png",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["captions.args.json", "captions.jsonl", "captions.png"]
+    again = run("01_caption.py", *common, "--out", out, processes=2)
+    assert "is finished: 7 captions" in again.stdout
+    assert out.read_bytes() == reference.read_bytes()
 
 
+SLOW = """
+import os, runpy, sys, time
+from transformers import BlipForConditionalGeneration as Blip
+generate = Blip.generate
+def slow(*args, **options):
+    time.sleep(7 if os.environ["RANK"] == "1" else 0)
+    return generate(*args, **options)
+Blip.generate = slow
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_slow_process_is_waited_for(setup, tmp_path):
+    """Batches go to whoever is free, and the end has no time limit: here 7 s against one of 4 s."""
+    *_, common, reference = setup
+    out = tmp_path / "captions.jsonl"
+    (tmp_path / "slow.py").write_text(SLOW)
+    script = [tmp_path / "slow.py", "01_caption.py", *common, "--out", out]
+    begin = time.time()
+    run(*script, processes=2, env={"GCL_TIMEOUT": "4"})
+    assert out.read_bytes() == reference.read_bytes()
+    assert time.time() - begin < 40  # of four batches the slow process takes one, seldom two
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked(method, setup, tmp_path):
+    *_, common, reference = setup
+    out = tmp_path / "captions.jsonl"
+    code = (
+        "import multiprocessing, runpy, sys\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{method}')\n"
+        "    sys.argv = sys.argv[1:]\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    arguments = [*map(str, common), "--out", str(out), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "01_caption.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == reference.read_bytes()
+
+
+# ---------------------------------------------------------------- going on
 def test_only_what_is_missing(setup, tmp_path, monkeypatch):
-    """A caption file that ends in a torn line: only the batches that lack something are read again."""
+    """A caption file that ends in a torn line: only batches that lack something are read again."""
     *_, common, reference = setup
     out = tmp_path / "captions.jsonl"
     lines = reference.read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:5]) + lines[5][:-4])
-    read, load = [], caption.Images.__getitem__
-    monkeypatch.setattr(
-        caption.Images, "__getitem__", lambda self, i: read.append(i) or load(self, i)
-    )
-    caption.main(caption.arguments([*common, "--out", str(out)]))
-    assert read == [4, 5, 6] and out.read_bytes() == reference.read_bytes()
+    stage = call.modules["01_caption"]
+    read, read_batch = [], stage.read_batch
+
+    def noting(root, processor, paths):
+        read.extend(paths)
+        return read_batch(root, processor, paths)
+
+    monkeypatch.setattr(stage, "read_batch", noting)
+    call("01_caption.py", *common, "--out", out)
+    assert read == [record["path"] for record in records(reference)[4:]]
+    assert out.read_bytes() == reference.read_bytes()
+
+
+def test_edited_on_windows(setup, tmp_path, capsys):
+    """A byte-order mark and CRLF change nothing: the file counts as finished."""
+    *_, common, reference = setup
+    out = tmp_path / "captions.jsonl"
+    out.write_bytes(b"\xef\xbb\xbf" + reference.read_bytes().replace(b"\n", b"\r\n"))
+    call("01_caption.py", *common, "--out", out)
+    assert "is finished: 7 captions" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_utf8(setup, tmp_path):
+    """Its bytes stand in the caption file as they are, and it is found there again."""
+    _, model, *_ = setup
+    data = photographs(tmp_path / "data", 2)
+    os.rename(data / "class0" / "img0.jpg", os.fsencode(data / "class0") + b"/caf\xe9.jpg")
+    arguments = ("--data", data, "--model", model, "--workers", 0, "--out")
+    out = tmp_path / "captions.jsonl"
+    call("01_caption.py", *arguments, out, "--max-tokens", 5)
+    assert b'"path": "class0/caf\xe9.jpg"' in out.read_bytes()
+
+    from models.diffusion import read_captions
+    from models.images import find_images
+
+    assert list(read_captions(out)) == find_images(data)
 
 
 def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
-    """Every caption begins with the prompt; a corrupt image gets an empty caption and is reported."""
+    """Every caption begins with the prompt; a corrupt image gets an empty one and is reported."""
     _, model, *_ = setup
     data = photographs(tmp_path / "data", 3)
     (data / "class0" / "torn.jpg").write_bytes(b"\xff\xd8 no image")
     out = tmp_path / "captions.jsonl"
-    caption.main(
-        caption.arguments(
-            [
-                "--data",
-                str(data),
-                "--model",
-                str(model),
-                "--out",
-                str(out),
-                "--workers",
-                "1",
-                "--num-beams",
-                "1",
-                "--prompt",
-                "a photo of",
-                "--max-tokens",
-                "5",
-            ]
-        )
-    )
+    flags = ("--num-beams", 1, "--prompt", "a photo of", "--max-tokens", 5, "--workers", 1)
+    call("01_caption.py", "--data", data, "--model", model, "--out", out, *flags)
     lines = {line["path"]: line for line in records(out)}
     torn = lines.pop("class0/torn.jpg")
     assert torn["caption"] == "" and "not an image file" in torn["error"]
@@ -142,6 +203,7 @@ def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
     assert "3 captions; 1 image(s) cannot be read" in capsys.readouterr().out
 
 
+# ---------------------------------------------------------------- refusals
 @pytest.mark.parametrize(
     "change, code, message",
     [
@@ -163,44 +225,73 @@ def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
 )
 def test_refusals(setup, tmp_path, capsys, change, code, message):
     data, _, common, out = setup
-    change = [
-        str(tmp_path / c) if c.endswith((".jsonl", ".txt")) else c.format(data=data) for c in change
-    ]
-    with pytest.raises(SystemExit) as stop:
-        caption.main(caption.arguments([*common, "--out", str(out), *change]))
-    assert stop.value.code == code and message in capsys.readouterr().err
+    changed = []
+    for word in change:
+        file = word.endswith((".jsonl", ".txt"))
+        changed.append(str(tmp_path / word) if file else word.format(data=data))
+    error = refusal(capsys, *common, "--out", out, *changed, code=code)
+    assert message in error
+
+
+def test_a_caption_file_among_the_images(setup, capsys):
+    """Its contact sheet would be captioned and generated from as an image."""
+    data, _, common, _ = setup
+    error = refusal(capsys, *common, "--out", data / "captions.jsonl", code=2)
+    assert "lies inside --data" in error
+
+
+def test_another_model_in_the_same_folder(setup, tmp_path, capsys):
+    """A model whose files have changed is refused, also by a finished caption file."""
+    _, model, common, _ = setup
+    shutil.copytree(model, tmp_path / "blip")
+    arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
+    call("01_caption.py", *arguments)
+    tiny_pipelines.blip(tmp_path / "blip", seed=1)
+    assert "have changed since" in refusal(capsys, *arguments, code=2)
 
 
 def test_wrong_weights(setup, tmp_path, capsys):
-    """A model folder that lacks a weight is refused with its name, one of another kind with its kind."""
+    """One sentence each: a weight is missing, one is not finite, the model is of another kind."""
     from safetensors.torch import load_file, save_file
 
     _, model, common, _ = setup
-    for file in model.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["vision_model.post_layernorm.weight"]
-    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    for message in ("vision_model.post_layernorm.weight", "is a clip model, not a BLIP"):
-        with pytest.raises(SystemExit):
-            caption.main(
-                caption.arguments(
-                    [*common, "--out", str(tmp_path / "c.jsonl"), "--model", str(tmp_path)]
-                )
-            )
-        assert message in capsys.readouterr().err
-        config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+    shutil.copytree(model, tmp_path / "blip")
+    arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
+    good = load_file(model / "model.safetensors")
+    name = "vision_model.post_layernorm.weight"
+
+    def save(weights):
+        save_file(weights, tmp_path / "blip" / "model.safetensors", {"format": "pt"})
+
+    save({other: weight for other, weight in good.items() if other != name})
+    assert "vision_model.post_layernorm.weight" in refusal(capsys, *arguments, code=1)
+    save(good | {name: good[name] * float("nan")})
+    assert f"{name} holds values that are not finite" in refusal(capsys, *arguments, code=1)
+    config = json.loads((model / "config.json").read_text())
+    (tmp_path / "blip" / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+    assert "is a clip model, not a BLIP" in refusal(capsys, *arguments, code=2)
 
 
 @pytest.mark.parametrize(
-    "script", ["01_caption.py", "00_train_diffusion.py", "02_augment.py diffusion"]
+    "script",
+    [
+        "01_caption.py",
+        "extras/train_diffusion.py",
+        "extras/train_augmenter.py steer",
+        "02_augment.py diffusion",
+        "02_augment.py noise",
+    ],
 )
 def test_help_is_light(script):
-    """--help neither imports torch nor needs a network."""
+    """--help imports nothing heavy and needs no network."""
+    heavy = ("torch", "diffusers", "transformers", "cv2", "scipy", "PIL")
     code = (
-        "import runpy, sys\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as stop:\n    assert stop.code == 0 and 'torch' not in sys.modules"
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        f"    assert stop.code == 0 and not sys.modules.keys() & set({heavy})"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *script.split(), "--help"],
@@ -210,4 +301,4 @@ def test_help_is_light(script):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    assert "--model" in done.stdout or "--width" in done.stdout
+    assert "--model" in done.stdout or "--width" in done.stdout or "--weights" in done.stdout
