@@ -25,9 +25,7 @@ does not fit, --grad-checkpoint trades a third more time for most of it. Gradien
 not offered: it does not enlarge the batch whose statistics the losses use.
 """
 
-import json
 import os
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -79,7 +77,7 @@ def arguments(argv=None):
         "--local-crops",
         type=int,
         metavar="N",
-        help="small crops of an image (default: 6 for dino, else 0)",
+        help="small crops an image (default: dino 6, else 0)",
     )
     add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
     add(
@@ -96,20 +94,10 @@ def arguments(argv=None):
     )
     add("--size", type=run.positive, default=224, help="side of a view in pixels")
     # ---- network
+    add("--backbone", default="resnet50", help="a ResNet; resnet10 is meant for tiny images")
+    add("--small-images", action="store_true", help="3x3 stem, no max-pooling: for up to 64 px")
     add(
-        "--backbone",
-        default="resnet50",
-        help="a ResNet: resnet18, resnet50, ...; resnet10 for tiny images",
-    )
-    add(
-        "--small-images",
-        action="store_true",
-        help="3x3 stem without max-pooling, for images of up to 64 px",
-    )
-    add(
-        "--projector",
-        metavar="N-N-N",
-        help="widths of the projector's layers (default: the published ones)",
+        "--projector", metavar="N-N-N", help="widths of the projector's layers (default: published)"
     )
     add("--init", metavar="FILE", help="backbone weights to start from, instead of random ones")
     # ---- optimisation
@@ -135,28 +123,19 @@ def arguments(argv=None):
         "256 (default: published)",
     )
     add("--weight-decay", type=float, metavar="W", help="weight decay (default: published)")
-    add(
-        "--warmup-epochs",
-        type=float,
-        metavar="N",
-        help="epochs in which the learning rate rises (default: published, 10)",
-    )
+    add("--warmup-epochs", type=float, metavar="N", help="warm-up (default: published, 10)")
     add(
         "--clip-grad",
         type=float,
         metavar="NORM",
         help="largest gradient norm of one parameter (default: published, 3 for dino, else none)",
     )
-    add(
-        "--queue",
-        type=int,
-        help="length of SwAV's queue, best a multiple of the batch (default: 3840)",
-    )
+    add("--queue", type=int, help="length of SwAV's queue, a multiple of the batch (default: 3840)")
     add(
         "--queue-start",
         type=float,
         metavar="EPOCH",
-        help="epoch from which SwAV uses its queue (default: 15)",
+        help="first epoch with the queue (default: 15)",
     )
     add(
         "--grad-checkpoint",
@@ -171,7 +150,7 @@ def arguments(argv=None):
         type=run.positive,
         default=50,
         metavar="STEPS",
-        help="steps between two lines of the log",
+        help="steps between log lines",
     )
     add(
         "--checkpoint-minutes",
@@ -185,11 +164,7 @@ def arguments(argv=None):
         help="labelled images, ROOT/train and ROOT/val: the backbone is probed on them by kNN",
     )
     add(
-        "--knn-every",
-        type=run.positive,
-        default=10,
-        metavar="EPOCHS",
-        help="epochs between two probes",
+        "--knn-every", type=run.positive, default=10, metavar="EPOCHS", help="epochs between probes"
     )
     add(
         "--colour-on",
@@ -197,6 +172,12 @@ def arguments(argv=None):
         choices=["auto", "cpu", "gpu"],
         help="where jitter, blur and the like are computed; auto: on the CPU if it has at least "
         "four cores for each GPU",
+    )
+    add(
+        "--in-memory",
+        action="store_true",
+        help="hold all images in memory and cut whole batches: three times as fast for images of "
+        "one size of at most 64 px (the crops then differ by a level or two)",
     )
     run.device_arguments(p)
     return p.parse_args(argv)
@@ -206,17 +187,17 @@ if __name__ == "__main__":
     args = arguments()
 
 import torch
-from torch.utils.data import DataLoader
 
 from models import device_views, features, memory, parallel
 from models.heads import METHODS, build_method
-from models.images import contact_sheet, find_images
+from models.images import contact_sheet, find_images, read_ahead
 from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
 from models.losses import embedding_stats
 from models.meter import Meter
-from models.pairs import PairDataset
+from models.pairs import PairDataset, inputs_of, mirrors_of
 from models.plots import curves
 from models.resnet import build_backbone, load_backbone
+from models.small_pairs import small_loader
 
 
 # ---------------------------------------------------------------- settings
@@ -253,53 +234,34 @@ def complete(args):
         args.optimizer = published["optimizer"]
 
 
-def mirrors_of(args):
-    """(view folders, what each mirror's augment.json says) of --generated.
-
-    At mixing rate 0 nothing is opened. The control's folders are the word "real".
-    """
-    if args.mix == 0:
-        return [], []
-    if args.generated == ["real"]:
-        return "real", ["real"]
-    folders, made_by = [], []
-    for mirror in map(Path, args.generated):
-        about = [f / "augment.json" for f in (mirror, mirror.parent)]
-        about = [file for file in about if file.exists()]
-        if not about:
-            run.fail(
-                f"--generated {mirror} is not a mirror made by 02_augment.py: there is no "
-                "augment.json.",
-                2,
-            )
-        found = [f for f in mirror.glob("view*") if re.fullmatch(r"view\d+", f.name)]
-        found.sort(key=lambda folder: int(folder.name[4:]))
-        folders += found or [mirror]
-        noted = run.read_json(about[0])
-        noted.pop("versions", None)
-        noted["folder"] = str(mirror)
-        if mirror.name.startswith("strength"):  # one of several strengths that lie side by side
-            noted["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
-        made_by.append(noted)
-    return folders, made_by
-
-
-def inputs_of(paths, folders, made_by):
-    """What the run depends on, in a form that can be compared when it is resumed."""
-    inputs = {"number of images": len(paths), "list of images": run.names_hash(paths)}
-    if folders and folders != "real":
-        inputs["list of generated views"] = [folder.name for folder in folders]
-        weights = [json.dumps(noted.get("inputs", {}), sort_keys=True) for noted in made_by]
-        inputs["generator"] = run.names_hash(weights)
-    return inputs
-
-
 def colour_on_gpu(args, device):
     """Where the colour half of the views is computed (--colour-on)."""
-    if device.type != "cuda" or args.colour_on == "cpu":
+    if device.type != "cuda" or (args.colour_on == "cpu" and not args.in_memory):
         return False
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return args.colour_on == "gpu" or cores < 4 * parallel.local_world()
+    return args.in_memory or args.colour_on == "gpu" or cores < 4 * parallel.local_world()
+
+
+def build_data(args, paths, folders, device):
+    """The pairs of real and generated views."""
+    for folder in folders if folders != "real" else ():
+        run.keep_apart(args.data, generated=folder)
+    return PairDataset(
+        args.data,
+        paths,
+        METHODS[args.method]["views"],
+        args.size,
+        seed=args.seed,
+        mix=args.mix,
+        pair=args.pair,
+        generated=folders,
+        partners=args.views,
+        local_crops=args.local_crops,
+        local_size=args.local_size,
+        local_from=args.local_crops_from,
+        store_size=args.store_size,
+        on_device=colour_on_gpu(args, device),
+    )
 
 
 # ---------------------------------------------------------------- the model
@@ -334,45 +296,20 @@ def main(args, device):
     run.check_batch(len(paths), args.batch_size, least=2)
     if args.knn:
         features.check_probe(args.knn)
-    folders, made_by = mirrors_of(args)
-    for folder in folders if folders != "real" else ():
-        run.keep_apart(args.data, generated=folder)
-    recipe = METHODS[args.method] | {
-        "optimizer": args.optimizer,
-        "weight_decay": args.weight_decay,
-    }
+    folders, made_by = mirrors_of(args.generated, args.mix)
+    data = build_data(args, paths, folders, device)
+    recipe = METHODS[args.method] | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
+    model = build_model(args)
+    if not (Path(args.out) / "backbone.pth").exists():
+        memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
+
+    # ---- the run folder: nothing is written before all of the above has been checked
+    inputs = inputs_of(paths, folders, made_by)
     noted = {"generated_by": made_by, "images": len(paths), "peak_lr": peak}
-    out = run.open_run(
-        args, STAGE, "backbone.pth", MAY_CHANGE, inputs_of(paths, folders, made_by), noted
-    )
+    out = run.open_run(args, STAGE, "backbone.pth", MAY_CHANGE, inputs, noted)
     if out is None:
         return
-
-    # ---- data
-    data = PairDataset(
-        args.data,
-        paths,
-        recipe["views"],
-        args.size,
-        seed=args.seed,
-        mix=args.mix,
-        pair=args.pair,
-        generated=folders,
-        partners=args.views,
-        local_crops=args.local_crops,
-        local_size=args.local_size,
-        local_from=args.local_crops_from,
-        store_size=args.store_size,
-        on_device=colour_on_gpu(args, device),
-    )
-    per_epoch = len(paths) // args.batch_size
-    total = args.epochs * per_epoch
-    mean, std = data.first["mean"], data.first["std"]
-
-    # ---- model
-    model = build_model(args)
-    memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
     if args.grad_checkpoint:
         memory.checkpoint_stages(model.backbone)
     model = model.to(device, memory_format=torch.channels_last)
@@ -385,6 +322,9 @@ def main(args, device):
         meter = Meter(saved["meter"], device)
         first = saved["step"]
         del saved
+    per_epoch = len(paths) // args.batch_size
+    total = args.epochs * per_epoch
+    mean, std = data.first["mean"], data.first["std"]
     if parallel.rank() == 0 and not first:
         print(
             f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} "
@@ -399,18 +339,17 @@ def main(args, device):
         return cosine_warmup(step, total, warmup, peak, start, end, recipe["linspace"])
 
     # ---- one pass of the loader over all the remaining steps
-    loader = DataLoader(
-        data,
-        batch_sampler=run.batches(len(paths), args.batch_size, args.seed, first, total),
-        num_workers=args.workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=2 if args.workers else None,
-    )
+    order = run.batches(len(paths), args.batch_size, args.seed, first, total)
+    if args.in_memory:
+        loader, render = small_loader(data, order, args.workers, device)
+    else:
+        loader, render = read_ahead(order, data.batch, args.workers, device), None
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
     checkpoints = run.CheckpointClock(args.checkpoint_minutes)
     clock, clock_step = time.time(), first
-    for step, (images, choices, _) in enumerate(loader, first):
+    for step, batch in enumerate(loader, first):
+        images, choices, _ = render(*batch) if render else batch
         epoch = step / per_epoch
         for group in optimizer.param_groups:
             group["lr"] = group["lr_scale"] * learning_rate(step)

@@ -1,6 +1,8 @@
 """Pairs: a real view and its partners, some of which are generated images."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -10,11 +12,55 @@ import torch
 from models import run, views
 from models.images import as_stored, read_image
 
-STORED = (".jpg", ".png")  # what 02_augment.py writes
+STORED_AS = (".jpg", ".png")  # what 02_augment.py writes
+REAL = -1  # the real image, as the source of a view
+STORED = -2  # the control: the real image, stored as a generated one would be
+
+
+def mirrors_of(generated, mix):
+    """(view folders, what each mirror's augment.json says) of the folders `generated`.
+
+    At mixing rate 0 nothing is opened. The control's folders are the word "real".
+    """
+    if mix == 0:
+        return [], []
+    if generated == ["real"]:
+        return "real", ["real"]
+    folders, made_by = [], []
+    for mirror in map(Path, generated):
+        about = [f / "augment.json" for f in (mirror, mirror.parent)]
+        about = [file for file in about if file.exists()]
+        if not about:
+            run.fail(
+                f"--generated {mirror} is not a mirror made by 02_augment.py: there is no "
+                "augment.json.",
+                2,
+            )
+        found = [f for f in mirror.glob("view*") if re.fullmatch(r"view\d+", f.name)]
+        found.sort(key=lambda folder: int(folder.name[4:]))
+        folders += found or [mirror]
+        noted = run.read_json(about[0])
+        noted.pop("versions", None)
+        noted["folder"] = str(mirror)
+        if mirror.name.startswith("strength"):  # one of several strengths that lie side by side
+            noted["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
+        made_by.append(noted)
+    return folders, made_by
+
+
+def inputs_of(paths, folders, made_by):
+    """What the run depends on, in a form that can be compared when it is resumed."""
+    inputs = {"number of images": len(paths), "list of images": run.names_hash(paths)}
+    if folders and folders != "real":
+        inputs["list of generated views"] = [folder.name for folder in folders]
+        weights = [json.dumps(noted.get("inputs", {}), sort_keys=True) for noted in made_by]
+        inputs["generator"] = run.names_hash(weights)
+    return inputs
 
 
 def check_mirrors(paths, mirrors):
-    """The extension of each image's generated view: uint8 (len(mirrors), len(paths)), into STORED.
+    """The extension of each image's generated view: uint8 (len(mirrors), len(paths)), into
+    STORED_AS.
 
     Missing ones end the run with a sentence that counts and names some. Each folder is listed once.
     """
@@ -27,7 +73,7 @@ def check_mirrors(paths, mirrors):
             if folder not in files:
                 path = Path(mirror, folder)
                 files[folder] = set(os.listdir(path)) if path.is_dir() else set()
-            found = [k for k, suffix in enumerate(STORED) if name + suffix in files[folder]]
+            found = [k for k, suffix in enumerate(STORED_AS) if name + suffix in files[folder]]
             if found:
                 row[i] = found[0]
             else:
@@ -105,56 +151,66 @@ class PairDataset(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.paths)
 
-    def view(self, image, spec, size, rng):
-        """(the view, the colour choices that are left to do)."""
-        box, flip, choices = views.draw_choices(spec, *image.shape[:2], rng)
-        view = views.resized_crop(image, box, size, spec["interpolation"])
-        if flip:
-            view = cv2.flip(view, 1)
-        if not self.on_device:
-            view = views.colour(view, choices)
-            choices = views.NEUTRAL
-        return torch.from_numpy(view), torch.from_numpy(choices)
+    def sources(self, epoch, index):
+        """What each view is made of: [(image, spec, size, random generator)].
 
-    def generated_images(self, real, path, epoch, index):
-        """What stands in the place of each partner: a generated image, or None for the real one."""
-        if self.mix == 0:
-            return [None] * self.partners
-        rng = run.seed_rng(self.seed, epoch, index, "mix")
-        taken = rng.random(self.partners) < self.mix
-        if self.generated == "real":
-            stored = as_stored(real, self.store_size) if taken.any() else None
-            return [stored if take else None for take in taken]
-        chosen = rng.permutation(len(self.generated))[: self.partners]
-        stem = path.rpartition(".")[0]
-        images = []
-        for mirror, take in zip(chosen, taken, strict=True):
-            suffix = STORED[self.extension[mirror, index]]
-            file = os.path.join(self.generated[mirror], stem + suffix)
-            images.append(read_image(file) if take else None)
-        return images
+        image: REAL, STORED (the real image in a generated one's place), or a mirror's number.
+        """
+        partners = [REAL] * self.partners
+        if self.mix > 0:
+            rng = run.seed_rng(self.seed, epoch, index, "mix")
+            taken = rng.random(self.partners) < self.mix
+            chosen = [STORED] * self.partners
+            if self.generated != "real":
+                chosen = rng.permutation(len(self.generated))[: self.partners].tolist()
+            partners = [c if take else REAL for c, take in zip(chosen, taken, strict=True)]
+
+        def rng_of(*purpose):
+            return run.seed_rng(self.seed, epoch, index, *purpose)
+
+        found = [(REAL, self.first, self.size, rng_of("first"))]
+        for k, image in enumerate(partners):
+            if image == REAL:
+                found.append((REAL, self.second, self.size, rng_of("second", k)))
+            else:
+                found.append((image, self.pair, self.size, rng_of("pair", k)))
+        for n in range(self.local_crops):
+            image, spec = REAL, self.local
+            partner = partners[n % self.partners]
+            if self.local_from == "generated" and partner != REAL:
+                image, spec = partner, self.pair | {"scale": self.local["scale"]}
+            found.append((image, spec, self.local_size, rng_of("local", n)))
+        return found
+
+    def read(self, image, index):
+        """uint8 (H, W, 3) of one of the images that `sources` names."""
+        path = os.fsdecode(self.paths[index])
+        if image == REAL:
+            return read_image(os.path.join(self.root, path))
+        if image == STORED:
+            return as_stored(self.read(REAL, index), self.store_size)
+        suffix = STORED_AS[self.extension[image, index]]
+        return read_image(os.path.join(self.generated[image], path.rpartition(".")[0] + suffix))
 
     def __getitem__(self, item):
         epoch, index = item
-        path = os.fsdecode(self.paths[index])
-        real = read_image(os.path.join(self.root, path))
-        generated = self.generated_images(real, path, epoch, index)
+        images = {}
+        crops, left = [], []
+        for image, spec, size, rng in self.sources(epoch, index):
+            if image not in images:
+                images[image] = self.read(image, index)
+            pixels = images[image]
+            box, flip, choices = views.draw_choices(spec, *pixels.shape[:2], rng)
+            view = views.resized_crop(pixels, box, size, spec["interpolation"])
+            if flip:
+                view = cv2.flip(view, 1)
+            if not self.on_device:
+                view = views.colour(view, choices)
+                choices = views.NEUTRAL
+            crops.append(torch.from_numpy(view))
+            left.append(torch.from_numpy(choices))
+        return crops, left, index
 
-        def rng(*purpose):
-            return run.seed_rng(self.seed, epoch, index, *purpose)
-
-        found = [self.view(real, self.first, self.size, rng("first"))]
-        for k, image in enumerate(generated):
-            if image is None:
-                found.append(self.view(real, self.second, self.size, rng("second", k)))
-            else:
-                found.append(self.view(image, self.pair, self.size, rng("pair", k)))
-        for n in range(self.local_crops):
-            image, spec = real, self.local
-            partner = generated[n % self.partners]
-            if self.local_from == "generated" and partner is not None:
-                image, spec = partner, self.pair | {"scale": self.local["scale"]}
-            found.append(self.view(image, spec, self.local_size, rng("local", n)))
-        crops = [view for view, _ in found]
-        choices = [choice for _, choice in found]
-        return crops, choices, index
+    def batch(self, batch):
+        """The items of a list of (epoch, index), stacked: what a loader's worker reads at once."""
+        return torch.utils.data.default_collate([self[item] for item in batch])

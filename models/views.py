@@ -85,6 +85,7 @@ def pair_view(names, second):
 # others are the factors of the operations, at these places:
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, SOLARIZE = range(4, 11)
 NEUTRAL = np.array([0, 1, 2, 3, 1, 1, 1, 0, 0, 0, 0], np.float32)  # these change nothing
+UNCHANGED = NEUTRAL.tolist()
 
 
 def square_box(height, width):
@@ -117,7 +118,7 @@ def draw_choices(view, height, width, rng):
         box = square_box(height, width)
     # Always as many numbers are drawn: one probability then does not shift the next choice.
     u = rng.random(14).tolist()
-    choices = NEUTRAL.copy()
+    choices = UNCHANGED.copy()  # a list: it is filled faster than an array
     if u[0] < view["jitter_p"]:
         choices[:4] = sorted(range(4), key=u[1:5].__getitem__)
         for place, strength, number in zip(range(4, 8), view["jitter"], u[5:9], strict=True):
@@ -129,14 +130,13 @@ def draw_choices(view, height, width, rng):
     if u[12] < view["solarize"]:
         choices[SOLARIZE] = 1
     flip = u[13] < view["flip"]
-    return box, flip, choices
+    return box, flip, np.array(choices, np.float32)
 
 
 # ---------------------------------------------------------------- one image: uint8 (H, W, 3) RGB
 # The arithmetic is that of PIL, up to one level in a few pixels. PIL truncates a blend of two
 # images where OpenCV rounds, so that PIL's are 0.4 levels darker on average; hence TRUNCATE.
 TRUNCATE = -0.499
-LUMA = np.array([0.299, 0.587, 0.114])
 SOLARIZED = np.array([level if level < 128 else 255 - level for level in range(256)], np.uint8)
 COSINES = np.cos(2 * np.pi / 13 * np.outer(np.arange(13), np.arange(-6, 7)))
 
@@ -155,14 +155,13 @@ def brightness(image, factor):
 
 
 def contrast(image, factor):
-    mean = int(LUMA @ cv2.mean(image)[:3] + 0.5)
+    red, green, blue, _ = cv2.mean(image)
+    mean = int(0.299 * red + 0.587 * green + 0.114 * blue + 0.5)
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean + TRUNCATE)
 
 
 def saturation(image, factor):
-    mixture = np.full((3, 4), TRUNCATE)
-    mixture[:, :3] = factor * np.eye(3) + (1 - factor) * LUMA
-    return cv2.transform(image, mixture)
+    return cv2.addWeighted(image, factor, grayscale(image, None), 1 - factor, TRUNCATE)
 
 
 def hue(image, factor):
@@ -221,8 +220,9 @@ OPERATIONS = {
 
 def colour(image, choices):
     """Jitter, grayscale, blur and solarize of an image, by the choices of `draw_choices`."""
+    choices = choices.tolist()
     jitter = [BRIGHTNESS + int(number) for number in choices[:4]]
     for place in (*jitter, GRAYSCALE, BLUR, SOLARIZE):
-        if choices[place] != NEUTRAL[place]:
-            image = OPERATIONS[place](image, float(choices[place]))
+        if choices[place] != UNCHANGED[place]:
+            image = OPERATIONS[place](image, choices[place])
     return image

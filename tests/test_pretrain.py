@@ -11,7 +11,7 @@ from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, 
 
 from models.heads import build_method
 from models.resnet import build_backbone
-from models.old_run import load, read_json, read_log
+from models.run import load, read_log, run_arguments
 
 SMALL = {
     "vicreg": "16-16",
@@ -72,7 +72,7 @@ def test_every_method_trains_from_the_command_line(tiny, tmp_path, method):
     start = {k: v.clone() for k, v in backbone.state_dict().items()}
     backbone.load_state_dict(load(out / "backbone.pth"), strict=True)
     assert start.keys() == load(out / "backbone.pth").keys()
-    made_by = read_json(out / "args.json")["generated_by"]
+    made_by = run_arguments(out)["generated_by"]
     assert made_by[0]["strategy"] == "inpaint" and made_by[0]["args"]["mask"] == "random:0.5"
 
 
@@ -185,7 +185,7 @@ def test_control_views_knn_and_init(tiny, tmp_path):
         "--knn-every",
         1,
     )
-    assert read_json(tmp_path / "control" / "args.json")["generated_by"] == ["real"]
+    assert run_arguments(tmp_path / "control")["generated_by"] == ["real"]
     assert 0 <= read_log(tmp_path / "control", "knn")[0]["top1"] <= 100
     run(
         "02_augment.py",
@@ -217,7 +217,7 @@ def test_control_views_knn_and_init(tiny, tmp_path):
         "--init",
         tmp_path / "control",
     )
-    args = read_json(tmp_path / "views" / "args.json")
+    args = run_arguments(tmp_path / "views")
     assert args["views"] == 3 and len(steps(tmp_path / "views")) == 3
 
 
@@ -245,7 +245,7 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path)
     )
     assert "is not finite" in done.stderr and "Step " in done.stderr
     checkpoint = load(tmp_path / "x" / "checkpoint.pth")
-    assert all(value[2].isinf() for value in checkpoint["meter"].values())
+    assert all(bad.isinf() for _, _, bad in checkpoint["meter"].values())
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
@@ -304,7 +304,9 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
 
 
 def test_published_defaults_build_at_full_size():
-    """The projectors of the six recipes, on the meta device: parameter counts of the official code."""
+    """The projectors of the six recipes, on the meta device: parameter counts of the official
+    code.
+    """
     with torch.device("meta"):
         backbone, width = build_backbone("resnet50")
         counts = {

@@ -22,6 +22,7 @@ from models.heads import METHODS
 from models.images import read_image, square, write_image
 from models.pairs import PairDataset
 from models.run import seed_rng
+from models.small_pairs import SmallPairs
 
 GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
 NAMES = [operation.__name__ for operation in V.OPERATIONS.values()]
@@ -433,6 +434,44 @@ def test_device_path_and_collation(folders):
             device_views.colour_and_normalise(y, params, *norm),
         )
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
+
+
+def test_small_images_in_memory_give_the_same_views(tmp_path):
+    """The same choices, crops equal up to two levels: real, generated, control, local crops."""
+    photos = photographs((32, 32))
+    paths = [f"{i}.png" for i in range(12)]
+    for i, path in enumerate(paths):
+        write_image(tmp_path / "real" / path, photos[i % len(photos)])
+        write_image(tmp_path / "view0" / path, 255 - photos[i % len(photos)][:24, :24])
+    batch = [(epoch, index) for epoch in (0, 3) for index in range(12)]
+    for generated in ([tmp_path / "view0"], "real"):
+        pairs = PairDataset(
+            tmp_path / "real",
+            paths,
+            V.SIMCLR,
+            32,
+            mix=0.5,
+            generated=generated,
+            local_crops=1,
+            local_size=16,
+            local_from="generated",
+            store_size=28,
+            on_device=True,
+        )
+        small = SmallPairs(pairs, torch.device("cpu"))
+        crops, choices, indices = small.batch(batch)
+        expected, their_choices, their_indices = pairs.batch(batch)
+        assert torch.equal(indices, their_indices) and len(crops) == len(expected) == 3
+        for ours, theirs in zip(crops, expected, strict=True):
+            difference = (ours.int() - theirs.int()).abs()
+            assert difference.max() <= 2 and difference.float().mean() < 0.2
+        assert all(map(torch.equal, choices, their_choices))
+        pairs.on_device = False  # now both apply the colour on the CPU
+        crops, choices, _ = small.batch(batch)
+        expected, their_choices, _ = pairs.batch(batch)
+        for ours, theirs in zip(crops, expected, strict=True):
+            assert (ours.int() - theirs.int()).abs().float().mean() < 1
+        assert all(map(torch.equal, choices, their_choices))
 
 
 def test_bad_input_is_named(folders, tmp_path, capsys):
