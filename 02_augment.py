@@ -4,218 +4,280 @@
     python 02_augment.py outpaint  --data ROOT/train --out gen/outpaint
     python 02_augment.py noise     --data ROOT/train --out gen/noise
     python 02_augment.py diffusion --data ROOT/train --out gen/diffusion --captions captions.jsonl
-    torchrun --standalone --nproc_per_node=4 02_augment.py inpaint --data ROOT/train --out gen/inpaint
+    torchrun --standalone --nproc_per_node=4 02_augment.py inpaint --data ROOT/train --out gen/new
 
-Generation happens once, before the training, and is stored: the same command under torchrun shares it out.
-Reads any folder tree of images. Writes, for every image CLASS/name.jpg, OUT/view0/CLASS/name.jpg (view1 ...
-where a strategy makes several views; JPEG quality 95 4:4:4, PNG below 128 px), OUT/augment.json (all
-arguments, weights and their sha256, versions), OUT/samples.png to look at and, if images could not be
-read, OUT/failed.jsonl, which names them.
+Images are generated once, before the training, and stored. Under torchrun several GPUs share the
+work.
 
-The noise of a view depends only on (seed, path, view). An interrupted run continues with the same command:
-finished batches are not touched again.
+Reads any folder tree of images. Writes, for every image CLASS/name.jpg, OUT/view0/CLASS/name.jpg
+and, where a strategy makes several views, OUT/view1 and so on: JPEG of quality 95 4:4:4, PNG below
+128 px. Beside them stand OUT/augment.json (arguments, sha256 of the weights, versions),
+OUT/samples.png to look at and, if images could not be read, OUT/failed.jsonl, which names them.
+
+The noise of a view depends only on the seed, the image's path and the view. An interrupted run
+continues with the same command. A later command may add views to the same mirror: more of --views,
+other --positions or --strength.
 """
 
 import json
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import os
 from pathlib import Path
 
+from models import parallel, run
 from models.augmenters import STRATEGIES
-from models.old_run import (
-    FREE,
-    barrier,
-    claim,
-    count,
-    device_arguments,
-    parser,
-    progress,
-    rank,
-    run_main,
-    start,
-    subparser,
-    versions,
-    world,
-)
-
-MANUAL = {
-    "inpaint": "Mask tokens, predict them with MaskGIT: the dissertation's best strategy.",
-    "outpaint": "Shrink, lay on a blank canvas, predict the surroundings with MaskGIT.",
-    "noise": "Encode, draw new noise, generate with IC-GAN.",
-    "diffusion": "Add noise, denoise with SDXL-Turbo and a caption.",
-}
 
 
 def arguments(argv=None):
-    p = parser(__doc__)
+    p = run.parser(__doc__)
     commands = p.add_subparsers(dest="strategy", required=True, metavar=" | ".join(STRATEGIES))
-    for name, (add_arguments, _) in STRATEGIES.items():
-        c = subparser(commands, name, MANUAL[name])
-        c.add_argument("--data", required=True, help="folder tree of images")
-        c.add_argument("--out", required=True, help="folder of the mirror")
-        add_arguments(c)
+    for name, entry in STRATEGIES.items():
+        c = run.subparser(commands, name, entry.sentence)
+        c.add_argument("--data", required=True, metavar="FOLDER", help="folder tree of images")
+        c.add_argument("--out", required=True, metavar="FOLDER", help="folder of the mirror")
+        entry.add_arguments(c)
         c.add_argument(
             "--batch-size",
-            type=count,
+            type=run.positive,
             default=32,
-            help="images a batch and process; as many as fit",
+            metavar="N",
+            help="images that a process generates at a time; as many as fit into the GPU's memory",
         )
-        c.add_argument("--seed", type=int, default=0)
-        device_arguments(c, workers=4)
+        c.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all noise")
+        run.device_arguments(c, workers=4)
     return p.parse_args(argv)
 
 
 if __name__ == "__main__":
     args = arguments()
 
+import functools
+import math
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from models.images import contact_sheet, find_images, read_image, square, stored_suffix, write_image
-
-
-class Batches(Dataset):
-    """batch number -> (paths, uint8 (B, S, S, 3), {path: why it cannot be read}): a worker reads a whole batch."""
-
-    def __init__(self, root, batches, read):
-        self.root, self.batches, self.read = Path(root), batches, read
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, number):
-        images, failed = {}, {}
-        for path in self.batches[number]:
-            try:
-                images[path] = self.read(self.root / path)
-            except OSError as error:
-                failed[path] = str(error)
-        stacked = torch.from_numpy(np.stack(list(images.values()))) if images else None
-        return list(images), stacked, failed
+from models.images import (
+    contact_sheet,
+    find_images,
+    read_ahead,
+    read_image,
+    square,
+    stored_suffix,
+    write_image,
+)
 
 
-def unreadable(out, root):
-    """{path: reason} of an earlier run's failed.jsonl, but for images that have been mended since."""
+# ---------------------------------------------------------------- what there is
+def note(args, strategy):
+    """Write augment.json, or check that the mirror there was made in the same way (process 0).
+
+    Of the flags that choose views, the union over all commands is noted.
+    """
+    path = Path(args.out, "augment.json")
+    choose_views = STRATEGIES[args.strategy].choose_views
+    free = {*run.MAY_CHANGE, *choose_views}
+    identity = {
+        "stage": f"02_augment {args.strategy}",
+        "args": {name: value for name, value in vars(args).items() if name not in free},
+        "inputs": strategy.record,
+    }
+    extra = {
+        "strategy": args.strategy,
+        "parameters": strategy.parameters,
+        "versions": run.versions(),
+    }
+    run.write_or_check(path, identity, "a mirror of this project", extra)
+    noted = run.read_json(path)
+    before = dict(noted["args"])
+    for name in choose_views:
+        value = getattr(args, name)
+        noted["args"][name] = union(before.get(name, value), value)
+    if noted["args"] != before:
+        run.write_json(path, noted)
+
+
+def union(old, new):
+    """Of two numbers of views the larger one, of two lists of views all that are in either."""
+    if isinstance(new, list):
+        return sorted({*old, *new})
+    return max(old, new)
+
+
+def known_failures(args):
+    """{path: why} from an earlier run's failed.jsonl, without images that have been mended."""
+    file = Path(args.out, "failed.jsonl")
     failed = {}
-    if (out / "failed.jsonl").exists():
-        for line in map(json.loads, (out / "failed.jsonl").read_text().splitlines()):
+    if file.exists():
+        for line in run.read_text(file).splitlines():
+            failure = json.loads(line)
             try:
-                read_image(Path(root) / line["path"])
+                read_image(Path(args.data, failure["path"]))
             except OSError:
-                failed[line["path"]] = line["reason"]
+                failed[failure["path"]] = failure["reason"]
     return failed
 
 
-def main(args):
-    device = start(args)
-    out, paths = Path(args.out), find_images(args.data)
-    strategy = STRATEGIES[args.strategy][1](args, device)
-    if rank() == 0:
-        identity = {
-            "stage": f"02_augment {args.strategy}",
-            "strategy": args.strategy,
-            "args": {k: v for k, v in vars(args).items() if k not in {*FREE, "out"}},
-            "about": strategy.about,
-        }
-        claim(out / "augment.json", identity, "a mirror of this project", {"versions": versions()})
-    barrier()
-
-    # ---- what is left to do: fixed batches of the sorted list, an unfinished one is redone whole
-    suffix = stored_suffix(strategy.size)
-    failed = unreadable(out, args.data)
-    there = {
-        str(file.relative_to(out))
-        for view in strategy.views
-        for file in (out / view).rglob(f"*{suffix}")
-    }
-
-    def target(view, path):
-        return f"{view}/{path.rsplit('.', 1)[0]}{suffix}"
-
-    batches = [paths[i : i + args.batch_size] for i in range(0, len(paths), args.batch_size)]
-    batches = [
-        batch
-        for batch in batches
-        if any(
-            target(view, path) not in there
-            for view in strategy.views
-            for path in batch
-            if path not in failed
-        )
-    ]
-    barrier()  # every process has looked before one writes
-    mine = batches[rank() :: world()]
-
-    # ---- generate, writing in threads behind the device
-    bar = progress(len(paths), args.strategy, len(paths) - sum(map(len, batches)))
-    loader = DataLoader(
-        Batches(args.data, mine, strategy.read),
-        batch_size=None,
-        num_workers=args.workers,
-        pin_memory=device.type == "cuda",
-    )
-    with ThreadPoolExecutor(4) as pool:
-        writing = []
-        for chosen, images, unread in loader:
-            failed |= unread
-            views = strategy.generate(images, chosen).numpy() if chosen else ()
-            for done in writing:  # the batch before this one; an error of a thread surfaces here
-                done.result()
-            writing = [
-                pool.submit(write_image, out / target(view, path), views[v][i])
-                for v, view in enumerate(strategy.views)
-                for i, path in enumerate(chosen)
-                if len(views)
-            ]
-            bar.update((len(chosen) + len(unread)) * world())
-        for done in writing:
-            done.result()
-    bar.close()
-
-    # ---- report
-    if world() > 1:
-        everyone = [None] * world()
-        torch.distributed.all_gather_object(everyone, failed)
-        failed = {path: reason for part in everyone for path, reason in part.items()}
-    if rank() == 0:
-        (out / "failed.jsonl").unlink(missing_ok=True)
-        if failed:
-            lines = [
-                json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)
-            ]
-            (out / "failed.jsonl").write_text("".join(lines))
-        good = [path for path in paths if path not in failed]
-        if good and (batches or not (out / "samples.png").exists()):
-            draw_sheet(out, args.data, strategy, good[:: -(-len(good) // 6)], target)
-        if not batches:
-            print(f"{out} is finished: {len(good)} images, {len(strategy.views)} views each")
-    barrier()
-    if failed:
-        if rank() == 0:
-            print(
-                f"{len(failed)} of {len(paths)} images could not be read; {out / 'failed.jsonl'} names them.",
-                file=sys.stderr,
-            )
-        raise SystemExit(1)
+def stored_name(path, suffix):
+    """The image CLASS/name.jpg is stored as CLASS/name with the suffix of generated images."""
+    return path.rpartition(".")[0] + suffix
 
 
-def draw_sheet(out, root, strategy, chosen, target):
-    """samples.png: some originals beside what the strategy makes of them."""
-    if strategy.sheet:
-        images = torch.from_numpy(np.stack([strategy.read(Path(root) / path) for path in chosen]))
-        titles, rows, labels = strategy.sheet(images, chosen)
+def unfinished_batches(folder, paths, batch_size, suffix, failed):
+    """Numbers of the batches of which `folder`, one view, lacks an image. Lists folder by folder.
+
+    A batch is `batch_size` successive paths, the same in every run, so that a batch that was
+    interrupted is generated again as it was.
+    """
+
+    @functools.lru_cache(maxsize=16)
+    def names(inner):
+        try:
+            return set(os.listdir(f"{folder}/{inner}"))
+        except FileNotFoundError:
+            return set()
+
+    numbers = set()
+    for i, path in enumerate(paths):
+        inner, _, name = stored_name(path, suffix).rpartition("/")
+        if name not in names(inner) and path not in failed:
+            numbers.add(i // batch_size)
+    return numbers
+
+
+def work_to_do(args, strategy, paths, suffix, failed):
+    """[(number of a batch, the views that it lacks)], in the order of the batches."""
+    lacking = {}
+    for view in strategy.views:
+        folder = Path(args.out, view)
+        for number in unfinished_batches(folder, paths, args.batch_size, suffix, failed):
+            lacking.setdefault(number, []).append(view)
+    return sorted(lacking.items())
+
+
+# ---------------------------------------------------------------- reading
+def read_batch(item, root, read):
+    """(position, paths) -> (position, readable paths, their images, {path: why it is unreadable}).
+
+    Images are one uint8 tensor (B, S, S, 3), or None if not one of them could be read.
+    """
+    position, paths = item
+    images = {}
+    failed = {}
+    for path in paths:
+        try:
+            images[path] = read(Path(root, path))
+        except OSError as error:
+            failed[path] = str(error)
+    stacked = torch.from_numpy(np.stack(list(images.values()))) if images else None
+    return position, list(images), stacked, failed
+
+
+# ---------------------------------------------------------------- writing
+def wait_for(writing):
+    """Wait for the writing threads; an error of one of them is raised here."""
+    for write in writing:
+        write.result()
+
+
+def write_failures(file, failed):
+    """failed.jsonl: one line for each image that could not be read; no file if there is none."""
+    lines = []
+    for path in sorted(failed):
+        lines.append(json.dumps({"path": path, "reason": failed[path]}) + "\n")
+    if lines:
+        run.write_text(file, "".join(lines))
     else:
-        titles, labels = ["original", *strategy.views], ()
-        rows = [
-            [
-                square(read_image(Path(root) / path), strategy.size),
-                *(read_image(out / target(view, path)) for view in strategy.views),
-            ]
-            for path in chosen
-        ]
+        file.unlink(missing_ok=True)
+
+
+def draw_sheet(args, strategy, chosen, suffix):
+    """samples.png: some originals beside what the strategy makes of them."""
+    out = Path(args.out)
+    if strategy.sheet:
+        images = np.stack([strategy.read(Path(args.data, path)) for path in chosen])
+        titles, rows, labels = strategy.sheet(torch.from_numpy(images), chosen)
+    else:
+        titles = ["original", *strategy.views]
+        labels = ()
+        rows = []
+        for path in chosen:
+            row = [square(read_image(Path(args.data, path)), strategy.size)]
+            for view in strategy.views:
+                row.append(read_image(out / view / stored_name(path, suffix)))
+            rows.append(row)
     contact_sheet(out / "samples.png", rows, titles, labels)
 
 
+# ---------------------------------------------------------------- main
+def main(args, device):
+    run.keep_apart(args.data, out=args.out)
+    out = Path(args.out)
+    paths = find_images(args.data)
+    strategy = STRATEGIES[args.strategy].build(args, device)
+    suffix = stored_suffix(strategy.size)
+
+    # ---- what is left to do: process 0 looks, for all
+    state = None
+    if parallel.rank() == 0:
+        note(args, strategy)
+        failed = known_failures(args)
+        state = failed, work_to_do(args, strategy, paths, suffix, failed)
+    failed, work = parallel.everyone(state)[0]
+    batches = []
+    for number, _ in work:
+        batches.append(paths[number * args.batch_size : (number + 1) * args.batch_size])
+    images_until = np.cumsum([len(batch) for batch in batches], dtype=int)
+    images_before = len(paths) - sum(len(batch) for batch in batches)
+
+    # ---- generate, and write in threads beside the device
+    def dealt_batches():
+        for position in parallel.deal(range(len(batches)), "batches"):
+            yield position, batches[position]
+
+    read = functools.partial(read_batch, root=args.data, read=strategy.read)
+    workers = min(args.workers, len(batches))
+    bar = run.progress(len(paths), args.strategy, images_before)
+    with ThreadPoolExecutor(4) as pool:
+        writing = []
+        for position, readable, images, unreadable in read_ahead(
+            dealt_batches(), read, workers, device
+        ):
+            failed |= unreadable
+            views = {}
+            if readable:
+                generated = strategy.generate(images, readable).numpy()
+                views = dict(zip(strategy.views, generated, strict=True))
+            wait_for(writing)  # for the batch before this one
+            writing = []
+            for view in work[position][1]:
+                for path, image in zip(readable, views.get(view, ()), strict=True):
+                    file = out / view / stored_name(path, suffix)
+                    writing.append(pool.submit(write_image, file, image))
+            # Batches are dealt in order: those before this one are done, or nearly.
+            bar.update(images_before + int(images_until[position]) - bar.n)
+        wait_for(writing)
+    bar.close()
+
+    # ---- report
+    for failed_there in parallel.everyone(failed):
+        failed |= failed_there
+    if parallel.rank() == 0:
+        write_failures(out / "failed.jsonl", failed)
+        good = [path for path in paths if path not in failed]
+        if good and (work or not (out / "samples.png").exists()):
+            draw_sheet(args, strategy, good[:: math.ceil(len(good) / 6)], suffix)
+        if not work:
+            print(f"{out} is finished: {len(good)} images, {len(strategy.views)} views each")
+        if failed:
+            run.warn(
+                f"{len(failed)} of {len(paths)} images could not be read; {out / 'failed.jsonl'} "
+                "names them."
+            )
+    parallel.barrier()
+    if failed:
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
-    run_main(main, args)
+    run.launch(main, args)

@@ -205,7 +205,7 @@ def test_official_format_on_photographs(tmp_path):
     assert all(f["reason"] for f in failed)
     assert len(list((tmp_path / "gen").glob("view0/*/*.jpg"))) == 9
     about = json.loads((tmp_path / "gen" / "augment.json").read_text())
-    assert about["args"]["mask"] == "center" and about["about"]["parameters"] == 390030
+    assert about["args"]["mask"] == "center" and about["parameters"] == 390030
     (data / "cut.jpg").unlink()
     (data / "text.jpg").unlink()
     run(

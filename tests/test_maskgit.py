@@ -1,25 +1,26 @@
-"""MaskGIT against reference values computed with the official JAX code (google-research/maskgit), and the
-properties of masks, drawing and decoding."""
+"""MaskGIT against values of the official JAX code (google-research/maskgit); masks and drawing."""
 
+import argparse
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import chisquare
 
-from models import maskgit, vqgan
-from models.augmenters import synset_index
-from models.old_run import seed_rng
-from models.weights import load_maskgit
+from models import maskgit, painting, vqgan
+from models.masks import MASKS, mask_name, mask_of
+from models.painting import load_maskgit, synset_index
+from models.run import seed_rng
 
 GOLDENS = Path(__file__).parent / "goldens" / "maskgit"
 
 
 @pytest.fixture(scope="module")
 def published():
-    """The tiny networks, from files in the official format, and what the official code computes with them."""
+    """Tiny networks from files in the official format, and what the official code makes of them."""
     tokenizer, transformer, _ = load_maskgit(GOLDENS)
     return tokenizer, transformer, np.load(GOLDENS / "network.npz")
 
@@ -103,12 +104,59 @@ def test_cheap_draw_follows_the_softmax():
     assert maskgit.inverse_cdf(one, torch.tensor([0.0, 0.3, 0.999, 1 - 2**-24])).tolist() == [3] * 4
 
 
+def test_narrowed_logits():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, 2.0], [5.0, 1.0, 1.0, 1.0, 1.0]])
+    assert maskgit.narrow(logits) is logits  # the published draw, bit for bit
+    kept = maskgit.narrow(logits, top_k=2).isfinite()
+    assert kept.tolist() == [[False, True, False, True, True], [True] * 5]  # equals stay together
+    assert maskgit.narrow(logits, top_k=1).isfinite().sum(1).tolist() == [1, 1]
+    assert maskgit.narrow(logits, top_k=99).isfinite().all()
+    # Probabilities of the first row in order: 0.53, 0.19, 0.19, 0.07, 0.03.
+    for top_p, codes in ((1e-6, 1), (0.5, 1), (0.6, 2), (0.8, 3), (0.95, 4), (0.999, 5)):
+        assert maskgit.narrow(logits[:1], top_p=top_p).isfinite().sum() == codes
+    both = maskgit.narrow(logits[:1], top_k=3, top_p=0.5)
+    assert both.isfinite().sum() == 1
+    sharp = maskgit.narrow(logits, softmax_temperature=0.5).softmax(1)
+    torch.testing.assert_close(sharp, (2 * logits).softmax(1))
+    cold = maskgit.narrow(logits, softmax_temperature=1e-30)
+    assert (cold.softmax(1)[0] == torch.tensor([0.0, 1, 0, 0, 0])).all()
+
+
+def test_sampling_flags_change_what_is_drawn(published):
+    """The likeliest code alone needs no random number; the defaults are the plain softmax."""
+    _, transformer, _ = published
+    tokens = torch.full((2, 64), maskgit.MASK)
+    labels = torch.arange(2)
+
+    def draw(seed, **options):
+        rngs = [seed_rng(seed, i) for i in range(2)]
+        return maskgit.sample(transformer, tokens, labels, rngs, steps=1, **options)
+
+    assert (draw(0, top_k=1) == draw(1, top_k=1)).all()
+    assert (draw(0, top_p=1e-6) == draw(0, top_k=1)).all()
+    assert (draw(0) != draw(1)).any()
+    assert (draw(0) == draw(0, top_k=64, top_p=1.0, softmax_temperature=1.0)).all()
+    assert (draw(0) != draw(0, softmax_temperature=0.1)).any()
+
+
+def test_images_without_unknown_tokens_stay(published):
+    """A mask may leave nothing to predict in one image of a batch, or in all of them."""
+    _, transformer, _ = published
+    known = torch.from_numpy(seed_rng(1).integers(0, 64, (2, 64)))
+    labels = torch.arange(2)
+    half = known.clone()
+    half[1, :32] = maskgit.MASK
+    for tokens in (known, half):
+        rngs = [seed_rng(3, i) for i in range(2)]
+        filled = maskgit.sample(transformer, tokens, labels, rngs, steps=4)
+        assert (filled[0] == known[0]).all() and (filled[1, 32:] == known[1, 32:]).all()
+        assert (filled >= 0).all()
+
+
 def test_known_tokens_never_change_and_batch_mates_do_not_matter(published):
     _, transformer, _ = published
     tokens = torch.from_numpy(seed_rng(1).integers(0, 64, (5, 64)))
-    masks = torch.from_numpy(
-        np.stack([maskgit.mask_of("random:0.5", 8, seed_rng(2, i)) for i in range(5)])
-    )
+    masks = torch.from_numpy(np.stack([mask_of("random:0.5", 8, seed_rng(2, i)) for i in range(5)]))
     masked, labels = tokens.masked_fill(masks, maskgit.MASK), torch.arange(5)
     together = maskgit.sample(transformer, masked, labels, [seed_rng(3, i) for i in range(5)])
     assert (
@@ -123,22 +171,72 @@ def test_known_tokens_never_change_and_batch_mates_do_not_matter(published):
     assert (other != together).any()
 
 
-def test_masks():
-    ring = ~maskgit.mask_of("center", 16).reshape(16, 16)
-    assert (
-        (~ring).sum() == 196
-        and ring[0].all()
-        and ring[-1].all()
-        and ring[:, 0].all()
-        and ring[:, -1].all()
-    )
-    assert not maskgit.mask_of("none", 16).any()
-    share = np.mean([maskgit.mask_of("random:0.25", 16, seed_rng(0, i)).mean() for i in range(200)])
-    assert abs(share - 0.25) < 0.01
+def test_center_leaves_the_ring_and_the_ring_is_its_opposite():
+    kept = ~mask_of("center", 16, None).reshape(16, 16)
+    assert (~kept).sum() == 196
+    assert kept[0].all() and kept[-1].all() and kept[:, 0].all() and kept[:, -1].all()
+    assert (mask_of("ring", 16, None).reshape(16, 16) == kept).all()
+    assert not mask_of("none", 16, None).any()
+
+
+def test_random_masks_have_their_share():
+    shares = [mask_of("random:0.25", 16, seed_rng(0, i)).mean() for i in range(200)]
+    assert abs(np.mean(shares) - 0.25) < 0.01
+    first = (
+        seed_rng(0, 0).random((16, 16)) < 0.25
+    )  # the numbers that every mirror so far is made of
+    assert (mask_of("random:0.25", 16, seed_rng(0, 0)) == first.ravel()).all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 8, 16])
+@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.25, 0.5, 0.9, 1])
+def test_a_block_is_one_rectangle_with_its_share(side, share):
+    shares, tops, heights = [], set(), set()
+    for i in range(50):
+        mask = mask_of(f"block:{share}", side, seed_rng(0, i)).reshape(side, side)
+        rows, columns = mask.any(1), mask.any(0)
+        assert (mask == rows[:, None] & columns[None]).all()
+        for line in (rows, columns):  # one run of neighbours
+            assert np.abs(np.diff(line.astype(int), prepend=0, append=0)).sum() in (0, 2)
+        shares.append(mask.mean())
+        tops.add(int(rows.argmax()))
+        heights.add(int(rows.sum()))
+    if side == 16:
+        assert abs(np.mean(shares) - share) < 0.5 / side  # as near as whole rows come
+        assert share in (0, 1) or len(tops) > 1 and len(heights) > 1
+
+
+def test_file_masks_take_the_centre_square_of_a_grey_image(tmp_path):
+    wide = np.zeros((40, 80), np.uint8)
+    wide[:20, 20:40] = 255  # the upper left quarter of the centre square
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    mask = mask_of("file:anything", 4, None, tmp_path / "wide.png").reshape(4, 4)
+    assert mask[:2, :2].all() and mask.sum() == 4
+    for level, predicted in ((127, False), (128, True)):
+        Image.new("RGB", (3, 3), (level,) * 3).save(tmp_path / "level.png")
+        assert (mask_of("file:anything", 4, None, tmp_path / "level.png") == predicted).all()
+
+
+def test_names_of_masks():
+    for name in ("center", "ring", "none", "random:0", "block:1", "file:some/folder"):
+        assert mask_name(name) == name
+    for wrong in ("centre", "random", "center:3", "block:", "none:", "", "checker", "random:1.5"):
+        with pytest.raises(argparse.ArgumentTypeError) as error:
+            mask_name(wrong)
+        assert "1.5" in str(error.value) or all(mask in str(error.value) for mask in MASKS)
+    with pytest.raises(ValueError):
+        mask_name("random:much")
+
+
+def test_a_mask_of_another_kind_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(MASKS, "wrong", lambda side, rng: np.ones((side, side)))
+    with pytest.raises(SystemExit):
+        mask_of("wrong", 4, None)
+    assert "gave float64 (4, 4)" in capsys.readouterr().err
 
 
 def test_outpainting_positions_and_their_masks():
-    places = maskgit.positions(256)
+    places = painting.positions(256)
     assert [place[1:] for place in places] == [
         (t, left, 196) for t in (0, 30, 60) for left in (0, 30, 60)
     ]
@@ -153,8 +251,8 @@ def test_outpainting_positions_and_their_masks():
         canvas = np.zeros((256, 256), bool)
         canvas[top : top + side, left : left + side] = True
         whole = canvas.reshape(16, 16, 16, 16).all((1, 3))
-        assert (maskgit.uncovered(256, 16, top, left, side) == ~whole.ravel()).all()
-    assert maskgit.positions(128)[8][1:] == (30, 30, 98)
+        assert (painting.uncovered(256, 16, top, left, side) == ~whole.ravel()).all()
+    assert painting.positions(128)[8][1:] == (30, 30, 98)
 
 
 def test_imagenet_labels_are_indices_among_all_1000_synsets():
