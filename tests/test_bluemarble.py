@@ -1,4 +1,6 @@
-"""The satellite tiles of recipes/bluemarble.py: counts, labels, pixels and split, from what it writes."""
+"""The satellite tiles of recipes/bluemarble.py: counts, labels, pixels and split, from what it
+writes.
+"""
 
 import json
 import re
@@ -42,7 +44,7 @@ def tiles(tmp_path_factory):
 
 
 def test_counts_and_classes(tiles):
-    counts = json.loads((tiles / "bluemarble.json").read_text())["tiles"]
+    counts = json.loads((tiles / "bluemarble.json").read_text())["images"]
     for split, total in (("train", 8052), ("val", 2634)):
         found = {
             folder.name: len(list(folder.glob("*.png"))) for folder in (tiles / split).iterdir()
