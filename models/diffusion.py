@@ -149,7 +149,7 @@ def captions_of(args):
     return captions
 
 
-# ---------------------------------------------------------------- checks
+# ---------------------------------------------------------------- sizes and steps
 def check_steps(steps, strengths):
     """End the run if --steps leaves nothing to compute for one of the strengths."""
     from models.diffusers_pipeline import fewest_steps
@@ -164,14 +164,19 @@ def check_steps(steps, strengths):
             )
 
 
-def working_size(args, pipe, latent):
+def is_latent(pipe):
+    """True for a text-conditioned latent pipeline, False for an unconditional one."""
+    return hasattr(pipe, "vae")
+
+
+def working_size(args, pipe):
     """The side in pixels at which the model works."""
     unet = pipe.unet.config
     own = unet.sample_size
     if not isinstance(own, int):
         own = own[0]
     cell = 2 ** (len(unet.block_out_channels) - 1)
-    if latent:
+    if is_latent(pipe):
         cell = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
         own = own * cell
     elif unet.in_channels != 3:
@@ -180,6 +185,17 @@ def working_size(args, pipe, latent):
     if size % cell:
         run.fail(f"--size {size} is not a multiple of {cell}, as this model needs.", 2)
     return size
+
+
+def plan_of(args, pipe, strength):
+    """What a strength comes to with this model (`diffusers_pipeline.plan`)."""
+    from models.diffusers_pipeline import fewest_steps, plan
+
+    steps = args.steps
+    distilled = is_latent(pipe) or type(pipe.scheduler).__name__ == "LCMScheduler"
+    if not steps and not distilled:
+        steps = max(UNCONDITIONAL_STEPS, fewest_steps(strength or 1))
+    return plan(strength, pipe.scheduler, steps)
 
 
 # ---------------------------------------------------------------- the strategy
@@ -196,9 +212,8 @@ def diffusion(args, device):
     strengths = list(dict.fromkeys(args.strength))
     check_steps(args.steps, strengths)
     pipe, folder = pipeline.load_pipeline(args.model, device, args.precision, args.variant)
-    latent = hasattr(pipe, "vae")
     captions = None
-    if latent:
+    if is_latent(pipe):
         model = pipeline.LatentModel(pipe)
         pipe.vae.use_slicing = args.vae_slicing
         pipe.vae.use_tiling = args.vae_tiling
@@ -211,18 +226,9 @@ def diffusion(args, device):
                 "them out.",
                 2,
             )
-    size = working_size(args, pipe, latent)
+    size = working_size(args, pipe)
     stored = min(args.store_size, size)
-    scheduler = type(pipe.scheduler).__name__
-    distilled = latent or scheduler == "LCMScheduler"
-
-    def plan_of(strength):
-        steps = args.steps
-        if not steps and not distilled:
-            steps = max(UNCONDITIONAL_STEPS, pipeline.fewest_steps(strength or 1))
-        return pipeline.plan(strength, pipe.scheduler, steps)
-
-    plans = {strength: plan_of(strength) for strength in strengths}
+    plans = {strength: plan_of(args, pipe, strength) for strength in strengths}
 
     def to_stored(y):
         """float (B, 3, size, size) in [-1, 1] -> uint8 (B, stored, stored, 3) on the CPU."""
@@ -257,7 +263,7 @@ def diffusion(args, device):
         shown = {}
         for strength in sorted({*FIGURE_28, *strengths}):
             if not args.steps or not strength or int(args.steps * strength) >= 1:
-                shown[strength] = plan_of(strength)
+                shown[strength] = plan_of(args, pipe, strength)
         titles = ["original"]
         for strength, plan in shown.items():
             exact = abs(plan["level"] - strength) < 0.005
@@ -281,7 +287,7 @@ def diffusion(args, device):
             "model_sha256": hub.folder_hash(folder),
             "captions_sha256": run.file_hash(args.captions) if captions else None,
             "pipeline": type(pipe).__name__,
-            "scheduler": scheduler,
+            "scheduler": type(pipe.scheduler).__name__,
             "size": size,
             "diffusers": hub.library("diffusers").__version__,
         },

@@ -1,7 +1,8 @@
-"""02_augment.py diffusion and 00_train_diffusion.py on tiny pipelines of the published classes."""
+"""The strategy diffusion and extras/train_diffusion.py, on tiny pipelines of published classes."""
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,14 +11,13 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from conftest import ROOT, run
+from conftest import ROOT, call, command, run
 from test_caption import photographs
 
-from models import diffusion
-from models.old_run import image_seed
+from models import diffusers_pipeline, diffusion
+from models.run import image_seed
 
 augment = importlib.import_module("02_augment")
-train = importlib.import_module("00_train_diffusion")
 CPU = torch.device("cpu")
 
 
@@ -26,94 +26,72 @@ def setup(tmp_path_factory):
     """(images, sdxl folder, ddim folder, caption file)."""
     root = tmp_path_factory.mktemp("diffusion")
     data = photographs(root / "data", 6)
-    paths = sorted(p.relative_to(data).as_posix() for p in data.rglob("*.jpg"))
-    lines = [
-        json.dumps({"path": path, "caption": f"a bird and {'the ' * i}sea"})
-        for i, path in enumerate(paths)
-    ]
-    (root / "captions.jsonl").write_text("\n".join(lines) + "\n")
-    return (
-        data,
-        tiny_pipelines.sdxl(root / "sdxl"),
-        tiny_pipelines.ddim(root / "ddim"),
-        root / "captions.jsonl",
-    )
+    lines = []
+    for i, path in enumerate(relative_paths(data)):
+        lines.append(json.dumps({"path": path, "caption": f"a bird and {'the ' * i}sea"}) + "\n")
+    captions = root / "captions.jsonl"
+    captions.write_text("".join(lines))
+    return data, tiny_pipelines.sdxl(root / "sdxl"), tiny_pipelines.ddim(root / "ddim"), captions
+
+
+def relative_paths(data):
+    return sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))
 
 
 def arguments(setup, *more, kind="sdxl"):
     data, sdxl, ddim, captions = setup
-    model = (
-        ["--model", str(sdxl), "--captions", str(captions)]
-        if kind == "sdxl"
-        else ["--model", str(ddim)]
-    )
-    return augment.arguments(
-        [
-            "diffusion",
-            "--data",
-            str(data),
-            "--out",
-            str(data.parent / "out"),
-            *model,
-            "--workers",
-            "0",
-            "--device",
-            "cpu",
-            "--precision",
-            "fp32",
-            *more,
-        ]
-    )
+    flags = ["--data", data, "--out", data.parent / "out", "--workers", 0, "--precision", "fp32"]
+    if kind == "sdxl":
+        flags += ["--model", sdxl, "--captions", captions]
+    else:
+        flags += ["--model", ddim]
+    return augment.arguments(["diffusion", *map(str, flags), *map(str, more)])
+
+
+def build(args):
+    return diffusion.diffusion(args, CPU)
 
 
 def inputs(setup, strategy):
-    paths = sorted(p.relative_to(setup[0]).as_posix() for p in setup[0].rglob("*.jpg"))
-    return torch.from_numpy(np.stack([strategy.read(setup[0] / path) for path in paths])), paths
+    paths = relative_paths(setup[0])
+    images = np.stack([strategy.read(setup[0] / path) for path in paths])
+    return torch.from_numpy(images), paths
 
 
-def fails(capsys, call, code):
+def refusal(capsys, code, function, *args):
+    """The sentence with which `function` ends the run."""
     with pytest.raises(SystemExit) as stop:
-        call()
+        function(*args)
     assert stop.value.code == code
     return capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- steps
 def test_fewest_steps():
-    assert [diffusion.fewest_steps(s) for s in (1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.01)] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        10,
-        15,
-        100,
-    ]
+    strengths = (1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.01)
+    steps = [diffusers_pipeline.fewest_steps(strength) for strength in strengths]
+    assert steps == [1, 2, 3, 4, 5, 10, 15, 100]
     for strength in np.random.default_rng(0).uniform(0.002, 1, 2000):
-        n = diffusion.fewest_steps(strength)
+        n = diffusers_pipeline.fewest_steps(strength)
         assert int(n * strength) == 1 or strength == 1
         assert n == 1 or strength * (n - 1) < 1
 
 
 def test_levels(setup):
-    """The level at which denoising starts, with SDXL-Turbo's scheduler; and as diffusers' pipeline would start."""
+    """The level at which denoising starts, with SDXL-Turbo's scheduler, as diffusers starts."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     scheduler = EulerAncestralDiscreteScheduler.from_pretrained(setup[1] / "scheduler")
-    levels = {s: diffusion.plan(s, scheduler)["level"] for s in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)}
-    assert levels == pytest.approx(
-        {0: 0, 0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}, abs=1e-3
-    )
-    assert diffusion.plan(0.3, scheduler, 10)["steps_run"] == 3
+    expected = {0: 0, 0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}
+    levels = {s: diffusers_pipeline.plan(s, scheduler)["level"] for s in expected}
+    assert levels == pytest.approx(expected, abs=1e-3)
+    assert diffusers_pipeline.plan(0.3, scheduler, 10)["steps_run"] == 3
 
 
 def test_too_few_steps(setup, capsys):
-    error = fails(capsys, lambda: diffusion.diffusion(arguments(setup, "--steps", "4"), CPU), 2)
+    error = refusal(capsys, 2, build, arguments(setup, "--steps", 4))
     assert "strength x steps must be at least 1" in error and "--steps 5" in error
-    error = fails(
-        capsys, lambda: diffusion.diffusion(arguments(setup, "--strength", "0.0005"), CPU), 2
-    )
+    error = refusal(capsys, 2, build, arguments(setup, "--strength", 0.0005))
     assert "needs 2000 steps, but the model's schedule has 1000" in error
 
 
@@ -123,9 +101,7 @@ def test_equals_the_official_call(setup):
     from diffusers import StableDiffusionXLImg2ImgPipeline
     from PIL import Image
 
-    strategy = diffusion.diffusion(
-        arguments(setup, "--strength", "0.3", "0.6", "--steps", "5"), CPU
-    )
+    strategy = build(arguments(setup, "--strength", 0.3, 0.6, "--steps", 5))
     assert strategy.views == ["strength0.3/view0", "strength0.6/view0"] and strategy.size == 64
     images, paths = inputs(setup, strategy)
     captions = diffusion.read_captions(setup[3])
@@ -133,127 +109,139 @@ def test_equals_the_official_call(setup):
     pipe.set_progress_bar_config(disable=True)
     for strength, ours in zip((0.3, 0.6), strategy.generate(images, paths), strict=True):
         theirs = pipe(
-            [captions[p] for p in paths],
-            image=[Image.fromarray(i) for i in images.numpy()],
+            [captions[path] for path in paths],
+            image=[Image.fromarray(image) for image in images.numpy()],
             strength=strength,
             num_inference_steps=5,
             guidance_scale=0.0,
             output_type="np",
-            generator=[torch.Generator().manual_seed(image_seed(0, p, 0)) for p in paths],
+            generator=[torch.Generator().manual_seed(image_seed(0, path, 0)) for path in paths],
         ).images
         assert np.abs(ours.numpy() - theirs * 255).max() < 1
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "ddim"])
 def test_strength(setup, kind):
-    """Near 0 the reconstruction (--strength 0) comes back; more strength goes further away from it."""
+    """Near 0 the reconstruction (--strength 0) comes back; more strength goes further from it."""
     strengths = [0, 0.002, 0.1, 0.2, 0.3, 0.4, 0.5]
-    args = arguments(setup, "--strength", *map(str, strengths), "--no-vae-slicing", kind=kind)
-    strategy = diffusion.diffusion(args, CPU)
+    args = arguments(setup, "--strength", *strengths, "--no-vae-slicing", kind=kind)
+    strategy = build(args)
     images, paths = inputs(setup, strategy)
     views = strategy.generate(images, paths).double()
     distances = [(view - views[0]).abs().mean().item() for view in views]
-    assert (
-        distances == sorted(distances) and distances[1] < 0.3 * distances[2] and distances[2] > 1
-    ), distances
+    assert distances == sorted(distances), distances
+    assert distances[1] < 0.3 * distances[2] and distances[2] > 1, distances
     if kind == "ddim":  # pixel space: no reconstruction error at all
         assert torch.equal(views[0], images.double())
-    levels = [plan["level"] for plan in strategy.about["strengths"].values()]
-    assert levels == sorted(levels)
     titles, rows, labels = strategy.sheet(images[:2], paths[:2])
-    assert (
-        titles == ["original", "0", "0.002", "0.1", "0.2", "0.3", "0.4", "0.5"] and len(rows) == 2
-    )
-    assert len(rows[0]) == len(titles) and (
-        labels == () if kind == "ddim" else labels[1] == "a bird and the sea"
-    )
+    if kind == "ddim":
+        assert titles == ["original", "0", "0.002", "0.1", "0.2", "0.3", "0.4", "0.5"]
+        assert labels == ()
+    else:  # with the fewest steps two levels differ from their strength
+        named = ["original", "0", "0.002", "0.1", "0.2", "0.3 (0.25)", "0.4 (0.33)", "0.5"]
+        assert titles == named
+        assert labels[1] == "a bird and the sea"
+    assert len(rows) == 2 and len(rows[0]) == len(titles)
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "ddim"])
 def test_noise_depends_on_path_and_seed(setup, kind):
     """Other batch mates change nothing, another seed does; slicing the VAE changes nothing."""
-    args = arguments(setup, "--strength", "0.5", kind=kind)
-    strategy = diffusion.diffusion(args, CPU)
+    args = arguments(setup, "--strength", 0.5, kind=kind)
+    strategy = build(args)
     images, paths = inputs(setup, strategy)
     together = strategy.generate(images, paths)[0].int()
     alone = strategy.generate(images[3:4], paths[3:4])[0].int()
     assert (together[3:4] - alone).abs().max() <= 1
     args.seed, args.vae_slicing = 1, False
-    other = diffusion.diffusion(args, CPU).generate(images, paths)[0].int()
+    other = build(args).generate(images, paths)[0].int()
     assert (together - other).abs().double().mean() > 1
     args.seed = 0
-    again = diffusion.diffusion(args, CPU).generate(images, paths)[0].int()
+    again = build(args).generate(images, paths)[0].int()
     assert (together - again).abs().max() <= 1
 
 
 def test_captions_matter_and_store_size(setup):
-    args = arguments(setup, "--strength", "0.5", "--store-size", "24")
-    strategy = diffusion.diffusion(args, CPU)
+    args = arguments(setup, "--strength", 0.5, "--store-size", 24)
+    strategy = build(args)
     images, paths = inputs(setup, strategy)
     with_captions = strategy.generate(images, paths)
-    assert (
-        with_captions.shape == (1, 6, 24, 24, 3)
-        and strategy.views == ["view0"]
-        and strategy.size == 24
-    )
+    assert with_captions.shape == (1, 6, 24, 24, 3)
+    assert strategy.views == ["strength0.5/view0"] and strategy.size == 24
     args.captions, args.no_caption = None, True
-    without = diffusion.diffusion(args, CPU).generate(images, paths)
+    without = build(args).generate(images, paths)
     assert not torch.equal(with_captions, without)
 
 
-def test_kill_and_two_processes(setup, tmp_path):
-    """Killed with -9 and finished by two processes: the files of an uninterrupted run, none written twice."""
+def generated(folder):
+    """{name: (bytes, time of writing)} of the generated images below a folder."""
+    files = {}
+    for file in folder.rglob("img*.png"):
+        files[str(file.relative_to(folder))] = (file.read_bytes(), file.stat().st_mtime_ns)
+    return files
+
+
+def contents(folder):
+    return {name: content for name, (content, _) in generated(folder).items()}
+
+
+def test_a_strength_is_added_later(setup, tmp_path, capsys):
+    """One layout for one and several strengths: a later command adds one to the same mirror.
+
+    Nothing is made twice, the images are those of one command, and another setting is refused."""
     data, sdxl, _, captions = setup
-    common = [
-        "diffusion",
-        "--data",
-        data,
-        "--model",
-        sdxl,
-        "--captions",
-        captions,
-        "--strength",
-        "0.1",
-        "0.5",
-        "--batch-size",
-        "1",
-        "--workers",
-        "0",
-        "--device",
-        "cpu",
-    ]
-    with subprocess.Popen(
-        [sys.executable, "02_augment.py", *map(str, common), "--out", str(tmp_path / "killed")],
-        cwd=ROOT,
-    ) as process:
-        while len(list((tmp_path / "killed").rglob("img*.png"))) < 4:
+    common = ("02_augment.py", "diffusion", "--data", data, "--captions", captions, "--workers", 0)
+    common = (*common, "--model", sdxl)
+    call(*common, "--strength", 0.1, "--out", tmp_path / "added")
+    first = generated(tmp_path / "added")
+    assert len(first) == 6 and all(name.startswith("strength0.1/view0/") for name in first)
+    call(*common, "--strength", 0.5, "--out", tmp_path / "added")
+    assert first.items() <= generated(tmp_path / "added").items()
+    call(*common, "--strength", 0.1, 0.5, "--out", tmp_path / "both")
+    assert len(contents(tmp_path / "both")) == 12
+    assert contents(tmp_path / "added") == contents(tmp_path / "both")
+    error = refusal(
+        capsys, 2, call, *common, "--strength", 0.3, "--steps", 9, "--out", tmp_path / "added"
+    )
+    assert "--steps was None, now 9" in error
+    edited = tmp_path / "captions.jsonl"
+    edited.write_text(captions.read_text().replace("bird", "dog"))
+    common = (*common, "--captions", edited)
+    error = refusal(capsys, 2, call, *common, "--strength", 0.3, "--out", tmp_path / "added")
+    assert "--captions was" in error
+    shutil.copy(captions, tmp_path / "kept.jsonl")
+    shutil.copy(edited, captions)
+    try:
+        common = (*common, "--captions", captions)
+        error = refusal(capsys, 2, call, *common, "--strength", 0.3, "--out", tmp_path / "added")
+        assert "started with another captions sha256" in error
+    finally:
+        shutil.copy(tmp_path / "kept.jsonl", captions)
+
+
+def test_kill_and_two_processes(setup, tmp_path):
+    """Killed with -9 and finished by two processes: the files of an uninterrupted run, none twice.
+
+    A second start with two processes finds nothing to do."""
+    data, sdxl, _, captions = setup
+    common = ["02_augment.py", "diffusion", "--data", data, "--model", sdxl]
+    common += ["--captions", captions, "--strength", 0.1, 0.5, "--batch-size", 1, "--workers", 0]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    with subprocess.Popen(command(*common, "--out", killed), cwd=ROOT) as process:
+        while len(list(killed.rglob("img*.png"))) < 4:
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
-    finished = [
-        p
-        for p in (tmp_path / "killed" / "strength0.1").rglob("img*.png")
-        if (
-            tmp_path / "killed" / "strength0.5" / p.relative_to(tmp_path / "killed" / "strength0.1")
-        ).exists()
-    ]
-    times = {path: path.stat().st_mtime_ns for path in finished}
-    run("02_augment.py", *common, "--out", tmp_path / "killed", processes=2)
-    augment.main(augment.arguments([*map(str, common), "--out", str(tmp_path / "whole")]))
-    whole = {
-        p.relative_to(tmp_path / "whole"): p.read_bytes()
-        for p in (tmp_path / "whole").rglob("img*.png")
-    }
-    assert (
-        whole
-        == {
-            p.relative_to(tmp_path / "killed"): p.read_bytes()
-            for p in (tmp_path / "killed").rglob("img*.png")
-        }
-        and len(whole) == 12
-    )
-    assert times and all(path.stat().st_mtime_ns == then for path, then in times.items())
-    assert (tmp_path / "killed" / "samples.png").exists()
+    before = generated(killed)
+    finished = [name for name in before if name.replace("strength0.1", "strength0.5") in before]
+    run(*common, "--out", killed, processes=2)
+    call(*common, "--out", whole)
+    assert contents(whole) == contents(killed) and len(contents(whole)) == 12
+    after = generated(killed)
+    assert finished and all(after[name] == before[name] for name in finished)
+    assert (killed / "samples.png").exists()
+    run(*common, "--out", killed, processes=2)
+    assert generated(killed) == after
 
 
 # ---------------------------------------------------------------- bad input
@@ -264,6 +252,7 @@ GOOD = b'{"path": "class0/img0.jpg", "caption": "a"}\n'
     "content, message",
     [
         (GOOD + b'{"path": "class0/i', "line 2 is not JSON"),
+        (GOOD + b"\n" + GOOD, "line 2 is not JSON"),
         (GOOD + b'{"path": "class1/img1.jpg"}\n', 'line 2 has no "path" or no "caption"'),
         (b'["a", "b"]\n', 'line 1 has no "path"'),
         (GOOD * 2, "line 2 names class0/img0.jpg a second time"),
@@ -280,22 +269,31 @@ GOOD = b'{"path": "class0/img0.jpg", "caption": "a"}\n'
 )
 def test_caption_file(tmp_path, capsys, content, message):
     (tmp_path / "captions.jsonl").write_bytes(content)
-    error = fails(capsys, lambda: diffusion.read_captions(tmp_path / "captions.jsonl"), 1)
+    error = refusal(capsys, 1, diffusion.read_captions, tmp_path / "captions.jsonl")
     assert message in error and error.count("\n") == 1
+
+
+def test_caption_file_of_windows_and_odd_characters(tmp_path):
+    """A byte-order mark, CRLF and characters at which Python would break a line change nothing."""
+    captions = {"a.jpg": "a bird\u2028and\x85the sea", "b.jpg": "caf\xe9 \U0001f426"}
+    lines = []
+    for path, caption in captions.items():
+        lines.append(json.dumps({"path": path, "caption": caption}, ensure_ascii=False))
+    file = tmp_path / "captions.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    assert diffusion.read_captions(file) == captions
 
 
 def test_missing_captions(setup, tmp_path, capsys):
     args = arguments(setup)
     args.captions = str(tmp_path / "captions.jsonl")
-    assert "cannot be read" in fails(capsys, lambda: diffusion.captions_of(args), 2)
+    assert "cannot be read" in refusal(capsys, 2, diffusion.captions_of, args)
     (tmp_path / "captions.jsonl").write_bytes(GOOD)
-    error = fails(capsys, lambda: diffusion.captions_of(args), 1)
-    assert (
-        "lacks 5 of the 6 images" in error
-        and f"01_caption.py --data {setup[0]} --out {args.captions}" in error
-    )
+    error = refusal(capsys, 1, diffusion.captions_of, args)
+    assert "lacks 5 of the 6 images" in error
+    assert f"01_caption.py --data {setup[0]} --out {args.captions}" in error
     args.captions = None
-    assert "--no-caption" in fails(capsys, lambda: diffusion.captions_of(args), 2)
+    assert "--no-caption" in refusal(capsys, 2, diffusion.captions_of, args)
     args.no_caption = True
     assert diffusion.captions_of(args) is None
 
@@ -316,143 +314,171 @@ def test_missing_captions(setup, tmp_path, capsys):
 def test_refusals(setup, capsys, change, code, message):
     args = arguments(setup)
     for key, value in change.items():
-        setattr(
-            args,
-            key,
-            value.format(data=setup[0], ddim=setup[2]) if isinstance(value, str) else value,
-        )
-    assert message in fails(capsys, lambda: diffusion.diffusion(args, CPU), code)
+        if isinstance(value, str):
+            value = value.format(data=setup[0], ddim=setup[2])
+        setattr(args, key, value)
+    assert message in refusal(capsys, code, build, args)
+
+
+def test_without_diffusers(setup, tmp_path, monkeypatch, capsys):
+    """One sentence that says what to install, from the strategy and from the training."""
+    monkeypatch.setitem(sys.modules, "diffusers", None)  # importing it fails
+    assert "pip install diffusers" in refusal(capsys, 1, build, arguments(setup))
+    command = ("extras/train_diffusion.py", "--data", setup[0], "--batch-size", 2)
+    error = refusal(capsys, 1, call, *command, "--out", tmp_path / "out")
+    assert "needs the package diffusers" in error and error.count("\n") == 1
 
 
 def test_wrong_pipelines(setup, tmp_path, capsys):
     """Missing weights, a missing part, other classes, a pickle: one sentence each."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     args, folder = arguments(setup, kind="ddim"), tmp_path / "model"
     args.model = str(folder)
+    weights_file = folder / "unet" / "diffusion_pytorch_model.safetensors"
 
-    def attempt(change):
+    def attempt(change, *values, code=1):
         shutil.copytree(setup[2], folder)
-        change()
-        error = fails(
-            capsys, lambda: diffusion.diffusion(args, CPU), 1 if change is not other_kind else 2
-        )
+        change(*values)
+        error = refusal(capsys, code, build, args)
         shutil.rmtree(folder)
         return error
 
-    def edit_index(**entries):
+    def edit_index(entry, value):
         index = json.loads((folder / "model_index.json").read_text())
-        (folder / "model_index.json").write_text(json.dumps({**index, **entries}))
+        (folder / "model_index.json").write_text(json.dumps({**index, entry: value}))
 
     def lose_a_weight():
-        weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        weights = load_file(weights_file)
         del weights["conv_in.weight"]
-        save_file(
-            weights, folder / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"}
-        )
+        save_file(weights, weights_file, {"format": "pt"})
+
+    def spoil_a_weight():
+        weights = load_file(weights_file)
+        weights["conv_in.bias"][0] = float("inf")
+        save_file(weights, weights_file, {"format": "pt"})
 
     def only_a_pickle():
-        (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+        weights_file.unlink()
         torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
 
-    def other_kind():
-        edit_index(_class_name="FluxPipeline")
-
-    assert (
-        "lacks weights of UNet2DModel" in (error := attempt(lose_a_weight))
-        and "conv_in.weight" in error
-    )
+    error = attempt(lose_a_weight)
+    assert "lacks weights of UNet2DModel" in error and "conv_in.weight" in error
+    assert "conv_in.bias holds values that are not finite" in attempt(spoil_a_weight)
     assert "cannot be loaded as UNet2DModel" in attempt(only_a_pickle)
-    assert "is a FluxPipeline. Expected" in attempt(other_kind)
-    assert "not of diffusers or transformers" in attempt(
-        lambda: edit_index(unet=["my_code", "UNet"])
-    )
-    assert "model_index.json:" in attempt(lambda: edit_index(scheduler=[None, None]))
+    error = attempt(edit_index, "_class_name", "FluxPipeline", code=2)
+    assert "is a FluxPipeline. Expected" in error
+    error = attempt(edit_index, "unet", ["my_code", "UNet"])
+    assert "not of diffusers or transformers" in error
+    assert "model_index.json:" in attempt(edit_index, "scheduler", [None, None])
 
 
 # ---------------------------------------------------------------- training one
-def test_train_resume_and_use(setup, tmp_path, monkeypatch, capsys):
-    """Interrupted and continued = uninterrupted; the run folder is a pipeline that 02_augment.py takes."""
+TRAIN = (
+    "--size 16 --epochs 4 --batch-size 2 --width 32 --multipliers 1 1 --blocks 1 --workers 0 "
+    "--ema 0.9"
+).split()
+
+
+def trained_weights(folder):
     from safetensors.torch import load_file
 
-    common = [
-        "--data",
-        str(setup[0]),
-        "--size",
-        "16",
-        "--epochs",
-        "4",
-        "--batch-size",
-        "3",
-        "--width",
-        "32",
-        "--multipliers",
-        "1",
-        "1",
-        "--blocks",
-        "1",
-        "--workers",
-        "0",
-        "--ema",
-        "0.9",
-        "--device",
-        "cpu",
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_train_resume_and_use(setup, tmp_path, monkeypatch, capsys):
+    """Interrupted and continued equals uninterrupted; 02_augment.py takes the run folder."""
+    command = ("extras/train_diffusion.py", "--data", setup[0], *TRAIN)
+    call(*command, "--out", tmp_path / "whole")
+    stage = call.modules["train_diffusion"]
+    monkeypatch.setattr(stage, "SAMPLE_STEPS", 10)
+    save, saved = stage.run.save_checkpoint, []
+
+    def save_three(*args, **state):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        saved.append(state["step"])
+        save(*args, **state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.run, "save_checkpoint", save_three)
+        common = (*command, "--out", tmp_path / "parts")
+        error = refusal(capsys, 130, call, *common, "--checkpoint-minutes", 0)
+    assert "Interrupted" in error and saved == [1, 2, 3]
+    assert (tmp_path / "parts" / "checkpoint.pth").exists()
+    assert not (tmp_path / "parts" / "model_index.json").exists()
+    call(*common)
+    whole, parts = trained_weights(tmp_path / "whole"), trained_weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert not (tmp_path / "parts" / "checkpoint.pth").exists()
+    assert (tmp_path / "parts" / "samples.png").exists()
+    logs = [
+        (tmp_path / name / "log.jsonl").read_text().splitlines()[1:] for name in ("whole", "parts")
     ]
-    monkeypatch.setattr(train, "STEPS", 10)
-    whole = train.arguments([*common, "--out", str(tmp_path / "whole")])
-    train.main(whole)
-
-    class Stop(Exception):
-        pass
-
-    def stopping_bar(*args):
-        bar = progress(*args)
-        bar.update = lambda: (
-            (_ for _ in ()).throw(Stop) if args[2] == 0 and len(saved) == 3 else None
-        )
-        return bar
-
-    progress, save, saved = train.run.progress, train.run.save_checkpoint, []
-    monkeypatch.setattr(train.run, "progress", stopping_bar)
-    monkeypatch.setattr(
-        train.run, "save_checkpoint", lambda *a, **state: (saved.append(1), save(*a, **state))
-    )
-    args = train.arguments([*common, "--out", str(tmp_path / "parts"), "--checkpoint-minutes", "0"])
-    with pytest.raises(Stop):
-        train.main(args)
-    assert (tmp_path / "parts" / "checkpoint.pth").exists() and not (
-        tmp_path / "parts" / "model_index.json"
-    ).exists()
-    args.checkpoint_minutes = 10
-    train.main(args)
-    a, b = (
-        load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors")
-        for name in ("whole", "parts")
-    )
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert (
-        not (tmp_path / "parts" / "checkpoint.pth").exists()
-        and (tmp_path / "parts" / "samples.png").exists()
-    )
-    train.main(args)
+    assert logs[0] == logs[1] and len(logs[0]) == 1
+    capsys.readouterr()
+    call(*common)
     assert "is finished" in capsys.readouterr().out
 
     args = arguments(setup, kind="ddim")
     args.model = str(tmp_path / "whole")
-    strategy = diffusion.diffusion(args, CPU)
-    assert strategy.about["strengths"]["0.2"] == {
-        "steps": 50,
-        "steps_run": 10,
-        "timestep": 199.0,
-        "level": 0.2,
-    }
+    strategy = build(args)
     assert strategy.generate(*inputs(setup, strategy)).shape == (1, 6, 16, 16, 3)
 
 
+def test_train_with_two_processes(setup, tmp_path):
+    """Two processes train as one does; a second start with two says that it is finished."""
+    command = ("extras/train_diffusion.py", "--data", setup[0], *TRAIN)
+    call(*command, "--out", tmp_path / "one")
+    run(*command, "--out", tmp_path / "two", processes=2)
+    losses = []
+    for name in ("one", "two"):
+        last = (tmp_path / name / "log.jsonl").read_text().splitlines()[-1]
+        losses.append(json.loads(last)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-4)
+    # Adam makes steps of 1e-4 of any gradient, also of the rounding errors of one that is zero
+    # (of a bias before a normalisation): so look at the median, and not at such parameters.
+    one, two = trained_weights(tmp_path / "one"), trained_weights(tmp_path / "two")
+    for name in ("conv_in.weight", "mid_block.resnets.0.conv2.weight", "conv_out.weight"):
+        assert (one[name] - two[name]).abs().median() < 2e-5
+    again = run(*command, "--out", tmp_path / "two", processes=2)
+    assert "is finished" in again.stdout
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_train_with_workers_that_are_not_forked(method, setup, tmp_path):
+    code = (
+        "import multiprocessing, runpy, sys\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{method}')\n"
+        "    sys.argv = sys.argv[1:]\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    flags = ["--data", setup[0], *TRAIN, "--out", tmp_path / "out", "--workers", 1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "extras/train_diffusion.py", *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert trained_weights(tmp_path / "out")
+
+
+def test_train_refusals(setup, tmp_path, capsys):
+    command = ("extras/train_diffusion.py", "--data", setup[0], *TRAIN, "--out", tmp_path / "out")
+    error = refusal(capsys, 2, call, *command, "--size", 15)
+    assert "--size 15 cannot be halved 1 times" in error
+    error = refusal(capsys, 2, call, *command, "--width", 48)
+    assert "--width 48 is not a multiple of 32" in error
+    error = refusal(capsys, 2, call, *command, "--out", setup[0] / "run")
+    assert "lies inside --data" in error
+
+
 def test_other_schedulers(setup, tmp_path):
-    """A DDPM folder is sampled with DDIM; an LCM-style one with the fewest steps; both start at the level asked for."""
+    """A DDPM folder is sampled with DDIM, an LCM-style one with the fewest steps.
+
+    Both start at the level that was asked for."""
     from diffusers import DDPMScheduler, LCMScheduler
 
     for scheduler, kind, expected in (
@@ -463,20 +489,17 @@ def test_other_schedulers(setup, tmp_path):
         folder.mkdir()
         (folder / "unet").symlink_to(setup[2] / "unet")
         scheduler.save_pretrained(folder / "scheduler")
-        (folder / "model_index.json").write_text(
-            json.dumps(
-                {
-                    "_class_name": f"{kind}Pipeline",
-                    "unet": ["diffusers", "UNet2DModel"],
-                    "scheduler": ["diffusers", type(scheduler).__name__],
-                }
-            )
-        )
+        index = {
+            "_class_name": f"{kind}Pipeline",
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", type(scheduler).__name__],
+        }
+        (folder / "model_index.json").write_text(json.dumps(index))
         args = arguments(setup, kind="ddim")
         args.model = str(folder)
-        strategy = diffusion.diffusion(args, CPU)
-        steps = strategy.about["strengths"]["0.2"]
-        assert (strategy.about["scheduler"], steps["steps"]) == expected and steps[
-            "level"
-        ] == pytest.approx(0.2)
+        pipe, _ = diffusers_pipeline.load_pipeline(args.model, CPU, "fp32")
+        plan = diffusion.plan_of(args, pipe, 0.2)
+        strategy = build(args)
+        assert (strategy.record["scheduler"], plan["steps"]) == expected
+        assert plan["level"] == pytest.approx(0.2)
         assert strategy.generate(*inputs(setup, strategy)).float().std() > 1
