@@ -74,11 +74,19 @@ def arguments(argv=None):
         "over the pairs",
     )
     add(
-        "--local-crops",
-        type=int,
-        metavar="N",
-        help="small crops an image (default: dino 6, else 0)",
+        "--view-preset",
+        default="photos",
+        choices=["photos", "digits", "satellite", "cifar"],
+        help="changes of the published views for images that are not photographs",
     )
+    add(
+        "--crop-scale",
+        type=run.fraction,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="share of the image that a view shows (default: published, or the preset's)",
+    )
+    add("--local-crops", type=int, metavar="N", help="small crops (default: 6 for dino, else 0)")
     add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
     add(
         "--local-crops-from",
@@ -129,6 +137,12 @@ def arguments(argv=None):
         type=float,
         metavar="NORM",
         help="largest gradient norm of one parameter (default: published, 3 for dino, else none)",
+    )
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="SimCLR's or SwAV's (default: published, 0.1)",
     )
     add("--queue", type=int, help="length of SwAV's queue, a multiple of the batch (default: 3840)")
     add(
@@ -190,7 +204,7 @@ import torch
 
 from models import device_views, features, memory, parallel
 from models.heads import METHODS, build_method
-from models.images import contact_sheet, find_images, read_ahead
+from models.images import find_images, read_ahead
 from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
 from models.losses import embedding_stats
 from models.meter import Meter
@@ -198,6 +212,7 @@ from models.pairs import PairDataset, inputs_of, mirrors_of
 from models.plots import curves
 from models.resnet import build_backbone, load_backbone
 from models.small_pairs import small_loader
+from models.views import with_preset
 
 
 # ---------------------------------------------------------------- settings
@@ -213,6 +228,10 @@ def complete(args):
             "control.",
             2,
         )
+    if args.temperature is not None and args.method not in ("simclr", "swav"):
+        run.fail(f"--temperature: {args.method} has no such setting; leave it out.", 2)
+    if args.crop_scale and not 0 < args.crop_scale[0] <= args.crop_scale[1]:
+        run.fail("--crop-scale LOW HIGH: 0 < LOW <= HIGH <= 1.", 2)
     if args.views > 3:
         run.fail("--views is 1 to 3.", 2)
     if args.views > 1 and not args.generated:
@@ -249,7 +268,7 @@ def build_data(args, paths, folders, device):
     return PairDataset(
         args.data,
         paths,
-        METHODS[args.method]["views"],
+        with_preset(METHODS[args.method]["views"], args.view_preset, args.crop_scale),
         args.size,
         seed=args.seed,
         mix=args.mix,
@@ -280,6 +299,8 @@ def build_model(args):
     options = {}
     if args.projector:
         options["projector"] = args.projector
+    if args.temperature is not None:
+        options["temperature"] = args.temperature
     if args.method == "swav":
         options["global_views"] = 1 + args.views
         for name in ("queue", "queue_start"):
@@ -358,7 +379,7 @@ def main(args, device):
             image = image.to(device, non_blocking=True)
             crops.append(device_views.colour_and_normalise(image, choice, mean, std))
         if step == 0 and parallel.rank() == 0:
-            draw_views(out / "views.png", crops, args, mean, std)
+            device_views.draw(out / "views.png", crops, args.views, mean, std)
 
         with run.autocast(device, args.precision):
             views, local = crops[: 1 + args.views], crops[1 + args.views :]
@@ -422,21 +443,6 @@ def probe(args, encoder, device, out, epoch):
     run.log(out, event="knn", epoch=epoch, top1=top1)
     if parallel.rank() == 0:
         print(f"epoch {epoch}: kNN top-1 {top1:.1f} %")
-
-
-def draw_views(path, crops, args, mean, std):
-    """The first images of the first batch, exactly as the network gets them."""
-    mean = torch.tensor(mean).view(3, 1, 1)
-    std = torch.tensor(std).view(3, 1, 1)
-    columns = []
-    for crop in crops:
-        pixels = (crop[:8].float().cpu() * std + mean).clamp(0, 1) * 255
-        columns.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
-    titles = ["real"]
-    titles += [f"partner {k + 1}" for k in range(args.views)]
-    titles += [f"local {k + 1}" for k in range(args.local_crops)]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    contact_sheet(path, rows, titles)
 
 
 if __name__ == "__main__":

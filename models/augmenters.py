@@ -3,7 +3,7 @@
 A strategy of one's own is one more entry: `STRATEGIES["mine"] = Entry(...)`.
 """
 
-from models import diffusion, handcrafted, icgan, painting
+from models import diffusion, handcrafted, icgan, other_images, painting
 from models.strategy import Entry, Strategy, to_bytes  # noqa: F401 (old users)
 
 STRATEGIES = {
@@ -43,5 +43,17 @@ STRATEGIES = {
     ),
     "blur": Entry(
         "Blur with a Gaussian: hand-crafted, no model.", handcrafted.arguments, handcrafted.blur
+    ),
+    "same-class": Entry(
+        "Take another real image of the same class: a ceiling, because it uses the labels.",
+        other_images.same_class_arguments,
+        other_images.same_class,
+        choose_views=("views",),
+    ),
+    "neighbour": Entry(
+        "Take the real image that an encoder finds most similar.",
+        other_images.neighbour_arguments,
+        other_images.neighbour,
+        choose_views=("views",),
     ),
 }

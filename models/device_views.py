@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from models import views
+from models.images import contact_sheet
 
 
 def brightness(x, factor):
@@ -122,3 +123,20 @@ def colour_and_normalise(images, choices, mean, std):
     scale = 255 * torch.tensor([mean, std], dtype=torch.float32).view(2, 1, 3, 1, 1)
     mean, std = send(scale)
     return x.float().sub_(mean).div_(std)
+
+
+def draw(path, crops, partners, mean, std):
+    """A sheet of the first images of a batch, as the network gets them.
+
+    crops: list of normalised (B, 3, H, W): the real view, its partners, the local crops.
+    """
+    mean = torch.tensor(mean).view(3, 1, 1)
+    std = torch.tensor(std).view(3, 1, 1)
+    columns = []
+    for crop in crops:
+        pixels = (crop[:8].float().cpu() * std + mean).clamp(0, 1) * 255
+        columns.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
+    titles = ["real"]
+    titles += [f"partner {k + 1}" for k in range(partners)]
+    titles += [f"local {k + 1}" for k in range(len(crops) - 1 - partners)]
+    contact_sheet(path, [list(row) for row in zip(*columns, strict=True)], titles)

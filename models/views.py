@@ -51,6 +51,16 @@ SIMCLR = (_SIMCLR, _SIMCLR, _SIMCLR | LOCAL)  # google-research/simclr data_util
 BYOL = VICREG  # google-deepmind byol/utils/augmentations.py
 SWAV = (_SWAV, _SWAV, _SWAV | LOCAL)  # facebookresearch/swav multicropdataset.py
 
+# What --view-preset changes in the real views of any method, for images that are not photographs.
+# The local crops keep their scale.
+_NO_COLOUR = dict(jitter_p=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+PRESETS = {
+    "photos": {},  # as published, for photographs of 224 px
+    "digits": dict(scale=(0.3, 1.0), flip=0.0) | _NO_COLOUR,  # ours: a mirrored 2 is no 2
+    "satellite": dict(scale=(0.3, 1.0), blur=0.0),  # ours: small tiles are blurred already
+    "cifar": dict(scale=(0.2, 1.0), blur=0.0),  # solo-learn's recipes for CIFAR-10: no blur
+}
+
 # What --pair can put on a generated image: {its name: its key in a view}.
 PAIR = {
     "crop": "scale",
@@ -60,6 +70,16 @@ PAIR = {
     "solarize": "solarize",
     "grayscale": "grayscale",
 }
+
+
+def with_preset(specs, preset, crop_scale=None):
+    """(first, second, local) views under a preset; crop_scale (low, high) replaces its scale."""
+    first, second, local = specs
+    changes = PRESETS[preset]
+    if crop_scale:
+        changes = changes | {"scale": tuple(crop_scale)}
+    without_scale = {key: value for key, value in changes.items() if key != "scale"}
+    return first | changes, second | changes, local | without_scale
 
 
 def pair_view(names, second):
