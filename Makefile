@@ -1,16 +1,21 @@
 # make demo   the whole chain on NASA's Blue Marble: runs/quickstart/report.png
 # make test   everything, offline, on a CPU
+# make gpu    does this machine's GPU give the CPU's results, in its memory, without waiting?
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo test
+.PHONY: demo test gpu
 demo: .venv/ready
 	bash recipes/quickstart.sh
 
 test: .venv/tests
+	ruff format --check .
 	ruff check .
 	python -m pytest -q -n 2 --dist loadfile tests
+
+gpu: .venv/tests
+	python tests/gpu_check.py
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

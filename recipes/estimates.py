@@ -1,0 +1,352 @@
+"""What the recipes cost: hours and disk from their own commands, memory from the real networks.
+
+    python recipes/estimates.py stages     the stages on ImageNet
+    python recipes/estimates.py recipes    the recipes, as they stand and as shorter studies
+    python recipes/estimates.py memory     a training step of every method
+
+Operations are counted on the networks themselves, on tensors without data. Hours are operations
+over a rate, which is a share of what RTX 3090 cards compute at best. The shares are assumptions,
+and nothing here is measured. The recipes' headers and the tables of both README files quote what
+this prints, and a test compares them.
+"""
+
+import importlib
+import os
+import shlex
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+
+import operations
+
+from models import memory
+
+PEAK = 71e12  # FLOP/s of an RTX 3090 in bf16 with float32 sums (NVIDIA's GA102 white paper)
+SHARE = {  # of the peak, assumed
+    "resnet": 1 / 4,  # BatchNorm and ReLU wait for the memory
+    "generator": 1 / 3,  # large matrix products and convolutions
+    "caption": 1 / 10,  # one word after the other
+}
+BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
+BACKBONE_GB = 0.1  # that a finished pretraining leaves
+
+IMAGENET = 1_281_167
+IMAGENET100 = 126_689
+WILDFIRE = 30_250
+TRANSFER = {  # images for training and for evaluation
+    "places365": 1_803_460 + 36_500,
+    "voc07": 5_011 + 4_952,
+    "coco": 82_783 + 40_504,
+}
+RECIPES = {  # name: images to train on
+    "table3_pairing": IMAGENET,
+    "table4_mixing": IMAGENET,
+    "table5_transfer": IMAGENET,
+    "table6_cost": IMAGENET,
+    "table7_summary": IMAGENET,
+    "figure30_strength": IMAGENET100,
+    "figure31_views": IMAGENET100,
+    "figure33_satellite": WILDFIRE,
+}
+IMAGENET_STAGES = {
+    "in-painting, 12 steps": "02_augment inpaint",
+    "out-painting, nine views": "02_augment outpaint",
+    "noise": "02_augment noise",
+    "BLIP captions": "01_caption",
+    "SDXL-Turbo, one strength": "02_augment diffusion --no-caption",
+    "VICReg, 100 epochs": "03_pretrain",
+    "Barlow Twins, 100 epochs": "03_pretrain --method barlow",
+    "SimCLR, 100 epochs": "03_pretrain --method simclr",
+    "BYOL, 100 epochs": "03_pretrain --method byol",
+    "SwAV, 100 epochs": "03_pretrain --method swav",
+    "DINO, 100 epochs, --grad-checkpoint": "03_pretrain --method dino --grad-checkpoint",
+    "linear evaluation, 100 epochs": "04_linear_eval --backbone B",
+    "fine-tuning on 1 %": "05_semisup_eval --backbone B --percent 1",
+    "fine-tuning on 10 %": "05_semisup_eval --backbone B --percent 10",
+}
+
+
+class Work(NamedTuple):
+    kind: str  # generation, pretraining or evaluation
+    rate: str  # a key of SHARE
+    flop: float
+    seen: float = 0  # images that are processed, in all epochs together
+    gigabytes: float = 0  # left on the disk
+
+    def hours(self, gpus=4):
+        return self.flop / (gpus * PEAK * SHARE[self.rate]) / 3600
+
+
+# ---------------------------------------------------------------- the work of a command
+# made: {folder: what a command of the same recipe has put there}, for the commands that use it.
+def train_generator(args, images, made):
+    steps = args.epochs * (images // args.batch_size)
+    if args.model == "vqgan":
+        config = {
+            "filters": args.filters,
+            "multipliers": args.multipliers,
+            "blocks": args.blocks,
+            "codes": args.codes,
+            "dim": args.code_dim,
+            "groups": args.groups,
+            "unshuffle": args.unshuffle,
+        }
+        encoder, decoder = operations.tokenizer_parts(config, args.size)
+        patch = args.unshuffle * 2 ** (len(args.multipliers) - 1)
+        tokens = (args.size // patch) ** 2
+        painter = operations.Painter(args.size, encoder, decoder, transformer=0)
+        made[args.out] = config, tokens, painter
+        each = 3 * (encoder + decoder)
+        if args.perceptual_weight:
+            # Two images forward, one backward, and once more backward for the adaptive weight.
+            each += 4 * operations.perceptual(args.size)
+        if args.gan_weight:
+            # One forward and two backward for the generator; two images, three each, for itself.
+            each += 9 * operations.critic(args.size)
+    else:
+        config, tokens, painter = made[args.tokenizer]
+        transformer_config = {
+            "codes": config["codes"],
+            "classes": 0,
+            "tokens": tokens,
+            "layers": args.layers,
+            "dim": args.dim,
+            "heads": args.heads,
+            "mlp": 4 * args.dim,
+        }
+        flop = operations.transformer(transformer_config)
+        made[args.out] = config, tokens, painter._replace(transformer=flop)
+        each = 3 * flop
+    seen = steps * args.batch_size
+    return Work("generation", "generator", seen * each, seen)
+
+
+def caption(args, images, made):
+    flop = operations.blip(args.num_beams, args.max_tokens)
+    return Work("generation", "caption", images * flop, images)
+
+
+def augment(args, images, made):
+    if args.strategy in ("inpaint", "outpaint"):
+        flop, views, size = paint(args, made)
+    elif args.strategy == "noise":
+        views = args.views
+        flop = views * operations.icgan()
+        size = 256
+    else:
+        encoder, unet, decoder, texts = operations.sdxl_turbo()
+        flop = encoder + texts
+        for strength in args.strength:
+            steps = max(1, int((args.steps or 0) * strength)) if strength else 0
+            flop += decoder + steps * unet
+        views = len(args.strength)
+        size = args.store_size
+    gigabytes = images * views * size**2 * BYTES_PER_PIXEL / 1e9
+    return Work("generation", "generator", images * flop, images, gigabytes)
+
+
+def paint(args, made):
+    """(FLOPs of an image, its views, side of a view in pixels) of an in- or out-painting."""
+    painter = made[args.weights][2] if args.weights else operations.published_painter()
+    if args.strategy == "outpaint":
+        views = 9 if "all" in args.positions else len(args.positions)
+        steps = args.steps
+    else:
+        views = args.views
+        steps = 0 if args.mask == "none" else args.steps
+    return views * painter.flop(steps), views, painter.size
+
+
+def pretrain(args, images, made):
+    pretraining = importlib.import_module("03_pretrain")
+    pretraining.complete(args)
+    made[args.out] = args.backbone, args.size
+    seen = args.epochs * (images // args.batch_size) * args.batch_size
+    return Work("pretraining", "resnet", seen * step_flop(args), seen, BACKBONE_GB)
+
+
+def step_flop(args):
+    """FLOPs of one image in a step of 03_pretrain.py."""
+    names = "method backbone small_images size views projector local_crops local_size"
+    key = [getattr(args, name) for name in names.split()]
+    key = (*key, args.grad_checkpoint)
+    if key not in step_flop.known:
+        model = importlib.import_module("03_pretrain").build_model(args)
+        crops = memory.crop_shapes(args, 8)
+        step_flop.known[key] = memory.count_flop(model, crops, args.grad_checkpoint) / 8
+    return step_flop.known[key]
+
+
+step_flop.known = {}
+
+
+def pass_flop(args, made):
+    """FLOPs of one image through the backbone that is evaluated: ResNet-50 if nothing is known."""
+    network, trained_size = made.get(args.backbone, ("resnet50", 224))
+    return operations.resnet(network, args.size or trained_size)
+
+
+def linear(args, images, made):
+    seen = images if args.cache_features else images * args.epochs
+    return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
+
+
+def fine_tune(args, images, made):
+    flop = 3 * pass_flop(args, made)
+    if args.from_scratch:
+        flop = 3 * operations.resnet(args.architecture, args.size)
+    seen = args.epochs * images * args.percent / 100
+    return Work("evaluation", "resnet", seen * flop, seen)
+
+
+def transfer(args, images, made):
+    seen = TRANSFER[args.dataset]
+    return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
+
+
+def measure(args, images, made):
+    """The report needs no GPU; what Table 6 measures is not estimated."""
+    return Work("evaluation", "resnet", 0)
+
+
+WORK = {
+    "00_train_generator": train_generator,
+    "01_caption": caption,
+    "02_augment": augment,
+    "03_pretrain": pretrain,
+    "04_linear_eval": linear,
+    "05_semisup_eval": fine_tune,
+    "06_transfer": transfer,
+    "07_metrics": measure,
+}
+
+
+# ---------------------------------------------------------------- recipes
+def commands(recipe, environment):
+    """[(stage, its parsed arguments)] of all that the recipe would run."""
+    folders = {"DATA": "/data", "PLACES": "/places", "VOC": "/voc", "COCO": "/coco"}
+    dry = {"DRY": "1", "TINY": "", "GPUS": "1"}
+    done = subprocess.run(
+        ["bash", f"recipes/{recipe}.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | folders | dry | environment,
+    )
+    if done.returncode:
+        raise SystemExit(f"recipes/{recipe}.sh: {done.stderr}")
+    found = []
+    for line in done.stdout.splitlines():
+        if line.startswith("$ python 0"):
+            _, _, script, *words = shlex.split(line)
+            found.append(parse(script.removesuffix(".py"), words))
+    return found
+
+
+def parse(stage, words):
+    return stage, importlib.import_module(stage).arguments(words)
+
+
+def work_of(recipe, images, environment=()):
+    """The work of a recipe, command by command."""
+    made = {}
+    found = commands(recipe, dict(environment))
+    return [WORK[stage](args, images, made) for stage, args in found]
+
+
+def number(value):
+    """At least two digits, such as 120, 12 or 1.2."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def summary(work, gpus=4):
+    """[hours of generation, of pretraining, of evaluation, of all; gigabytes], as text."""
+    columns = []
+    for kind in ("generation", "pretraining", "evaluation"):
+        hours = [one.hours(gpus) for one in work if one.kind == kind]
+        columns.append(number(sum(hours)))
+    columns.append(number(sum(one.hours(gpus) for one in work)))
+    columns.append(number(sum(one.gigabytes for one in work)))
+    return columns
+
+
+def header(recipe):
+    """The two lines of a recipe's header that say what it costs."""
+    generation, pretraining, evaluation, together, gigabytes = summary(
+        work_of(recipe, RECIPES[recipe])
+    )
+    return (
+        f"# Estimated on 4 x RTX 3090: {together} hours (generation {generation}, pretraining "
+        f"{pretraining}, evaluation {evaluation})\n# and {gigabytes} GB of disk."
+    )
+
+
+# ---------------------------------------------------------------- tables
+def row(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def stage_row(name):
+    """Operations of an image, hours for ImageNet, and how many images a second must be read."""
+    stage, *words = IMAGENET_STAGES[name].split()
+    if stage != "04_linear_eval" and stage != "05_semisup_eval":
+        words += ["--out", "O"]
+    _, args = parse(stage, [*words, "--data", "D"])
+    work = WORK[stage](args, IMAGENET, {})
+    hours = work.hours()
+    rate = work.seen / hours / 3600
+    return row(name, f"{work.flop / work.seen / 1e9:.0f}", number(hours), f"{rate:,.0f}")
+
+
+def memory_row(method, local_crops):
+    """GiB of a step without and with --grad-checkpoint, for one, two and three generated views."""
+    words = f"--data D --out O --method {method} --local-crops {local_crops}".split()
+    _, args = parse("03_pretrain", words)
+    pretraining = importlib.import_module("03_pretrain")
+    pretraining.complete(args)
+    optimizer = partial(pretraining.build_optimizer, recipe=pretraining.METHODS[method])
+    cells = []
+    for args.views, images in VIEWS.items():
+        model = pretraining.build_model(args)
+        crops = memory.crop_shapes(args, images)
+        plain = memory.count_step(model, optimizer, crops)["peak"]
+        less = memory.count_step(model, optimizer, crops, grad_checkpoint=True)["peak"]
+        cells.append(f"{plain:.1f} / {less:.1f}")
+    return row(method, str(local_crops), *cells)
+
+
+VIEWS = {1: 200, 2: 128, 3: 96}  # generated views: images a GPU, of four, by default
+MEMORY = [("vicreg", 0), ("barlow", 0), ("simclr", 0), ("byol", 0)]
+MEMORY += [("swav", 0), ("swav", 6), ("dino", 6)]
+
+
+def print_table(titles, rows):
+    print(row(*titles))
+    print(row(*["---"] * len(titles)))
+    for line in rows:
+        print(line, flush=True)
+
+
+def main(what):
+    if what == "stages":
+        titles = ("ImageNet", "GFLOP an image", "hours on 4 x RTX 3090", "images a second")
+        print_table(titles, (stage_row(name) for name in IMAGENET_STAGES))
+    elif what == "recipes":
+        titles = ("recipe", "generation", "pretraining", "evaluation", "hours together", "GB")
+        rows = (row(name, *summary(work_of(name, n))) for name, n in RECIPES.items())
+        print_table(titles, rows)
+    elif what == "memory":
+        titles = ["GiB without / with --grad-checkpoint", "local crops"]
+        titles += [f"--views {views}, {images} images" for views, images in VIEWS.items()]
+        print_table(titles, (memory_row(*one) for one in MEMORY))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in ("stages", "recipes", "memory"):
+        raise SystemExit(__doc__)
+    main(sys.argv[1])
