@@ -1,9 +1,11 @@
-"""The tokenizer: a VQGAN (Esser et al. 2021, arXiv:2012.09841) in the topology of MaskGIT's official code.
+"""The tokenizer: a VQGAN (Esser et al. 2021, arXiv:2012.09841), in the topology of MaskGIT's code.
 
-Images are float (B, 3, H, W) in [0, 1]; token ids are (B, H/f * W/f), row by row. One class, two uses:
-the published ImageNet-256 tokenizer and the ones that `00_train_generator.py vqgan` trains.
-What differs from the usual VQGAN: no attention, average pooling, and a shortcut convolution that is
-applied to the *output* of a residual block instead of its input.
+It writes an image as a grid of discrete tokens and reads it back. Images are float (B, 3, H, W) in
+[0, 1]; token ids are (B, tokens), the grid row by row. One class serves the published ImageNet
+tokenizer and those that `00_train_generator.py vqgan` trains.
+
+What differs from the usual VQGAN: there is no attention, the pooling is an average, and the
+shortcut convolution of a residual block is applied to the block's *output* instead of its input.
 """
 
 import torch
@@ -22,78 +24,100 @@ PUBLISHED = {
 
 
 class ResBlock(nn.Module):
-    def __init__(self, wide_in, wide_out, groups):
+    def __init__(self, width_in, width_out, groups):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, wide_in, eps=1e-6)
-        self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, wide_out, eps=1e-6)
-        self.conv2 = nn.Conv2d(wide_out, wide_out, 3, padding=1, bias=False)
-        if wide_in != wide_out:
-            self.shortcut = nn.Conv2d(wide_out, wide_out, 1, bias=False)
+        self.norm1 = nn.GroupNorm(groups, width_in, eps=1e-6)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, width_out, eps=1e-6)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
+        self.shortcut = None
+        if width_in != width_out:
+            self.shortcut = nn.Conv2d(width_out, width_out, 1, bias=False)
 
     def forward(self, x):
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.shortcut(h) if hasattr(self, "shortcut") else x)
+        if self.shortcut is not None:
+            return h + self.shortcut(h)  # of h, not of x: as in the official code
+        return h + x
+
+
+def residual_blocks(widths, groups):
+    """One block from each width to the next."""
+    blocks = [ResBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    return nn.ModuleList(blocks)
 
 
 class Encoder(nn.Module):
+    """(B, 3, H, W) images -> (B, dim, H/f, W/f) features; f: the pixels that a token covers."""
+
     def __init__(self, filters, multipliers, blocks, dim, groups, unshuffle):
         super().__init__()
-        self.per_level, self.unshuffle = blocks, unshuffle
+        self.blocks_per_level = blocks
+        self.unshuffle = unshuffle
         self.stem = nn.Conv2d(3 * unshuffle**2, filters, 3, padding=1, bias=False)
-        widths = [filters] + [filters * m for m in multipliers for _ in range(blocks)]
-        widths += [widths[-1]] * blocks
-        self.blocks = nn.ModuleList(
-            ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        widths = [filters]
+        for multiplier in multipliers:
+            widths += [filters * multiplier] * blocks
+        widths += [widths[-1]] * blocks  # the middle blocks
+        self.blocks = residual_blocks(widths, groups)
         self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.out = nn.Conv2d(widths[-1], dim, 1)
 
-    def forward(self, x):
-        x = self.stem(F.pixel_unshuffle(x, self.unshuffle))
-        last_pool = (
-            len(self.blocks) - 2 * self.per_level
-        )  # no pooling after the last level and the middle blocks
+    def forward(self, images):
+        x = self.stem(F.pixel_unshuffle(images, self.unshuffle))
+        # There is no pooling after the last level, nor between the middle blocks.
+        last_pooling = len(self.blocks) - 2 * self.blocks_per_level
         for i, block in enumerate(self.blocks):
-            if i and i % self.per_level == 0 and i <= last_pool:
+            if i % self.blocks_per_level == 0 and 0 < i <= last_pooling:
                 x = F.avg_pool2d(x, 2)
             x = block(x)
         return self.out(F.silu(self.norm(x)))
 
 
 class Decoder(nn.Module):
+    """(B, dim, H/f, W/f) codes -> (B, 3, H, W) images."""
+
     def __init__(self, filters, multipliers, blocks, dim, groups, unshuffle):
         super().__init__()
-        self.per_level, self.unshuffle = blocks, unshuffle
-        levels = [filters * m for m in reversed(multipliers)]
-        widths = [levels[0]] * (blocks + 1) + [w for w in levels for _ in range(blocks)]
+        self.blocks_per_level = blocks
+        self.unshuffle = unshuffle
+        levels = [filters * multiplier for multiplier in reversed(multipliers)]
+        widths = [levels[0]] * (blocks + 1)  # the middle blocks
+        for width in levels:
+            widths += [width] * blocks
         self.stem = nn.Conv2d(dim, levels[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
-            ResBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = residual_blocks(widths, groups)
         self.ups = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1) for w in levels[:-1])
         self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.out = nn.Conv2d(widths[-1], 3 * unshuffle**2, 3, padding=1)
 
-    def forward(self, x):
-        x = self.stem(x)
+    def forward(self, codes):
+        x = self.stem(codes)
         for i, block in enumerate(self.blocks):
-            level = (
-                i // self.per_level - 2
-            )  # the middle blocks and the coarsest level have no upsampling before
-            if level >= 0 and i % self.per_level == 0:
-                x = self.ups[level](F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            # Neither the middle blocks nor the coarsest level have an upsampling before them.
+            upsampling = i // self.blocks_per_level - 2
+            if i % self.blocks_per_level == 0 and upsampling >= 0:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+                x = self.ups[upsampling](x)
             x = block(x)
         return F.pixel_shuffle(self.out(F.silu(self.norm(x))), self.unshuffle)
 
 
 class VQGAN(nn.Module):
-    """filters: base width; multipliers: of the width, one a level, finest first (n levels shrink 2^(n-1));
-    blocks: residual blocks a level; codes, dim: the codebook; groups: of GroupNorm (official 32);
-    unshuffle: 1 is the official stem, 2 folds 2x2 pixels into channels first (4 times cheaper)."""
+    """Encoder, code book and decoder.
 
-    def __init__(self, filters, multipliers, blocks, codes, dim, groups=32, unshuffle=1):
+    filters: the base width. multipliers: of this width, one a level, the finest level first; n
+    levels shrink an image 2^(n-1) times. blocks: residual blocks a level. codes, dim: the size of
+    the code book and of a code. groups: of the group norms, 32 in the official code. unshuffle: 1
+    is the official stem; 2 folds 2x2 pixels into channels first, which is four times cheaper.
+    patch_path: adds a linear path from a token's own pixels to its features, and one from its code
+    back to the pixels, beside the convolutions (not in the official code; models/patch_start.py).
+    """
+
+    def __init__(
+        self, filters, multipliers, blocks, codes, dim, groups=32, unshuffle=1, patch_path=False
+    ):
         super().__init__()
         self.config = {
             "filters": filters,
@@ -103,57 +127,71 @@ class VQGAN(nn.Module):
             "dim": dim,
             "groups": groups,
             "unshuffle": unshuffle,
+            "patch_path": patch_path,
         }
-        self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels a token covers, each way
+        self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels that a token covers, each way
+        self.patch_path = patch_path
         self.encoder = Encoder(filters, multipliers, blocks, dim, groups, unshuffle)
         self.decoder = Decoder(filters, multipliers, blocks, dim, groups, unshuffle)
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
+        if patch_path:
+            values = 3 * self.patch**2
+            self.patch_to_code = nn.Conv2d(values, dim, 1)
+            self.code_to_patch = nn.Conv2d(dim, values, 1)
+
+    def features(self, images):
+        """(B, 3, H, W) in [0, 1] -> (B, dim, H/f, W/f): what is compared with the code book."""
+        x = self.encoder(images)
+        if self.patch_path:
+            x = x + self.patch_to_code(F.pixel_unshuffle(images, self.patch))
+        return x
+
+    def pixels(self, codes):
+        """(B, dim, H/f, W/f) -> (B, 3, H, W), linear: nothing clips it to [0, 1]."""
+        x = self.decoder(codes)
+        if self.patch_path:
+            x = x + F.pixel_shuffle(self.code_to_patch(codes), self.patch)
+        return x
 
     def nearest(self, features):
-        """(N, dim) -> (N,) ids of the nearest codes: squared Euclidean distance in float32, first minimum."""
-        a, b = features.float(), self.codebook.float()
-        with torch.autocast(a.device.type, enabled=False):
-            return (a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)).argmin(1)
+        """(N, dim) -> (N,) ids of the nearest codes, the first of equally near ones.
+
+        Squared Euclidean distance in float32.
+        """
+        codes = self.codebook.float()
+        with torch.autocast(codes.device.type, enabled=False):
+            features = features.float()
+            products = features @ codes.T
+            lengths = features.square().sum(1, keepdim=True)
+            return (lengths - 2 * products + codes.square().sum(1)).argmin(1)
 
     def encode(self, images):
         """(B, 3, H, W) in [0, 1] -> (B, tokens) ids."""
-        features = self.encoder(images)
-        return self.nearest(features.permute(0, 2, 3, 1).flatten(0, 2)).view(len(images), -1)
+        ids = self.nearest(rows(self.features(images)))
+        return ids.view(len(images), -1)
 
     def decode(self, ids):
-        """(B, tokens) ids in [0, codes), a square grid -> (B, 3, H, W), linear: nothing clips it to [0, 1]."""
+        """(B, tokens) ids in [0, codes), a square grid -> (B, 3, H, W), not clipped to [0, 1]."""
         side = round(ids.shape[1] ** 0.5)
         grid = self.codebook[ids].view(len(ids), side, side, -1).permute(0, 3, 1, 2)
-        return self.decoder(
-            grid.contiguous()
-        )  # values of a code stand side by side otherwise: slow convolutions
+        # Convolutions are slow where the values of one pixel lie side by side.
+        return self.pixels(grid.contiguous())
 
     def forward(self, images):
-        """Training: images -> (reconstruction, features (N, dim), ids (N,)); the gradient passes the
-        quantisation straight through."""
-        features = self.encoder(images)
-        flat = features.permute(0, 2, 3, 1).flatten(0, 2)
+        """Training: images -> (reconstruction, features (N, dim), their codes (N, dim), ids (N,)).
+
+        The gradient of the reconstruction passes the quantisation straight through to the features.
+        """
+        features = self.features(images)
+        batch, dim, height, width = features.shape
+        flat = rows(features)
         ids = self.nearest(flat)
-        b, _, h, w = features.shape
-        quantised = self.codebook[ids].view(b, h, w, -1).permute(0, 3, 1, 2)
-        return self.decoder(features + (quantised - features).detach()), flat, ids
+        codes = self.codebook[ids]
+        quantised = codes.view(batch, height, width, dim).permute(0, 3, 1, 2)
+        straight_through = features + (quantised - features).detach()
+        return self.pixels(straight_through), flat, codes, ids
 
 
-class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al. 2017, arXiv:1611.07004): one logit for each patch of the image. GroupNorm in
-    place of BatchNorm, so that real and generated batches and the processes do not see each other."""
-
-    def __init__(self, width=64, layers=3):
-        super().__init__()
-        widths = [width * min(2**i, 8) for i in range(layers + 1)]
-        stack = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
-            stack += [
-                nn.Conv2d(a, b, 4, stride=2 if i < layers - 1 else 1, padding=1, bias=False),
-                nn.GroupNorm(min(32, b // 2), b),
-                nn.LeakyReLU(0.2),
-            ]
-        self.layers = nn.Sequential(*stack, nn.Conv2d(widths[-1], 1, 4, padding=1))
-
-    def forward(self, images):
-        return self.layers(images)
+def rows(features):
+    """(B, dim, H, W) -> (B * H * W, dim)."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
