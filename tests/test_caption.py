@@ -125,21 +125,8 @@ def test_a_slow_process_is_waited_for(setup, tmp_path):
 def test_workers_that_are_not_forked(method, setup, tmp_path):
     *_, common, reference = setup
     out = tmp_path / "captions.jsonl"
-    code = (
-        "import multiprocessing, runpy, sys\n"
-        "if __name__ == '__main__':\n"
-        f"    multiprocessing.set_start_method('{method}')\n"
-        "    sys.argv = sys.argv[1:]\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    arguments = [*map(str, common), "--out", str(out), "--workers", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "01_caption.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = [*common, "--out", out, "--workers", 1]
+    run("tests/start_method.py", method, "01_caption.py", *arguments)
     assert out.read_bytes() == reference.read_bytes()
 
 

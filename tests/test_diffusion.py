@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_equals_the_official_call(setup):
     from PIL import Image
 
     strategy = build(arguments(setup, "--strength", 0.3, 0.6, "--steps", 5))
+    pickle.dumps(strategy.read)  # so that it can be sent to any worker process
     assert strategy.views == ["strength0.3/view0", "strength0.6/view0"] and strategy.size == 64
     images, paths = inputs(setup, strategy)
     captions = diffusion.read_captions(setup[3])
@@ -447,21 +449,8 @@ def test_train_with_two_processes(setup, tmp_path):
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_train_with_workers_that_are_not_forked(method, setup, tmp_path):
-    code = (
-        "import multiprocessing, runpy, sys\n"
-        "if __name__ == '__main__':\n"
-        f"    multiprocessing.set_start_method('{method}')\n"
-        "    sys.argv = sys.argv[1:]\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    flags = ["--data", setup[0], *TRAIN, "--out", tmp_path / "out", "--workers", 1]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "extras/train_diffusion.py", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["extras/train_diffusion.py", "--data", setup[0], *TRAIN, "--workers", 1]
+    run("tests/start_method.py", method, *command, "--out", tmp_path / "out")
     assert trained_weights(tmp_path / "out")
 
 

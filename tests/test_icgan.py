@@ -464,6 +464,7 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
     assert (made.size, made.views) == (64, ["view0"]) and np.array_equal(
         made.read(photographs / paths[0]), images[0]
     )
+    pickle.dumps(made.read)  # so that it can be sent to any worker process
     titles, rows, _ = made.sheet(images, paths)
     assert len(titles) == len(rows[0]) == 6 and len(rows) == 2
 
@@ -687,44 +688,40 @@ def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, mo
 def test_training_commands(photographs, release, tmp_path, capsys):
     """Both commands as a user gives them; what they write is what 02_augment.py takes."""
     common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
-    stage(
-        "extras/train_augmenter.py",
-        "steer",
-        "--edit",
-        "shift",
-        "--batch-size",
-        2,
-        *common,
-        "--out",
-        tmp_path / "s",
-    )
-    call(
-        "extras/train_augmenter.py",
-        "navigator",
-        "--backbone",
-        "resnet10",
-        "--batch-size",
-        2,
-        *common,
-        "--out",
-        tmp_path / "n",
-    )
-    strategy(
-        photographs,
-        release,
-        "--steer",
-        tmp_path / "s/direction.pt",
-        "--navigator",
-        tmp_path / "n/navigator.pt",
-    )
+    steer = ("steer", "--edit", "shift", "--batch-size", 2, *common, "--out", tmp_path / "s")
+    stage("extras/train_augmenter.py", *steer)
+    navigator = ("navigator", "--backbone", "resnet10", *common)
+    call("extras/train_augmenter.py", *navigator, "--batch-size", 2, "--out", tmp_path / "n")
+    files = ("--steer", tmp_path / "s/direction.pt", "--navigator", tmp_path / "n/navigator.pt")
+    made = strategy(photographs, release, *files)
+    assert made.record["files"]["navigator"] == run.file_hash(tmp_path / "n/navigator.pt")
     for flags in (("--batch-size", 1), ("--batch-size", 50)):
-        assert "--batch-size" in refused_stage(
-            capsys,
-            "extras/train_augmenter.py",
-            "navigator",
-            *flags,
-            *common,
-            "--out",
-            tmp_path / "x",
-            code=2,
-        )
+        flags = (*navigator, *flags, "--out", tmp_path / "x")
+        assert "--batch-size" in refused_stage(capsys, "extras/train_augmenter.py", *flags, code=2)
+    flags = (*navigator, "--batch-size", 2, "--out", photographs / "x")
+    assert "lies inside --data" in refused_stage(capsys, "extras/train_augmenter.py", *flags)
+    several = stage("extras/train_augmenter.py", *steer, processes=2, code=1)
+    assert "start it with python, not with torchrun" in several.stderr
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_training_with_workers_that_are_not_forked(method, photographs, release, tmp_path):
+    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", photographs)
+    flags = ("--weights", release, "--workers", 1, "--steps", 1, "--batch-size", 2)
+    stage("tests/start_method.py", method, *command, *flags, "--out", tmp_path / "s")
+    feature_map.load_direction(tmp_path / "s" / "direction.pt", 2048)
+
+
+def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):
+    """A finished run says so; with other images or weights it is refused."""
+    data = tmp_path / "data"
+    shutil.copytree(photographs, data)
+    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", data)
+    command = (*command, "--weights", release, "--workers", 0, "--steps", 1, "--batch-size", 2)
+    command = (*command, "--out", tmp_path / "s")
+    call(*command)
+    capsys.readouterr()
+    call(*command)
+    assert "is finished" in capsys.readouterr().out
+    (data / "class0" / "0.png").rename(data / "class0" / "other.png")
+    assert "started with another image names" in refused_stage(capsys, *command, code=2)
