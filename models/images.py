@@ -1,94 +1,245 @@
-"""Image folders: finding, reading, writing, contact sheets. Images are uint8 (H, W, 3) RGB arrays."""
+"""Folders of images: finding them, their mirrors, reading ahead, squares, contact sheets.
 
-import io
+Images are uint8 (H, W, 3) RGB arrays. Paths are strings relative to their folder, with "/". A name
+that is not UTF-8 keeps its bytes as Python's surrogate escapes.
+"""
+
+import collections
+import functools
 import os
+import re
 import textwrap
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
-from models.run import atomic, fail
+from models.decode import check_values
+from models.decode import read_image as read_image  # users of folders find it here
+from models.run import atomic, fail, warn
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
+# Folders of systems and archives, in lower case. They hold thumbnails and old copies.
+SYSTEM_FOLDERS = frozenset(
+    [
+        "__macosx",  # of macOS's zip files
+        "__pycache__",
+        "@eadir",  # of Synology's disks
+        "#recycle",
+        "#snapshot",
+        "@recycle",  # of QNAP's disks
+        "@recently-snapshot",
+        "$recycle.bin",  # of Windows
+        "recycler",
+        "system volume information",
+        "lost+found",  # of Linux file systems
+    ]
+)
+
+# Kinds of files that Pillow registers, but that are no pictures, need another program, or will be
+# dropped (IM). A .pcd is a point cloud more often than a photograph of Kodak's.
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IM", "IPTC", "MPEG", "PCD", "WMF"}
+
+MISSING = 255  # an index of generated_files: there is no such file
+STRIP = 8  # an image of more squares than this is cut before it is resized
+
+
+# ---------------------------------------------------------------- finding
+def is_passed_over(name):
+    """Whether images are not looked for in a folder of this name: it is hidden, or a system's."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+@functools.cache
+def extensions():
+    """The extensions of the files that read_image reads: in lower case, without the dot."""
+    Image.init()
+    readable = Image.OPEN.keys() - NO_PICTURES
+    registered = Image.registered_extensions().items()
+    return frozenset(extension[1:] for extension, kind in registered if kind in readable)
 
 
 def find_images(root):
     """All images below `root`: sorted posix paths relative to it, extension included.
 
-    Two files that differ only in their extension are an error (their generated views would collide),
-    so is a folder without images. Links are followed, hidden files are not looked at."""
-    root = Path(root)
-    if not root.is_dir():
+    These are errors: a folder without images, or one that cannot be read; a link to a folder above
+    it; two files that differ only in their extension (their generated views would collide); images
+    of more than 8 bits whose black and white are not clear (see decode.check_values).
+    Hidden files and the folders of systems are not looked at. All else is counted on stderr."""
+    root = os.fspath(root)
+    if not os.path.isdir(root):
         fail(f"{root} is not a folder: give the folder whose images are to be used.", 2)
     found = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(folder, root)
-        found += [
-            name if relative == "." else f"{relative}/{name}"
-            for name in files
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-        ]
-    if not found:
-        fail(f"{root} holds no images ({' '.join(sorted(EXTENSIONS))}).", 2)
-    found.sort()
-    stems = {}
-    for path in found:
-        other = stems.setdefault(os.path.splitext(path)[0], path)
-        if other != path:
+    others = collections.Counter()
+    waiting = [("", ())]  # folders below the root, each with the identities of those above it
+    while waiting:
+        below, above = waiting.pop()
+        path = os.path.join(root, below)
+        try:
+            identity = _identity(path, above)
+            images, folders = _look_into(path, others)
+        except OSError as error:
             fail(
-                f"{root}: {other} and {path} differ only in their extension: rename one of them.", 2
+                f"The folder {path} cannot be read ({error.strerror}): make it readable, or move "
+                "it out of the way."
             )
+        prefix = below + "/" if below else ""
+        _check_stems(root, prefix, images)
+        found += [prefix + name for name in images]
+        waiting += [(prefix + name, (*above, identity)) for name in folders]
+    if not found:
+        fail(f"{root} holds no images{_counted(others)}.", 2)
+    if others:
+        warn(f"{root}: files that are no images by their names were passed over{_counted(others)}")
+    found.sort()
+    check_values(root, found)
     return found
 
 
+def _identity(folder, above):
+    """What tells a folder from all others, however a link names it. `above`: those it lies in."""
+    status = os.stat(folder)
+    identity = status.st_dev, status.st_ino
+    if identity in above:
+        fail(f"{folder} is a link to a folder above it: remove it, for it has no end.", 2)
+    return identity
+
+
+def _look_into(folder, others):
+    """The names of the images and of the folders in a folder. `others` counts what is neither."""
+    images = []
+    folders = []
+    known = extensions()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir():
+                if not is_passed_over(name):
+                    folders.append(name)
+                continue
+            if name.startswith("."):
+                continue
+            extension = _extension(name)
+            # A link to nothing is kept, so that whoever reads it says so. A pipe would never end.
+            if extension in known and (entry.is_file() or entry.is_symlink()):
+                images.append(name)
+            else:
+                others[extension] += 1
+    return images, folders
+
+
+def _extension(name):
+    """In lower case, without the dot; "" if there is none."""
+    return name[name.rfind(".") + 1 :].lower() if "." in name else ""
+
+
+def _check_stems(root, prefix, names):
+    """Refuse two names of one folder that differ only in their extension."""
+    stems = {name.rpartition(".")[0] for name in names}
+    if len(stems) == len(names):
+        return
+    seen = {}
+    for name in sorted(names):
+        stem = name.rpartition(".")[0]
+        if stem in seen:
+            fail(
+                f"{root}: {prefix}{seen[stem]} and {prefix}{name} differ only in their extension: "
+                "rename one of them.",
+                2,
+            )
+        seen[stem] = name
+
+
+def _counted(others):
+    """ ": 12 .txt, 1 .csv", the commonest first."""
+    kinds = []
+    by_number = sorted(others.items(), key=_commonest_first)
+    for extension, number in by_number[:6]:
+        kind = f".{extension}" if extension.isalnum() else "without extension"
+        kinds.append(f"{number} {kind}")
+    if len(others) > 6:
+        kinds.append("...")
+    return ": " + ", ".join(kinds) if kinds else ""
+
+
+def _commonest_first(item):
+    extension, number = item
+    return -number, extension
+
+
 def class_of(path):
-    """The class of CLASS/.../image: the name of its first folder ('' when it stands in the root)."""
+    """The class of CLASS/.../image: the name of its first folder, "" for one in the root."""
     return path.split("/")[0] if "/" in path else ""
 
 
-def _to_rgb(image):
-    """PIL image of any mode -> RGB: 16-bit scaled to 8, transparency laid on white, EXIF rotation applied."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        values *= 1.0 if values.max(initial=0) <= 255 and image.mode != "I;16" else 255 / 65535
-        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+# ---------------------------------------------------------------- mirrors
+def views_of(mirror):
+    """The view folders of a mirror, in the order of their numbers: [Path]. A view's name is "view"
+    and a number. A folder that holds no such folder is taken for a view itself."""
+    mirror = Path(mirror)
+    if not mirror.is_dir():
+        fail(f"{mirror} is not a folder: give a mirror that 02_augment.py made.", 2)
+    numbered = []
+    for folder in mirror.iterdir():
+        number = re.fullmatch("view([0-9]+)", folder.name)
+        if number and folder.is_dir():
+            numbered.append((int(number[1]), folder))
+    return [folder for _, folder in sorted(numbered)] or [mirror]
 
 
-def read_image(path):
-    """uint8 (H, W, 3) RGB of any common image file. Raises OSError naming a file that cannot be read."""
+def generated_files(view, paths):
+    """Where the generated images of `paths` are, in one view folder of a mirror.
+
+    paths: images as find_images lists them. Their generated images have the same name, and any
+    extension that read_image reads. Two of one name are an error.
+    Returns (suffixes, index), index uint8 (len(paths),): the file of paths[i] is its name without
+    extension plus suffixes[index[i]], such as ".jpg"; index[i] is MISSING where there is none.
+    """
+    suffixes = []
+    index = np.full(len(paths), MISSING, np.uint8)
+    listed = {}  # {folder: {stem: suffix}}
+    for i, path in enumerate(paths):
+        folder, slash, name = path.rpartition("/")
+        if folder not in listed:
+            # The paths are sorted: only the folders above this one will be asked for again.
+            listed = {top: files for top, files in listed.items() if _lies_in(folder, top)}
+            listed[folder] = _files_by_stem(Path(view, folder))
+        suffix = listed[folder].get(name.rpartition(".")[0])
+        if suffix is None:
+            continue
+        if suffix not in suffixes:
+            suffixes.append(suffix)
+        index[i] = suffixes.index(suffix)
+    return suffixes, index
+
+
+def _lies_in(folder, top):
+    return top == "" or folder.startswith(top + "/")
+
+
+def _files_by_stem(folder):
+    """{name without extension: extension with its dot} of the images in a folder."""
+    files = {}
+    known = extensions()
     try:
-        data = Path(path).read_bytes()
-        # the fast decoder for whole files of the plain kinds; Adobe's JPEGs are left to Pillow, some are CMYK
-        jpeg = (
-            data[:2] == b"\xff\xd8"
-            and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
-            and b"Adobe" not in data[:4096]
-        )
-        png = (
-            data[:4] == b"\x89PNG" and data[24:26] == b"\x08\x02" and data[-8:-4] == b"IEND"
-        )  # 8-bit RGB
-        if jpeg or png and b"tRNS" not in data[:4096] and b"eXIf" not in data[:4096]:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-            if image is not None:
-                return image
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(_to_rgb(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "cannot identify image file" in reason:
-            reason = "not an image file"
-        raise OSError(f"{path} cannot be read: {reason}") from None
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return files
+    except OSError as error:
+        fail(f"The folder {folder} cannot be read ({error.strerror}): make it readable.")
+    for name in names:
+        if name.startswith(".") or _extension(name) not in known:
+            continue
+        stem, dot, extension = name.rpartition(".")
+        if stem in files:
+            both = " and ".join(sorted([stem + files[stem], name]))
+            fail(f"{folder} holds {both}, two images of one name: remove one of them.")
+        files[stem] = dot + extension
+    return files
 
 
+# ---------------------------------------------------------------- reading ahead
 class Reading(torch.utils.data.Dataset):
     """`read(item)` for every item that is asked for.
 
@@ -119,36 +270,52 @@ def read_ahead(items, read, workers, device, prefetch=2):
     )
 
 
+# ---------------------------------------------------------------- squares and files
 def square(image, size):
     """Shorter side to `size` (Pillow bicubic, antialiased), centre crop: uint8 (size, size, 3)."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
-    scale = size / min(height, width)
-    height, width = max(size, round(height * scale)), max(size, round(width * scale))
+    shorter = min(height, width)
+    if max(height, width) > STRIP * shorter:
+        # Resized whole, a strip of 1 x 100,000 pixels would have 256 x 25,600,000.
+        image = _centre(image, STRIP * shorter)
+        height, width = image.shape[:2]
+    scale = size / shorter
+    height = max(size, round(height * scale))
+    width = max(size, round(width * scale))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
+    left = (width - size) // 2
+    top = (height - size) // 2
     return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def _centre(image, side):
+    """The middle of an image, at most `side` pixels wide and high."""
+    height, width = image.shape[:2]
+    top = max(0, height - side) // 2
+    left = max(0, width - side) // 2
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 def write_image(path, image):
     """Write uint8 (H, W, 3) atomically; JPEG at quality 95 without chroma subsampling."""
     with atomic(path) as temporary:
-        options = (
-            {"quality": 95, "subsampling": 0}
-            if temporary.suffix == ".jpg"
-            else {"compress_level": 1}
-        )
+        if temporary.suffix == ".jpg":
+            options = {"quality": 95, "subsampling": 0}
+        else:
+            options = {"compress_level": 1}
         Image.fromarray(image).save(temporary, **options)
 
 
 def stored_suffix(size):
-    """Generated images are JPEGs (a 256 px PNG costs more to decode than a photograph), small ones PNG."""
+    """Generated images are JPEGs, because a 256 px PNG takes longer to decode than a photograph.
+    Small ones are PNGs."""
     return ".png" if size < 128 else ".jpg"
 
 
 def as_stored(image, size):
-    """What a generated image has gone through when it is read again: the square, and JPEG unless it is small."""
+    """What a generated image is when it is read again: a square, and JPEG's unless it is small."""
     image = square(image, size)
     if stored_suffix(size) == ".png":
         return image
@@ -162,31 +329,46 @@ def as_stored(image, size):
     return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
 
+# ---------------------------------------------------------------- contact sheets
 def contact_sheet(path, rows, titles=(), labels=(), cell=None):
-    """A PNG with one row of images per entry of `rows`, `titles` above the columns, `labels` (text) beside."""
-    cell = cell or max(64, min(256, max(image.shape[0] for row in rows for image in row)))
-    columns, gap, head = max(map(len, rows)), 4, 18 if titles else 0
+    """A PNG to look at: one row of images for each entry of `rows`.
+
+    titles: text above the columns. labels: text beside the rows. cell: pixels of an image's longer
+    side; left out, the tallest image's height between 64 and 256."""
+    if cell is None:
+        tallest = max(image.shape[0] for row in rows for image in row)
+        cell = max(64, min(256, tallest))
+    columns = max(map(len, rows))
+    gap = 4
+    head = 18 if titles else 0
     beside = 260 if labels else 0
-    sheet = Image.new(
-        "RGB",
-        (columns * (cell + gap) + gap + beside, len(rows) * (cell + gap) + gap + head),
-        "white",
-    )
+    width = columns * (cell + gap) + gap + beside
+    height = len(rows) * (cell + gap) + gap + head
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((gap + column * (cell + gap), 3), str(title), fill="black")
+        draw.text((gap + column * (cell + gap), 3), _drawable(title), fill="black")
     for r, row in enumerate(rows):
         top = head + gap + r * (cell + gap)
-        for c, image in enumerate(row):
-            picture = Image.fromarray(np.ascontiguousarray(image))
-            scale = cell / max(picture.size)
-            how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
-            picture = picture.resize(
-                (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), how
-            )
-            sheet.paste(picture, (gap + c * (cell + gap), top))
+        for column, image in enumerate(row):
+            sheet.paste(_fitted(image, cell), (gap + column * (cell + gap), top))
         if r < len(labels):
-            text = "\n".join(textwrap.wrap(str(labels[r]), 40))
+            text = "\n".join(textwrap.wrap(_drawable(labels[r]), 40))
             draw.multiline_text((columns * (cell + gap) + 2 * gap, top), text, fill="black")
     with atomic(path) as temporary:
         sheet.save(temporary)
+
+
+def _fitted(image, cell):
+    """A Pillow image whose longer side is `cell`; small ones keep their pixels' edges."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    scale = cell / max(picture.size)
+    width = max(1, round(picture.width * scale))
+    height = max(1, round(picture.height * scale))
+    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+    return picture.resize((width, height), how)
+
+
+def _drawable(text):
+    """A name that is not UTF-8 has characters that no font can draw: they become "?"."""
+    return str(text).encode("utf-8", "replace").decode()
