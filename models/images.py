@@ -20,19 +20,20 @@ from models.decode import check_values
 from models.decode import read_image as read_image  # users of folders find it here
 from models.run import atomic, fail, warn
 
-# Folders of systems and archives, in lower case. They hold thumbnails and old copies.
+# Folders of systems and archives. They hold thumbnails and old copies.
 SYSTEM_FOLDERS = frozenset(
     [
-        "__macosx",  # of macOS's zip files
+        "__MACOSX",  # of macOS's zip files
         "__pycache__",
-        "@eadir",  # of Synology's disks
+        "@eaDir",  # of Synology's disks
         "#recycle",
         "#snapshot",
-        "@recycle",  # of QNAP's disks
-        "@recently-snapshot",
-        "$recycle.bin",  # of Windows
-        "recycler",
-        "system volume information",
+        "@Recycle",  # of QNAP's disks
+        "@Recently-Snapshot",
+        "$RECYCLE.BIN",  # of Windows
+        "$Recycle.Bin",
+        "RECYCLER",
+        "System Volume Information",
         "lost+found",  # of Linux file systems
     ]
 )
@@ -48,7 +49,7 @@ STRIP = 8  # an image of more squares than this is cut before it is resized
 # ---------------------------------------------------------------- finding
 def is_passed_over(name):
     """Whether images are not looked for in a folder of this name: it is hidden, or a system's."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 @functools.cache
