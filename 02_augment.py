@@ -105,14 +105,16 @@ def union(old, new):
 
 
 def known_failures(args):
-    """{path: why} from an earlier run's failed.jsonl, without images that have been mended."""
+    """{path: why} from an earlier run's failed.jsonl, without images that are mended or gone."""
     file = Path(args.out, "failed.jsonl")
     failed = {}
     if file.exists():
         for line in run.read_text(file).splitlines():
             failure = json.loads(line)
+            image = Path(args.data, failure["path"])
             try:
-                read_image(Path(args.data, failure["path"]))
+                if os.path.lexists(image):
+                    read_image(image)
             except OSError:
                 failed[failure["path"]] = failure["reason"]
     return failed

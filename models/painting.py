@@ -256,7 +256,7 @@ class Painter:
         self.tokenizer, self.transformer, files = load_maskgit(args.weights)
         self.patch = self.tokenizer.patch
         self.size = self.tokenizer.image_size
-        self.record = {"files": files}
+        self.record = {"weights sha256": files}
         self.parameters = sum(p.numel() for p in self.tokenizer.parameters())
         if device.type == "cuda":
             self.tokenizer.to(memory_format=torch.channels_last)

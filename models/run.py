@@ -111,6 +111,7 @@ def warn(message):
 
 def launch(main, args):
     """Run a stage: start its processes, call main(args, device), turn failures into sentences."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
     try:
         main(args, start(args))
         parallel.leave()
@@ -233,12 +234,7 @@ def progress(total, what, done=0):
     from tqdm import tqdm
 
     return tqdm(
-        total=total,
-        desc=what,
-        initial=done,
-        disable=rank() > 0,
-        dynamic_ncols=True,
-        smoothing=0.1,
+        total=total, desc=what, initial=done, disable=rank() > 0, dynamic_ncols=True, smoothing=0.1
     )
 
 

@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     choose_views: tuple[str, ...] = ()
 
 
-def read_square(path, size):
+def read_square(path, size=256):
     """An image file -> uint8 (size, size, 3): shorter side to `size`, centre square."""
     from models.images import read_image, square
 

@@ -1,0 +1,361 @@
+"""02_augment.py run as a user would: masks, sampling, added views, processes, names, examples.
+
+The generator has random weights: what is tested is where its images go, not how they look.
+"""
+
+import importlib
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, call, hashes, refused, run, write_images
+from PIL import Image
+
+from models.maskgit import MaskGIT
+from models.run import read_json, save
+from models.vqgan import VQGAN
+
+augment = importlib.import_module("02_augment")
+
+
+def write_generator(folder, seed=0):
+    """The run folder of a generator for images of 32 px: 8 x 8 tokens, 16 codes, no labels."""
+    torch.manual_seed(seed)
+    tokenizer = VQGAN(8, [1, 1], 1, codes=16, dim=4, groups=4, unshuffle=2)
+    transformer = MaskGIT(codes=16, classes=0, tokens=64, layers=1, dim=16, heads=2, mlp=32)
+    for parameter in [*tokenizer.parameters(), *transformer.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.3)
+    state = {
+        "tokenizer_config": tokenizer.config,
+        "tokenizer": tokenizer.state_dict(),
+        "size": 32,
+        "transformer_config": transformer.config,
+        "transformer": transformer.state_dict(),
+    }
+    save(folder / "generator.pth", state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data"), each=4)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    return write_generator(tmp_path_factory.mktemp("generator"))
+
+
+def flags(data, generator, out, *more):
+    common = ["--workers", 0, "--batch-size", 3, "--steps", 2, "--device", "cpu"]
+    return ["--data", data, "--weights", generator, "--out", out, *common, *more]
+
+
+def images(out):
+    return hashes(out, "view*/**/*.png")
+
+
+def inpaint(data, generator, out, *more):
+    """In-paint in this process; {file: hash}."""
+    call("02_augment.py", "inpaint", *flags(data, generator, out, *more))
+    return images(out)
+
+
+# ---------------------------------------------------------------- masks and sampling
+def test_masks_and_seeds_make_different_images(data, generator, tmp_path):
+    made = {}
+    for mask in ("center", "ring", "random:0.5", "block:0.5", "none"):
+        made[mask] = inpaint(data, generator, tmp_path / mask, "--mask", mask)
+        assert len(made[mask]) == 12
+    assert len({tuple(sorted(files.items())) for files in made.values()}) == 5
+    # Where all is masked and nothing is left to chance, all images become the same one.
+    blind = ["--mask", "random:1", "--top-k", 1, "--steps", 1]
+    assert len(set(inpaint(data, generator, tmp_path / "blind", *blind).values())) == 1
+    assert inpaint(data, generator, tmp_path / "other", "--seed", 1) != made["center"]
+
+
+def test_sampling_flags(data, generator, tmp_path):
+    """With one step and the likeliest code alone there is no chance left."""
+    likeliest = ["--steps", 1, "--top-k", 1]
+    first = inpaint(data, generator, tmp_path / "a", *likeliest)
+    assert inpaint(data, generator, tmp_path / "b", *likeliest, "--seed", 1) == first
+    assert inpaint(data, generator, tmp_path / "c", "--steps", 1, "--top-p", 1e-6) == first
+    cold = ["--steps", 1, "--softmax-temperature", 1e-4]
+    assert inpaint(data, generator, tmp_path / "d", *cold) == first
+    assert inpaint(data, generator, tmp_path / "e", "--steps", 1) != first
+    args = read_json(tmp_path / "d" / "augment.json")["args"]
+    assert (args["top_k"], args["top_p"], args["softmax_temperature"]) == (None, 1.0, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "flag, value, sentence",
+    [
+        ("--top-k", "0", "is not a whole number above 0"),
+        ("--top-k", "some", "invalid"),
+        ("--top-p", "0", "use a number above 0"),
+        ("--top-p", "1.5", "is not between 0 and 1"),
+        ("--top-p", "nan", "is not between 0 and 1"),
+        ("--softmax-temperature", "0", "is not a number above 0"),
+        ("--softmax-temperature", "-1", "is not a number above 0"),
+        ("--softmax-temperature", "inf", "is not a number above 0"),
+        ("--softmax-temperature", "nan", "is not a number above 0"),
+        ("--mask", "checker", "center, ring, random:P, block:P, none, file:FOLDER"),
+        ("--mask", "block", "center, ring, random:P, block:P, none, file:FOLDER"),
+        ("--mask", "block:2", "is not between 0 and 1"),
+        ("--mask", "file:/nowhere", "is not a folder"),
+        ("--views", "0", "is not a whole number above 0"),
+    ],
+)
+def test_wrong_values_are_one_sentence(data, generator, tmp_path, capsys, flag, value, sentence):
+    wrong = ["inpaint", *flags(data, generator, tmp_path / "x", flag, value)]
+    assert sentence in refused(capsys, "02_augment.py", *wrong, code=2)
+    assert not (tmp_path / "x").exists()
+
+
+def test_masks_from_a_folder(data, generator, tmp_path, capsys):
+    """One image of each class is white. Masks may have any extension and any size."""
+    folder = tmp_path / "masks"
+    for path in data.rglob("*.png"):
+        file = (folder / path.relative_to(data)).with_suffix(".bmp")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (50, 40), 255 if path.name == "000.png" else 0).save(file)
+    mixed = inpaint(data, generator, tmp_path / "mixed", "--mask", f"file:{folder}")
+    nothing = inpaint(data, generator, tmp_path / "none", "--mask", "none")
+    changed = {name for name in mixed if mixed[name] != nothing[name]}
+    assert changed == {f"view0/{name}/000.png" for name in "abc"}
+
+    more = flags(data, generator, tmp_path / "mixed", "--mask", f"file:{folder}")
+    (folder / "a" / "000.bmp").rename(folder / "a" / "000.png")
+    assert "mask names" in refused(capsys, "02_augment.py", "inpaint", *more, code=2)
+    (folder / "a" / "000.png").unlink()
+    sentence = refused(capsys, "02_augment.py", "inpaint", *more, code=2)
+    assert "1 of 12 images have no mask there, such as a/000.png" in sentence
+
+
+# ---------------------------------------------------------------- one mirror, several commands
+def test_a_later_command_adds_views(data, generator, tmp_path, capsys):
+    whole = inpaint(data, generator, tmp_path / "whole", "--views", 2)
+    out = tmp_path / "grown"
+    first = inpaint(data, generator, out)
+    stamps = {name: (out / name).stat().st_mtime_ns for name in first}
+    assert inpaint(data, generator, out, "--views", 2) == whole
+    assert {name: (out / name).stat().st_mtime_ns for name in first} == stamps
+    assert read_json(out / "augment.json")["args"]["views"] == 2
+    capsys.readouterr()
+    assert inpaint(data, generator, out) == whole
+    assert "is finished: 12 images, 1 views each" in capsys.readouterr().out
+    assert read_json(out / "augment.json")["args"]["views"] == 2  # of all commands together
+    more = ["inpaint", *flags(data, generator, out, "--views", 3, "--mask", "ring")]
+    assert "--mask was center, now ring" in refused(capsys, "02_augment.py", *more, code=2)
+
+
+def test_a_later_command_adds_positions(data, generator, tmp_path):
+    out = tmp_path / "out"
+    more = flags(data, generator, out)
+    call("02_augment.py", "outpaint", *more, "--positions", "center")
+    center = images(out)
+    assert {name.split("/")[0] for name in center} == {"view4"}
+    call("02_augment.py", "outpaint", *more, "--positions", "lower-right", "upper-left")
+    assert {name.split("/")[0] for name in images(out)} == {"view0", "view4", "view8"}
+    assert center.items() <= images(out).items()
+    noted = read_json(out / "augment.json")
+    assert noted["args"]["positions"] == ["center", "lower-right", "upper-left"]
+    assert noted["inputs"]["positions"]["view8"] == "lower-right"
+    call("02_augment.py", "outpaint", *flags(data, generator, tmp_path / "all"))
+    everything = images(tmp_path / "all")
+    assert len(everything) == 9 * 12 and images(out).items() <= everything.items()
+
+
+def test_other_weights_are_refused(data, generator, tmp_path, capsys):
+    own = write_generator(tmp_path / "own")
+    inpaint(data, own, tmp_path / "out")
+    write_generator(own, seed=1)
+    sentence = refused(
+        capsys, "02_augment.py", "inpaint", *flags(data, own, tmp_path / "out"), code=2
+    )
+    assert "was started with another weights sha256" in sentence
+
+
+def test_mirror_and_originals_are_kept_apart(data, generator, capsys):
+    for out in (data, data / "mirror", data.parent):
+        sentence = refused(capsys, "02_augment.py", "inpaint", *flags(data, generator, out), code=2)
+        assert "inside" in sentence
+
+
+def test_mended_images_are_made(data, generator, tmp_path):
+    own = write_images(tmp_path / "own", each=2)
+    good = (own / "b" / "001.png").read_bytes()
+    (own / "b" / "001.png").write_bytes(good[:100])
+    more = ["inpaint", *flags(own, generator, tmp_path / "out")]
+    for _ in range(2):  # a second time there is nothing to do, and it is still an error
+        with pytest.raises(SystemExit) as stop:
+            call("02_augment.py", *more)
+        assert stop.value.code == 1
+    (failure,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    assert json.loads(failure)["path"] == "b/001.png" and len(images(tmp_path / "out")) == 5
+    (own / "b" / "001.png").write_bytes(good)
+    call("02_augment.py", *more)
+    assert not (tmp_path / "out" / "failed.jsonl").exists() and len(images(tmp_path / "out")) == 6
+
+
+# ---------------------------------------------------------------- what is there already
+def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
+    """Folders between the images of others, names that begin alike, views that do not exist."""
+    paths = sorted(["a/1.jpg", "a/2/1.jpg", "a/2/2.jpg", "a/3.jpg", "a.b/1.tiff", "b.jpg"])
+    for path in paths:
+        file = tmp_path / "view0" / augment.stored_name(path, ".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    def unfinished(size=1, failed=(), view="view0"):
+        return augment.unfinished_batches(tmp_path / view, paths, size, ".png", failed)
+
+    assert unfinished() == set()
+    assert unfinished(view="view1") == set(range(6))
+    (tmp_path / "view0" / "a" / "2" / "2.png").unlink()
+    number = paths.index("a/2/2.jpg")
+    assert unfinished() == {number}
+    assert unfinished(size=2) == {number // 2}
+    assert unfinished(failed={"a/2/2.jpg"}) == set()
+
+
+# ---------------------------------------------------------------- processes
+SLOW = """
+import importlib, os, time
+from models import painting, run
+
+paint = painting.Painter.paint
+
+def slow(self, *arguments):
+    if os.environ["RANK"] == "1" and not hasattr(self, "slept"):
+        self.slept = time.sleep(24)
+    return paint(self, *arguments)
+
+painting.Painter.paint = slow
+stage = importlib.import_module("02_augment")
+run.launch(stage.main, stage.arguments())
+"""
+
+
+def test_a_slow_process_holds_nobody_up(data, generator, tmp_path):
+    """It does fewer batches, and the end waits for it longer than a collective may take."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    alone = inpaint(data, generator, tmp_path / "alone", "--mask", "random:0.5")
+    more = ["inpaint", *flags(data, generator, tmp_path / "two", "--mask", "random:0.5")]
+    began = time.time()
+    env = {"GCL_TIMEOUT": "20", "PYTHONPATH": str(ROOT)}
+    run(tmp_path / "slow.py", *more, processes=2, env=env)
+    assert time.time() - began > 24
+    assert images(tmp_path / "two") == alone
+    again = run("02_augment.py", *more, processes=2)
+    assert "two is finished: 12 images" in again.stdout
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_need_not_be_forked(data, generator, tmp_path, method):
+    """macOS spawns; Linux uses a fork server from Python 3.14 on."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
+    )
+    more = flags(data, generator, tmp_path / "out", "--workers", 2)
+    run("02_augment.py", "inpaint", *more, env={"PYTHONPATH": str(tmp_path)})
+    assert images(tmp_path / "out") == inpaint(data, generator, tmp_path / "here")
+
+
+# ---------------------------------------------------------------- names
+def test_any_name_that_the_file_system_takes(generator, tmp_path):
+    data = tmp_path / os.fsdecode(b"d\xe9")
+    long_name = "\u5c71" * 82  # 246 bytes
+    names = [os.fsdecode(b"caf\xe9"), long_name, "a b.c", "\U0001f600", "quote'\"\n", "-x"]
+    (data / os.fsdecode(b"cl\xe9")).mkdir(parents=True)
+    for i, name in enumerate(names):
+        pixels = np.full((32, 32, 3), 40 * i, np.uint8)
+        Image.fromarray(pixels).save(data / os.fsdecode(b"cl\xe9") / f"{name}.png")
+    (data / os.fsdecode(b"broken\xe9.jpg")).write_bytes(b"no image")
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    more = ["inpaint", *flags(data, generator, out, "--workers", 1)]
+    done = run("02_augment.py", *more, code=1)
+    assert "1 of 7 images could not be read" in done.stderr
+    made = {file.stem for file in (out / "view0" / os.fsdecode(b"cl\xe9")).iterdir()}
+    assert made == set(names)
+    (failure,) = (out / "failed.jsonl").read_text().splitlines()
+    assert json.loads(failure)["path"] == os.fsdecode(b"broken\xe9.jpg")
+    assert read_json(out / "augment.json")["args"]["data"] == str(data)
+    (data / os.fsdecode(b"broken\xe9.jpg")).unlink()
+    assert "is finished: 6 images" in run("02_augment.py", *more).stdout
+
+
+# ---------------------------------------------------------------- worked examples
+MY_STRATEGY = """
+# my_strategy.py: 02_augment.py with one more strategy, jigsaw
+import importlib
+
+from models import augmenters, run, strategy
+
+
+def jigsaw(args, device):
+    def generate(images, paths):
+        bands = images.clone().view(-1, 8, 32, 256, 3)  # your model goes here
+        for image, path in zip(bands, paths, strict=True):
+            image[:] = image[run.seed_rng(args.seed, path, "view0").permutation(8)]
+        return bands.view(1, *images.shape)  # one view
+
+    return strategy.Strategy(["view0"], strategy.read_square, generate, 256, None, {})
+
+
+augmenters.STRATEGIES["jigsaw"] = strategy.Entry("Shuffle bands.", lambda p: None, jigsaw)
+if __name__ == "__main__":
+    augment = importlib.import_module("02_augment")
+    run.launch(augment.main, augment.arguments())
+"""
+
+MY_MASK = """
+# my_mask.py: 02_augment.py with one more mask, checker
+import importlib
+
+import numpy as np
+
+from models import masks, run
+
+
+def checker(side, rng):
+    return np.indices((side, side)).sum(0) % 2 == 1
+
+
+masks.MASKS["checker"] = checker
+
+if __name__ == "__main__":
+    augment = importlib.import_module("02_augment")
+    run.launch(augment.main, augment.arguments())
+"""
+
+
+def test_a_strategy_of_ones_own(data, tmp_path):
+    assert len(MY_STRATEGY.strip().splitlines()) <= 20
+    (tmp_path / "my_strategy.py").write_text(MY_STRATEGY.lstrip())
+    more = ["--data", data, "--out", tmp_path / "out", "--workers", 1, "--batch-size", 5]
+    env = {"PYTHONPATH": str(ROOT)}
+    run(tmp_path / "my_strategy.py", "jigsaw", *more, env=env)
+    made = hashes(tmp_path / "out", "view0/**/*.jpg")
+    assert len(made) == 12 and (tmp_path / "out" / "samples.png").exists()
+    again = run(tmp_path / "my_strategy.py", "jigsaw", *more, env=env)
+    assert "is finished: 12 images, 1 views each" in again.stdout
+    other = ["--data", data, "--out", tmp_path / "two", "--workers", 1, "--batch-size", 1]
+    run(tmp_path / "my_strategy.py", "jigsaw", *other, processes=2, env=env)
+    assert hashes(tmp_path / "two", "view0/**/*.jpg") == made
+
+
+def test_a_mask_of_ones_own(data, generator, tmp_path):
+    assert len(MY_MASK.strip().splitlines()) <= 20
+    (tmp_path / "my_mask.py").write_text(MY_MASK.lstrip())
+    env = {"PYTHONPATH": str(ROOT)}
+    more = ["inpaint", *flags(data, generator, tmp_path / "out")]
+    run(tmp_path / "my_mask.py", *more, "--mask", "checker", env=env)
+    assert len(images(tmp_path / "out")) == 12
+    assert read_json(tmp_path / "out" / "augment.json")["args"]["mask"] == "checker"
+    assert "random:P, block:P, none, file:FOLDER, checker" in (
+        run(tmp_path / "my_mask.py", *more, "--mask", "chequer", code=2, env=env).stderr
+    )
