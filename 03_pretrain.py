@@ -284,8 +284,8 @@ def build_data(args, paths, folders, device):
 
 
 # ---------------------------------------------------------------- the model
-def build_model(args):
-    """The method's module around its backbone, with the initial weights of --seed or --init."""
+def build_model(args, normalisation):
+    """The method's module, with the initial weights of --seed or --init; (mean, std) of pixels."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
     zero_init = METHODS[args.method]["zero_init_residual"]
     backbone, width = build_backbone(args.backbone, args.small_images, zero_init_residual=zero_init)
@@ -296,6 +296,7 @@ def build_model(args):
             small = " --small-images" if args.small_images else ""
             run.fail(f"--init {args.init} is not a {args.backbone}{small}.", 2)
         backbone.load_state_dict(loaded)
+    backbone.normalisation = normalisation
     options = {}
     if args.projector:
         options["projector"] = args.projector
@@ -321,13 +322,15 @@ def main(args, device):
     data = build_data(args, paths, folders, device)
     recipe = METHODS[args.method] | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
-    model = build_model(args)
+    model = build_model(args, (data.first["mean"], data.first["std"]))
     if not (Path(args.out) / "backbone.pth").exists():
         memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
 
     # ---- the run folder: nothing is written before all of the above has been checked
     inputs = inputs_of(paths, folders, made_by)
+    mean, std = data.first["mean"], data.first["std"]
     noted = {"generated_by": made_by, "images": len(paths), "peak_lr": peak}
+    noted |= {"mean": mean, "std": std}  # evaluations must normalise as the training did
     out = run.open_run(args, STAGE, "backbone.pth", MAY_CHANGE, inputs, noted)
     if out is None:
         return
@@ -345,7 +348,6 @@ def main(args, device):
         del saved
     per_epoch = len(paths) // args.batch_size
     total = args.epochs * per_epoch
-    mean, std = data.first["mean"], data.first["std"]
     if parallel.rank() == 0 and not first:
         print(
             f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} "

@@ -102,7 +102,10 @@ def random_like(module, seed=0):
     small_images = module.conv1.kernel_size == (3, 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ResNet(*settings_of(module), small_images=small_images)
+        random = ResNet(*settings_of(module), small_images=small_images)
+    if hasattr(module, "normalisation"):
+        random.normalisation = module.normalisation
+    return random
 
 
 def architecture(module):
@@ -270,7 +273,7 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
     solo-learn, lightly and others (see `read_state`, which `prefix` is for). `name`, `small_images`
     and `seed` are those of a random network; a file's are read off it. info: "source",
     "architecture", "sha256", "left_out" and "args", the arguments of the pretraining run ({} for
-    other files). A line on process 0 says what was loaded.
+    other files), whose normalisation of the pixels the module keeps. A line on process 0 says what was loaded.
     """
     info = {"source": str(source), "sha256": None, "left_out": {}, "args": {}}
     if source == "random":
@@ -293,6 +296,8 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
         info["sha256"] = run.file_hash(path)
         if path.name == "backbone.pth":
             info["args"] = run.run_arguments(path.parent)
+        if "mean" in info["args"]:
+            module.normalisation = (info["args"]["mean"], info["args"]["std"])
         heads = [f"{key} ({n} tensors)" for key, n in info["left_out"].items()]
         loaded = f"{len(state)} tensors of {path}; left out: {', '.join(heads) or 'nothing'}"
     width = module.inplanes
