@@ -171,7 +171,9 @@ def read_batch(item, root, read):
             images[path] = read(Path(root, path))
         except OSError as error:
             failed[path] = str(error)
-    stacked = torch.from_numpy(np.stack(list(images.values()))) if images else None
+    stacked = None
+    if images:
+        stacked = torch.from_numpy(np.stack(list(images.values())))
     return position, list(images), stacked, failed
 
 
@@ -186,7 +188,8 @@ def write_failures(file, failed):
     """failed.jsonl: one line for each image that could not be read; no file if there is none."""
     lines = []
     for path in sorted(failed):
-        lines.append(json.dumps({"path": path, "reason": failed[path]}) + "\n")
+        failure = {"path": path, "reason": failed[path]}
+        lines.append(json.dumps(failure) + "\n")
     if lines:
         run.write_text(file, "".join(lines))
     else:
@@ -228,9 +231,11 @@ def main(args, device):
     failed, work = parallel.everyone(state)[0]
     batches = []
     for number, _ in work:
-        batches.append(paths[number * args.batch_size : (number + 1) * args.batch_size])
-    images_until = np.cumsum([len(batch) for batch in batches], dtype=int)
-    images_before = len(paths) - sum(len(batch) for batch in batches)
+        first = number * args.batch_size
+        batches.append(paths[first : first + args.batch_size])
+    counts = [len(batch) for batch in batches]
+    images_before = len(paths) - sum(counts)
+    images_until = images_before + np.cumsum(counts, dtype=int)
 
     # ---- generate, and write in threads beside the device
     def dealt_batches():
@@ -252,12 +257,14 @@ def main(args, device):
                 views = dict(zip(strategy.views, generated, strict=True))
             wait_for(writing)  # for the batch before this one
             writing = []
-            for view in work[position][1]:
-                for path, image in zip(readable, views.get(view, ()), strict=True):
+            _, lacking = work[position]
+            for view in lacking:
+                made = views.get(view, [])
+                for path, image in zip(readable, made, strict=True):
                     file = out / view / stored_name(path, suffix)
                     writing.append(pool.submit(write_image, file, image))
             # Batches are dealt in order: those before this one are done, or nearly.
-            bar.update(images_before + int(images_until[position]) - bar.n)
+            bar.update(int(images_until[position]) - bar.n)
         wait_for(writing)
     bar.close()
 
@@ -268,7 +275,8 @@ def main(args, device):
         write_failures(out / "failed.jsonl", failed)
         good = [path for path in paths if path not in failed]
         if good and (work or not (out / "samples.png").exists()):
-            draw_sheet(args, strategy, good[:: math.ceil(len(good) / 6)], suffix)
+            step = math.ceil(len(good) / 6)
+            draw_sheet(args, strategy, good[::step], suffix)
         if not work:
             print(f"{out} is finished: {len(good)} images, {len(strategy.views)} views each")
         if failed:

@@ -4,7 +4,7 @@ A strategy of one's own is one more entry: `STRATEGIES["mine"] = Entry(...)`.
 """
 
 from models import diffusion, handcrafted, icgan, other_images, painting
-from models.strategy import Entry, Strategy, to_bytes  # noqa: F401 (old users)
+from models.strategy import Entry
 
 STRATEGIES = {
     "inpaint": Entry(

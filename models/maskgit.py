@@ -51,7 +51,8 @@ class Layer(nn.Module):
 
     def attention(self, x, p):
         batch, length, dim = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads)
+        width = dim // self.heads
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
         return attended.transpose(1, 2).reshape(batch, length, dim)
@@ -84,7 +85,8 @@ class MaskGIT(nn.Module):
         self.word = nn.Embedding(vocabulary, dim)
         self.position = nn.Embedding(positions, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self.layers = nn.ModuleList(Layer(dim, heads, mlp, dropout) for _ in range(layers))
+        stack = [Layer(dim, heads, mlp, dropout) for _ in range(layers)]
+        self.layers = nn.ModuleList(stack)
         self.head = nn.Linear(dim, dim)
         self.head_norm = nn.LayerNorm(dim, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
@@ -99,12 +101,14 @@ class MaskGIT(nn.Module):
         """Logits over the codes, (number of predicted tokens, codes).
 
         tokens: (B, L) with MASK. labels: (B,) in [0, classes), None for a network without labels.
-        where: the tokens to predict, bool (B, L), or their numbers (N,) in the flattened batch, with
-        which nothing waits for the GPU. None for all.
+        where: the tokens to predict as bool (B, L), or as numbers (N,) into the flattened batch, so
+        that nothing waits for the GPU. None for all.
         """
-        ids = torch.where(tokens == MASK, self.word.num_embeddings - 1, tokens)
+        masked_word = self.word.num_embeddings - 1
+        ids = torch.where(tokens == MASK, masked_word, tokens)
         if self.classes:
-            ids = torch.cat([labels[:, None] + self.codes, ids], 1)
+            words = labels[:, None] + self.codes  # the classes follow the codes
+            ids = torch.cat([words, ids], 1)
         x = self.norm(self.word(ids) + self.position.weight)
         x = F.dropout(x, self.dropout, self.training)
         for layer in self.layers:
@@ -114,8 +118,11 @@ class MaskGIT(nn.Module):
         x = x.flatten(0, 1)
         if where is not None:  # tokens that are known need no logits
             x = x[where.flatten()]
-        x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
-        return F.linear(x, self.word.weight[: self.codes], self.bias[: self.codes])
+        x = F.gelu(self.head(x), approximate="tanh")
+        x = self.head_norm(x)
+        codes = self.word.weight[: self.codes]
+        bias = self.bias[: self.codes]
+        return F.linear(x, codes, bias)
 
 
 # ---------------------------------------------------------------- decoding
@@ -125,7 +132,8 @@ def mask_ratio(ratio):
     It is computed in float32 on the CPU, as in the official code. In float64 cos(pi/3) is 0.5, here
     it is 0.49999997: one token less after two thirds of the steps.
     """
-    share = np.cos(np.float32(math.pi / 2) * np.float32(ratio))
+    quarter_turn = np.float32(math.pi / 2)
+    share = np.cos(quarter_turn * np.float32(ratio))
     return np.clip(share, np.float32(1e-6), np.float32(1.0))
 
 
@@ -148,13 +156,17 @@ def decode(predict, tokens, draw, noise, steps=12, start=0, temperature=4.5):
         if step == steps - 1:
             break
         ratio = (step + 1) / steps
-        log_probability = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
+        drawn = logits.gather(1, ids[:, None]).squeeze(1)
+        log_probability = drawn - logits.logsumexp(1)
         confidence = torch.full(tokens.shape, torch.inf, device=tokens.device)
         confidence.masked_scatter_(unknown, log_probability)
         confidence += temperature * (1 - ratio) * noise(step)
-        keep_masked = (masked_at_first * float(mask_ratio(ratio))).floor().long()
-        keep_masked = torch.minimum(keep_masked, unknown.sum(1) - 1).clamp(min=1)
-        cutoff = confidence.sort(1).values.gather(1, keep_masked[:, None])
+        share = float(mask_ratio(ratio))
+        keep_masked = (masked_at_first * share).floor().long()
+        at_most = unknown.sum(1) - 1
+        keep_masked = torch.minimum(keep_masked, at_most).clamp(min=1)
+        in_order = confidence.sort(1).values
+        cutoff = in_order.gather(1, keep_masked[:, None])
         tokens = filled.masked_fill(confidence < cutoff, MASK)
     return filled
 
@@ -199,8 +211,10 @@ def uniforms(rngs, steps, length, device):
     Each image takes its own from its own generator: for each step and token one for the draw and
     one for the confidence.
     """
-    numbers = [rng.random((steps, 2, length), dtype=np.float32) for rng in rngs]
-    return torch.from_numpy(np.stack(numbers, 2)).to(device, non_blocking=True)
+    shape = (steps, 2, length)
+    of_images = [rng.random(shape, dtype=np.float32) for rng in rngs]
+    stacked = np.stack(of_images, 2)
+    return torch.from_numpy(stacked).to(device, non_blocking=True)
 
 
 def narrow(logits, top_k=None, top_p=1.0, softmax_temperature=1.0):
@@ -233,5 +247,7 @@ def inverse_cdf(logits, u):
     One uniform number for a token is enough. (A Gumbel number for each code is the usual way.)
     """
     cumulative = logits.softmax(1).cumsum(1)
-    ids = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return ids.clamp(max=logits.shape[1] - 1)
+    total = cumulative[:, -1:]
+    ids = torch.searchsorted(cumulative, u[:, None] * total, right=True).squeeze(1)
+    last = logits.shape[1] - 1
+    return ids.clamp(max=last)

@@ -41,7 +41,8 @@ def block(side, rng, share):
         return mask
     lowest = max(1, area / side, math.sqrt(area / 3))
     highest = min(side, max(1, math.sqrt(area * 3)))
-    height = round(math.exp(rng.uniform(math.log(lowest), math.log(highest))))
+    logarithm = rng.uniform(math.log(lowest), math.log(highest))
+    height = round(math.exp(logarithm))
     width = min(side, max(1, round(area / height)))
     top = rng.integers(side - height, endpoint=True)
     left = rng.integers(side - width, endpoint=True)
@@ -117,15 +118,20 @@ def mask_files(folder, data):
     """{image: grey image} of all images below `data`; one without a grey image ends the run."""
     from models.images import find_images
 
-    files = {}
+    files_by_stem = {}
     for name in find_images(folder):
-        files[name.rpartition(".")[0]] = Path(folder, name)
+        files_by_stem[_stem(name)] = Path(folder, name)
     paths = find_images(data)
-    missing = [path for path in paths if path.rpartition(".")[0] not in files]
+    missing = [path for path in paths if _stem(path) not in files_by_stem]
     if missing:
         run.fail(
             f"--mask file:{folder}: {len(missing)} of {len(paths)} images have no mask there, such "
             f"as {', '.join(missing[:3])}.",
             2,
         )
-    return {path: files[path.rpartition(".")[0]] for path in paths}
+    return {path: files_by_stem[_stem(path)] for path in paths}
+
+
+def _stem(path):
+    """A path without its extension."""
+    return path.rpartition(".")[0]

@@ -351,7 +351,8 @@ def inpaint(args, device):
         return painter.paint(images, paths, np.stack(masks), rngs)
 
     def generate(images, paths):
-        return torch.stack([draw(images, paths, args.mask, view) for view in range(args.views)])
+        views = [draw(images, paths, args.mask, view) for view in range(args.views)]
+        return torch.stack(views)
 
     def sheet(images, paths):
         titles = ["none"]
@@ -418,5 +419,6 @@ def outpaint(args, device):
 
     views = [f"view{number}" for number in numbers]
     read = functools.partial(read_square, size=places[0].side)
-    record = {**painter.record, "positions": {f"view{n}": name for n, name in enumerate(names)}}
+    positions_of_views = {f"view{number}": name for number, name in enumerate(names)}
+    record = painter.record | {"positions": positions_of_views}
     return Strategy(views, read, generate, size, painter.parameters, record, sheet)

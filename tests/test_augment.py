@@ -257,11 +257,8 @@ def test_a_slow_process_holds_nobody_up(data, generator, tmp_path):
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_need_not_be_forked(data, generator, tmp_path, method):
     """macOS spawns; Linux uses a fork server from Python 3.14 on."""
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
-    )
     more = flags(data, generator, tmp_path / "out", "--workers", 2)
-    run("02_augment.py", "inpaint", *more, env={"PYTHONPATH": str(tmp_path)})
+    run("tests/start_method.py", method, "02_augment.py", "inpaint", *more)
     assert images(tmp_path / "out") == inpaint(data, generator, tmp_path / "here")
 
 
