@@ -27,6 +27,7 @@ from models import run
 
 STAGE = "train_augmenter"
 LOG_EVERY = 100  # steps
+SHOWN = 6  # rows in samples.png
 
 
 def arguments(argv=None):
@@ -119,8 +120,9 @@ import torch
 import torch.nn.functional as F
 
 from models import feature_map, parallel
-from models.heads import mlp, simclr_loss
+from models.heads import mlp
 from models.images import contact_sheet, find_images, read_ahead
+from models.losses import simclr_loss
 from models.meter import Meter
 from models.resnet import build_backbone
 
@@ -196,7 +198,8 @@ def encode(args, device, encoder, paths):
 
 def train(args, device, out, features, modules, optimizers, loss_of):
     """Steps of all optimizers on loss_of(feature maps, numpy generators) of a batch."""
-    first, meter = 0, Meter()
+    first = 0
+    meter = Meter()
     if checkpoint := run.load_checkpoint(out):
         states = checkpoint["states"]
         for module, optimizer, (weights, state) in zip(modules, optimizers, states, strict=True):
@@ -255,32 +258,57 @@ def train_steer(args, device, out, generator, features, held):
 
     adam = torch.optim.Adam(steering.parameters(), args.learning_rate)
     train(args, device, out, features, [steering], [adam], loss_of)
-
-    errors = {"steered": [], "unsteered": []}
-    rows = []
+    run.save(out / "direction.pt", {"direction": direction.detach().cpu()})
     with torch.no_grad(), run.autocast(device, args.precision):
-        for i, feature in enumerate(held.split(1)):
-            rng = run.seed_rng(args.seed, "held out", i)
-            z = feature_map.noise_vectors([rng], generator.z_width).to(device)
-            plain = generator(z, feature).float()
-            shown = {}
-            for sign in (-1.0, 1.0):
-                amount = torch.full((1,), sign * args.edit_strength, device=device)
-                target, mask = edit(args.edit, plain, amount)
-                steered = generator(z, feature_map.steer(feature, direction, sign)).float()
-                errors["steered"].append(float(distance(steered, target, mask)))
-                errors["unsteered"].append(float(distance(plain, target, mask)))
-                shown[sign] = (target, steered)
-            if i < 6:
-                row = [*shown[-1.0], plain, *reversed(shown[1.0])]
-                rows.append(to_pixels(torch.cat(row)))
+        errors, rows = compare_steered(args, device, generator, held, direction)
     titles = ["edit -1", "steered -1", "G(z, f)", "steered +1", "edit +1"]
     contact_sheet(out / "samples.png", rows, titles)
-    run.save(out / "direction.pt", {"direction": direction.detach().cpu()})
     return {"results": {"edit_error": means(errors)}}
 
 
+def compare_steered(args, device, generator, held, direction):
+    """({"steered", "unsteered": errors against the edit}, rows of images), on held-out images."""
+    errors = {"steered": [], "unsteered": []}
+    rows = []
+    for i, feature in enumerate(held.split(1)):
+        rng = run.seed_rng(args.seed, "held out", i)
+        z = feature_map.noise_vectors([rng], generator.z_width).to(device)
+        plain = generator(z, feature).float()
+        shown = {}
+        for sign in (-1.0, 1.0):
+            amount = torch.full((1,), sign * args.edit_strength, device=device)
+            target, mask = edit(args.edit, plain, amount)
+            steered = generator(z, feature_map.steer(feature, direction, sign)).float()
+            errors["steered"].append(float(distance(steered, target, mask)))
+            errors["unsteered"].append(float(distance(plain, target, mask)))
+            shown[sign] = (target, steered)
+        if len(rows) < SHOWN:
+            row = [*shown[-1.0], plain, *reversed(shown[1.0])]
+            rows.append(to_pixels(torch.cat(row)))
+    return errors, rows
+
+
 # ---------------------------------------------------------------- navigator
+def crop(images, rngs):
+    """The augmentation that matters most in SimCLR: a square crop of a quarter or more."""
+    drawn = []
+    for rng in rngs:
+        side = math.sqrt(rng.uniform(0.25, 1))
+        drawn.append((side, *rng.uniform(-1, 1, 2)))
+    side, x, y = torch.tensor(drawn, dtype=torch.float32, device=images.device).T
+    cropped, _ = affine(images, 1 / side, x * (1 - side), y * (1 - side))
+    return cropped
+
+
+def contrast(simclr, temperature, plain, moved, rngs):
+    """SimCLR's loss of the pairs of two batches; each image gets a crop of its own."""
+    first = crop(plain.float(), rngs)
+    second = crop(moved.float(), rngs)
+    projections = simclr(torch.cat([first, second])).float()
+    loss, _ = simclr_loss(*projections.chunk(2), temperature=temperature)
+    return loss
+
+
 def train_navigator(args, device, out, generator, features, held):
     """Learn the navigator. Returns what result.json holds of it, on the held-out feature maps."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
@@ -292,66 +320,59 @@ def train_navigator(args, device, out, generator, features, held):
     head = mlp(backbone_width, backbone_width, 128)
     simclr = torch.nn.Sequential(backbone, head).to(device)
 
-    def crop(images, rngs):
-        """The augmentation that matters most in SimCLR: a square crop of a quarter or more."""
-        drawn = []
-        for rng in rngs:
-            side = math.sqrt(rng.uniform(0.25, 1))
-            drawn.append((side, *rng.uniform(-1, 1, 2)))
-        side, x, y = torch.tensor(drawn, dtype=torch.float32, device=device).T
-        cropped, _ = affine(images, 1 / side, x * (1 - side), y * (1 - side))
-        return cropped
-
-    def contrast(plain, moved, rngs):
-        """SimCLR's loss of the pairs; each image gets a crop of its own."""
-        images = torch.cat([crop(plain.float(), rngs), crop(moved.float(), rngs)])
-        first, second = simclr(images).float().chunk(2)
-        loss, _ = simclr_loss(first, second, temperature=args.temperature)
-        return loss
-
     def loss_of(feature, rngs):
         z = feature_map.noise_vectors(rngs, generator.z_width).to(device)
         with torch.no_grad():
             plain = generator(z, feature)
-        return contrast(plain, generator(z, navigator(feature)), rngs)
-
-    def held_out_rngs(what, batch, n):
-        return [run.seed_rng(args.seed, "held out", what, batch, i) for i in range(n)]
+        moved = generator(z, navigator(feature))
+        return contrast(simclr, args.temperature, plain, moved, rngs)
 
     minimising = torch.optim.Adam(simclr.parameters(), args.learning_rate)
     maximising = torch.optim.Adam(navigator.parameters(), args.learning_rate, maximize=True)
     train(args, device, out, features, [simclr, navigator], [minimising, maximising], loss_of)
-
-    losses = {"navigator": [], "noise": [], "unchanged": []}
-    rows = []
+    weights = {name: tensor.cpu() for name, tensor in navigator.state_dict().items()}
+    run.save(out / "navigator.pt", weights)
     simclr.eval()
     with torch.no_grad(), run.autocast(device, args.precision):
-        for number, feature in enumerate(held.split(args.batch_size)):
-            rngs = held_out_rngs("z", number, len(feature))
-            z = feature_map.noise_vectors(rngs, generator.z_width).to(device)
-            noisy = feature_map.feature_noise(
-                feature, args.feature_noise, args.feature_truncation, rngs
-            )
-            images = {
-                "unchanged": generator(z, feature),
-                "noise": generator(z, noisy),
-                "navigator": generator(z, navigator(feature)),
-            }
-            if len(feature) > 1:  # an image alone is contrasted with nothing
-                for name in losses:
-                    crops = held_out_rngs("crop", number, len(feature))
-                    loss = contrast(images["unchanged"], images[name], crops)
-                    losses[name].append(float(loss))
-            columns = [to_pixels(made) for made in images.values()]
-            rows += list(zip(*columns, strict=True))[: 6 - len(rows)]
+        losses, rows = compare_navigated(args, device, generator, held, navigator, simclr)
     contact_sheet(out / "samples.png", rows, ["G(z, f)", "noise", "navigator"])
-    run.save(
-        out / "navigator.pt",
-        {name: tensor.cpu() for name, tensor in navigator.state_dict().items()},
-    )
     return {"results": {"contrastive_loss": means(losses)}, "bound": bound}
 
 
+def held_out_rngs(seed, what, batch, n):
+    """A numpy Generator for each of the n images of a held-out batch."""
+    return [run.seed_rng(seed, "held out", what, batch, i) for i in range(n)]
+
+
+def compare_navigated(args, device, generator, held, navigator, simclr):
+    """({"navigator", "noise", "unchanged": losses}, rows of images), on held-out images."""
+    losses = {"navigator": [], "noise": [], "unchanged": []}
+    rows = []
+    for number, feature in enumerate(held.split(args.batch_size)):
+        draws = held_out_rngs(args.seed, "z", number, len(feature))
+        z = feature_map.noise_vectors(draws, generator.z_width).to(device)
+        noisy = feature_map.feature_noise(
+            feature, args.feature_noise, args.feature_truncation, draws
+        )
+        images = {
+            "unchanged": generator(z, feature),
+            "noise": generator(z, noisy),
+            "navigator": generator(z, navigator(feature)),
+        }
+        if len(feature) > 1:  # an image alone is contrasted with nothing
+            for name in losses:
+                crops = held_out_rngs(args.seed, "crop", number, len(feature))
+                pair = (images["unchanged"], images[name])
+                loss = contrast(simclr, args.temperature, *pair, crops)
+                losses[name].append(float(loss))
+        columns = [to_pixels(made) for made in images.values()]
+        for row in zip(*columns, strict=True):
+            if len(rows) < SHOWN:
+                rows.append(row)
+    return losses, rows
+
+
+# ---------------------------------------------------------------- main
 def main(args, device):
     stage = f"{STAGE} {args.augmenter}"
     if parallel.world() > 1:

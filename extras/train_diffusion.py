@@ -241,7 +241,8 @@ def main(args, device):
     )
     average = EMAModel(unet.parameters(), decay=args.ema, foreach=True)
     adam = torch.optim.Adam(unet.parameters(), args.learning_rate, fused=device.type == "cuda")
-    first, meter = 0, Meter()
+    first = 0
+    meter = Meter()
     if checkpoint := run.load_checkpoint(out):
         unet.load_state_dict(checkpoint["unet"])
         adam.load_state_dict(checkpoint["adam"])

@@ -36,9 +36,10 @@ DAMAGED = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAEr
 def load_state(path):
     """A flat dictionary of finite tensors from a .pth file. Nothing in the file is executed."""
     state = run.load(path)
-    tensors = isinstance(state, dict)
-    tensors = tensors and all(isinstance(value, torch.Tensor) for value in state.values())
-    if not tensors:
+    flat = isinstance(state, dict)
+    if flat:
+        flat = all(isinstance(value, torch.Tensor) for value in state.values())
+    if not flat:
         run.fail(
             f"{path} is not a flat dictionary of tensors, as the G_ema_*.pth of an IC-GAN release "
             "is."

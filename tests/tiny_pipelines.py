@@ -1,9 +1,10 @@
-"""Tiny model folders with random weights, of the same classes and file layout as the published ones.
+"""Tiny model folders with random weights, of the classes and file layout of the published ones.
 
     python tests/tiny_pipelines.py OUT     writes OUT/blip, OUT/sdxl, OUT/ddim
 
-blip stands for Salesforce/blip-image-captioning-base, sdxl (64 px) for stabilityai/sdxl-turbo, ddim (32 px)
-for a folder made by 00_train_diffusion.py. What they generate is noise; everything around it is real.
+blip stands for Salesforce/blip-image-captioning-base, sdxl (64 px) for stabilityai/sdxl-turbo, and
+ddim (32 px) for a folder made by extras/train_diffusion.py. What they generate is noise; everything
+around it is real.
 """
 
 import json
@@ -12,14 +13,14 @@ import sys
 from pathlib import Path
 
 WORDS = (
-    "a an the of on in with and photo picture view from above bird dog cat forest river field desert city road "
-    "sea snow cloud mountain green brown blue white red dark small large old new two many near standing flying "
-    "sitting next to sky water tree grass rock house boat"
+    "a an the of on in with and photo picture view from above bird dog cat forest river field "
+    "desert city road sea snow cloud mountain green brown blue white red dark small large old new "
+    "two many near standing flying sitting next to sky water tree grass rock house boat"
 ).split()
 
 
 def blip(folder, seed=0):
-    """BlipForConditionalGeneration (64 px) and BlipProcessor with a BERT vocabulary of a few words."""
+    """BlipForConditionalGeneration (64 px) and BlipProcessor, whose BERT vocabulary is tiny."""
     import torch
     from transformers import (
         BertTokenizer,
@@ -89,7 +90,7 @@ def blip(folder, seed=0):
 
 
 def clip_tokenizer(folder):
-    """vocab.json and merges.txt of a byte-pair tokenizer in CLIP's layout; returns the number of tokens."""
+    """Write a byte-pair tokenizer in CLIP's layout; returns its number of tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     characters = string.ascii_lowercase + string.digits + ".,'!-"
     merges = ["t h", "th e</w>", "a n", "an d</w>", "o f</w>", "b i", "bi r", "bir d</w>"]
@@ -115,7 +116,7 @@ def clip_tokenizer(folder):
 
 
 def sdxl(folder, seed=0):
-    """StableDiffusionXLImg2ImgPipeline with two text encoders; 64 px, latents 8x8; SDXL-Turbo's scheduler."""
+    """StableDiffusionXLImg2ImgPipeline: 64 px, latents 8x8, SDXL-Turbo's scheduler."""
     import torch
     from diffusers import (
         AutoencoderKL,
