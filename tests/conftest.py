@@ -1,17 +1,22 @@
 """Tests run each stage as a user would, on a CPU, offline; every process gets one thread."""
 
+import atexit
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from warm_python import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -31,21 +36,37 @@ def command(script, *args, processes=1):
     return [sys.executable, *launcher, str(script), *map(str, args)]
 
 
-def run(script, *args, processes=1, code=0, env=None, timeout=600):
-    """Run `python script args` (under torchrun for several processes); return the finished process.
+@functools.cache
+def warm_python():
+    """The `python` of warm_python.py, started once for each process that runs tests."""
+    stack = contextlib.ExitStack()
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    python = stack.enter_context(warm(folder))
+    atexit.register(stack.close)
+    return python / "python"
 
-    Fails unless it exits with `code`; an error must be a sentence, never a traceback."""
+
+def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False):
+    """Run `python script args` (under torchrun for several processes); return what finished.
+
+    It fails unless it exits with `code`; an error must be a sentence, never a traceback. One
+    process is a fork of a `python` that has done the heavy imports; cold=True starts a new
+    interpreter.
+    """
+    whole = command(script, *args, processes=processes)
+    if processes == 1 and not cold:
+        whole[0] = str(warm_python())
     done = subprocess.run(
-        command(script, *args, processes=processes),
+        whole,
         cwd=ROOT,
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         timeout=timeout,
         env={**os.environ, **(env or {})},
     )
-    assert done.returncode == code, (
-        f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    )
+    said = f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode == code, said
     if processes == 1:
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
     return done
