@@ -1,86 +1,37 @@
-"""IC-GAN: parity with the official code, its files, and the feature map's augmenters.
-
-goldens/icgan: reference values computed with the official code (facebookresearch/ic_gan) on random
-weights: a release folder of a 64 px generator, a 256 px one, preprocessing, every key of the
-published 256 px generator, and the largest error that each of 25 plausible wrong ports makes on
-these generators.
-"""
+"""IC-GAN: the files of a release, its inputs, the feature map's augmenters, the strategy noise."""
 
 import argparse
-import importlib.util
 import io
-import json
-import math
 import os
 import pickle
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import call
-from conftest import refused as refused_stage
 from conftest import run as stage
+from icgan_release import (
+    GOLDENS,
+    TOLERANCE,
+    error,
+    official_state,
+    refused,
+    rngs,
+    unit,
+    write_photographs,
+    write_release,
+)
 from PIL import Image
 from scipy import stats
-from sklearn.datasets import load_sample_images
-from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import biggan, feature_map, icgan, run
-from models.biggan import generator_config, generator_from_state, official_shapes
+from models import feature_map, icgan, run
+from models.biggan import generator_from_state
 from models.images import read_image
-from models.resnet import backbone_from_state, build_backbone
-
-ROOT = Path(__file__).resolve().parent.parent
-GOLDENS = Path(__file__).parent / "goldens" / "icgan"
-TOLERANCE = 1e-4  # the official code in float32 errs by 1.5e-5 against float64
-FULL = {
-    "channels": [1536, 1536, 768, 768, 384, 192, 96],
-    "attention": [3],
-    "chunk": 17,
-    "embedding": 512,
-    "feature": 2048,
-    "labels": (1000, 128),
-}
-
-
-def official_state(name):
-    file = GOLDENS / ("release/G_ema_best0.pth" if name == "tiny" else "tiny256.pth")
-    return torch.load(file, weights_only=True)
-
-
-def error(name, generator=None):
-    """Largest difference from the official images."""
-    golden = {
-        key: torch.from_numpy(value) for key, value in np.load(GOLDENS / "images.npz").items()
-    }
-    generator = generator or generator_from_state(official_state(name))
-    with torch.inference_mode():
-        images = generator(golden[f"{name}_z"], golden[f"{name}_feature"])
-        again = torch.cat(
-            [
-                generator(golden[f"{name}_z"][i : i + 1], golden[f"{name}_feature"][i : i + 1])
-                for i in range(len(images))
-            ]
-        )
-    assert (images - again).abs().max() < TOLERANCE  # batch mates do not matter
-    images = images if name == "tiny" else images[:, :, 1::4, 2::4]
-    return float((images - golden[f"{name}_image"]).abs().max())
-
-
-def unit(n, width=2048, seed=0):
-    """Feature maps like an encoder's: not negative, of unit norm."""
-    return F.normalize(
-        torch.randn(n, width, generator=torch.Generator().manual_seed(seed)).abs(), dim=1
-    )
-
-
-def rngs(n, *names):
-    return [run.seed_rng(0, *names, i) for i in range(n)]
+from models.resnet import build_backbone
 
 
 @pytest.fixture(scope="module")
@@ -90,143 +41,12 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    """The official release's folder, with a small SwAV checkpoint beside the generator."""
-    folder = tmp_path_factory.mktemp("icgan") / "icgan_biggan_imagenet_res64"
-    shutil.copytree(GOLDENS / "release", folder)
-    torch.manual_seed(0)
-    encoder = ResNet(Bottleneck, [1, 1, 1, 1])
-    encoder.fc = torch.nn.Identity()
-    state = {f"module.{name}": value for name, value in encoder.state_dict().items()}
-    heads = ("projection_head.0.weight", "projection_head.1.running_mean", "prototypes.weight")
-    torch.save(
-        state | {f"module.{name}": torch.zeros(3) for name in heads}, folder / feature_map.SWAV
-    )
-    return folder
+    return write_release(tmp_path_factory.mktemp("icgan"))
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Two photographs and four cut-outs of them."""
-    folder = tmp_path_factory.mktemp("photographs")
-    for i, image in enumerate(load_sample_images().images):
-        for j, part in enumerate((image, image[:300, :280], image[150:, 200:])):
-            (folder / f"class{i}").mkdir(exist_ok=True)
-            Image.fromarray(part).save(folder / f"class{i}" / f"{j}.png")
-    return folder
-
-
-def refused(capsys, function, *args):
-    """The one sentence with which `function` ends the run."""
-    with pytest.raises(SystemExit) as end:
-        function(*args)
-    assert end.value.code == 1
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1
-    return sentence
-
-
-# ---------------------------------------------------------------- generator
-@pytest.mark.parametrize("name", ["tiny", "tiny256"])
-def test_generator_parity(name):
-    assert error(name) < TOLERANCE
-
-
-def test_tolerance_catches_every_wrong_port(monkeypatch):
-    """Each recorded wrong port errs a hundred tolerances on one of the two generators.
-
-    The two mildest are tried here."""
-    for what, errors in json.loads((GOLDENS / "wrong_ports.json").read_text()).items():
-        assert (max(errors) > 100 * TOLERANCE) == what.startswith("WRONG"), what
-    with monkeypatch.context() as patch:
-        patch.setattr(biggan, "EPS", 1e-4)
-        assert error("tiny") > 50 * TOLERANCE and error("tiny256") > 50 * TOLERANCE
-    attention = F.scaled_dot_product_attention
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda q, k, v, scale: attention(q, k, v)
-    )
-    assert error("tiny") > 50 * TOLERANCE
-
-
-def test_generator_gradient(tiny):
-    """Of the folded network with respect to both inputs, against finite differences in float64."""
-    double = generator_from_state(official_state("tiny")).double()
-    z, feature = torch.randn(1, 20, dtype=torch.float64), unit(1).double()
-    z.requires_grad_(), feature.requires_grad_()
-    double(z, feature).square().sum().backward()
-    for x in (z, feature):
-        step = 1e-6 * F.normalize(x.grad, dim=1)
-        shifted = [
-            (z + sign * step, feature) if x is z else (z, feature + sign * step) for sign in (1, -1)
-        ]
-        plus, minus = (double(*inputs).square().sum() for inputs in shifted)
-        assert (plus - minus).item() / 2e-6 == pytest.approx(x.grad.norm().item(), rel=1e-4)
-    with pytest.raises(ValueError, match="at least 20 and exactly 2048 columns"):
-        tiny(torch.zeros(1, 19), unit(1))
-
-
-def test_published_configuration():
-    """All 198 keys of the 256 px generator load strictly; parameter counts are the published."""
-    table = [
-        line.split("\t")
-        for line in (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:]
-        if line[0] != "#"
-    ]
-    shapes = {
-        name: () if shape == "scalar" else tuple(map(int, shape.split("x")))
-        for name, shape, *_ in table
-    }
-    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    assert len(state) == 198 and generator_config(state) == FULL and official_shapes(FULL) == shapes
-    generator = generator_from_state(state)
-    assert (generator.resolution, generator.z_width) == (256, 119)
-    with torch.device("meta"):
-        assert generator(torch.empty(2, 128), torch.empty(2, 2048)).shape == (2, 3, 256, 256)
-    encoder = resnet50()
-    assert generator.parameters_published == 90_014_340
-    assert (
-        generator.parameters_published + sum(p.numel() for p in encoder.parameters()) == 115_571_372
-    )
-    half = FULL | dict(channels=[1024, 1024, 512, 512, 256, 128, 64])
-    px128 = FULL | dict(channels=[1536, 1536, 768, 384, 192, 96], chunk=20)
-    px64 = FULL | dict(channels=[1024, 1024, 512, 256, 128], attention=[2], chunk=24)
-    for config, size, parameters in (
-        (half, 256, 42_860_804),
-        (px128, 128, 77_160_132),
-        (px64, 64, 36_655_876),
-    ):
-        state = {
-            name: torch.empty(shape, device="meta")
-            for name, shape in official_shapes(config).items()
-        }
-        generator = generator_from_state(state)
-        assert generator_config(state) == config
-        assert (generator.resolution, generator.parameters_published) == (size, parameters)
-    encoder = {
-        name: value for name, value in encoder.state_dict().items() if not name.startswith("fc.")
-    }
-    assert len(encoder) == 318 and backbone_from_state(encoder).inplanes == 2048
-
-
-def test_wrong_states_are_refused(capsys):
-    state = official_state("tiny")
-    wrong = {name: value for name, value in state.items() if name != "blocks.1.0.conv2.u0"} | {
-        "extra": torch.ones(1)
-    }
-    wrong["linear.bias"] = torch.ones(3)
-    sentence = refused(capsys, generator_from_state, wrong, "file.pth")
-    assert (
-        "missing: blocks.1.0.conv2.u0; unexpected: extra; of another shape: linear.bias" in sentence
-    )
-    conditional = {
-        name: torch.cat([value, value[:, :8]], 1)
-        if ".gain.weight" in name or ".bias.weight" in name
-        else value
-        for name, value in state.items()
-    }
-    assert "class-conditional" in refused(capsys, generator_from_state, conditional)
-    assert "it lacks blocks.0" in refused(capsys, generator_from_state, {"a": torch.ones(1)})
-    del state["shared_feat.weight"]
-    assert "lacks shared_feat.weight" in refused(capsys, generator_from_state, state)
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 # ---------------------------------------------------------------- files
@@ -550,178 +370,3 @@ def test_noise_end_to_end(photographs, release, tmp_path):
         tmp_path / "d",
         code=1,
     )
-
-
-# ---------------------------------------------------------------- training
-def small_generator():
-    """16 px in the official format, random: 64 features, to train on a CPU in seconds."""
-    config = dict(
-        channels=[64, 32, 32], attention=[], chunk=4, embedding=32, feature=64, labels=(10, 8)
-    )
-    rng, state = torch.Generator().manual_seed(0), {}
-    for name, shape in official_shapes(config).items():
-        state[name] = torch.randn(shape, generator=rng)
-        if name.endswith("stored_var"):
-            state[name] = state[name].abs() + 0.5
-    for name in ("output_layer.0.gain", "output_layer.0.bias", "output_layer.2.bias"):
-        state[name] *= 0.2  # so that tanh does not saturate
-    return generator_from_state(state)
-
-
-def load_trainer():
-    spec = importlib.util.spec_from_file_location(
-        "train_augmenter", ROOT / "extras" / "train_augmenter.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def trainer(monkeypatch):
-    """extras/train_augmenter.py on random feature maps, with a SimCLR model of one convolution."""
-    module = load_trainer()
-
-    def small_backbone(name, small_images):
-        return torch.nn.Sequential(
-            torch.nn.Conv2d(3, 32, 4, 2),
-            torch.nn.BatchNorm2d(32),
-            torch.nn.ReLU(),
-            torch.nn.AdaptiveAvgPool2d(2),
-            torch.nn.Flatten(),
-        ), 128
-
-    def load_icgan(path):
-        return small_generator(), torch.nn.Identity(), {}
-
-    def encode(args, device, encoder, paths):
-        return unit(len(paths), 64, args.seed)
-
-    monkeypatch.setattr(module, "build_backbone", small_backbone)
-    monkeypatch.setattr(module, "choose_images", lambda args: [f"{i}.png" for i in range(160)])
-    monkeypatch.setattr(module, "held_out", lambda n: 32)
-    monkeypatch.setattr(module, "encode", encode)
-    monkeypatch.setattr(feature_map, "load_icgan", load_icgan)
-
-    def train(out, *flags):
-        flags = [*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]
-        module.main(module.arguments(flags), torch.device("cpu"))
-        return json.loads((out / "result.json").read_text())["results"]
-
-    return train
-
-
-STEER = ("steer", "--batch-size", "8", "--learning-rate", "2e-2")
-NAVIGATE = ("navigator", "--batch-size", "16", "--learning-rate", "5e-3", "--feature-noise", "0.05")
-
-
-@pytest.mark.parametrize("kind", ["brightness", "zoom", "shift"])
-def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
-    """On held-out feature maps, for three seeds."""
-    for seed in range(3):
-        found = trainer(
-            tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50"
-        )
-        assert found["edit_error"]["steered"] < 0.99 * found["edit_error"]["unsteered"]
-        feature_map.load_direction(tmp_path / str(seed) / "direction.pt", 64)
-        assert (tmp_path / str(seed) / "samples.png").exists()
-
-
-def test_edits():
-    """Brighter by a share of the range, moved right, magnified; the mask is set inside."""
-    edit = load_trainer().edit
-    image = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
-    amount = torch.full((1,), 0.25)
-    brighter, mask = edit("brightness", image, amount)
-    assert torch.allclose(brighter, (image + 0.5).clamp(max=1)) and mask.all()
-    moved, mask = edit("shift", image, amount)
-    assert torch.allclose(moved[..., 2:], image[..., :-2], atol=1e-5) and mask[..., 2:].all()
-    assert not mask[..., :2].any()
-    larger, mask = edit("zoom", image, torch.full((1,), math.log(2)))
-    assert torch.allclose(F.avg_pool2d(larger, 2), image[..., 2:6, 2:6], atol=1e-5) and mask.all()
-    smaller, mask = edit("zoom", image, torch.full((1,), -math.log(2)))
-    assert torch.allclose(smaller[..., 2:6, 2:6], F.avg_pool2d(image, 2), atol=1e-5)
-    assert mask.sum() == 3 * 16 and mask[..., 2:6, 2:6].all()
-
-
-def test_navigator_is_harder_than_noise(trainer, tmp_path):
-    """On held-out feature maps, for three seeds, its step bounded by the norm of the noise."""
-    for seed in range(3):
-        found = trainer(tmp_path / str(seed), *NAVIGATE, "--seed", str(seed), "--steps", "70")[
-            "contrastive_loss"
-        ]
-        assert found["navigator"] > found["noise"] + 0.05
-        navigator = feature_map.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
-        assert navigator.bound.item() == pytest.approx(feature_map.noise_norm(0.05, 2.0, 64))
-        assert (tmp_path / str(seed) / "samples.png").exists()
-
-
-@pytest.mark.parametrize(
-    "flags, file, stop",
-    [((*STEER, "--edit", "zoom"), "direction.pt", 4), (NAVIGATE, "navigator.pt", 8)],
-)
-def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, monkeypatch, capsys):
-    """Stopped within the fourth of six steps and begun again: as if it had not been stopped."""
-    flags, step, calls = (*flags, "--steps", "6"), torch.optim.Adam.step, []
-
-    def stopping(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == stop:
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    whole = trainer(tmp_path / "whole", *flags)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(torch.optim.Adam, "step", stopping)
-        trainer(tmp_path / "cut", *flags, "--checkpoint-minutes", "0")
-    assert run.load(tmp_path / "cut" / "checkpoint.pth")["step"] == 3
-    assert trainer(tmp_path / "cut", *flags) == whole
-    for a, b in zip(
-        *(run.load(tmp_path / out / file).values() for out in ("cut", "whole")), strict=True
-    ):
-        assert torch.equal(a, b)
-    capsys.readouterr()
-    trainer(tmp_path / "cut", *flags)
-    assert "is finished" in capsys.readouterr().out
-
-
-def test_training_commands(photographs, release, tmp_path, capsys):
-    """Both commands as a user gives them; what they write is what 02_augment.py takes."""
-    common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
-    steer = ("steer", "--edit", "shift", "--batch-size", 2, *common, "--out", tmp_path / "s")
-    stage("extras/train_augmenter.py", *steer)
-    navigator = ("navigator", "--backbone", "resnet10", *common)
-    call("extras/train_augmenter.py", *navigator, "--batch-size", 2, "--out", tmp_path / "n")
-    files = ("--steer", tmp_path / "s/direction.pt", "--navigator", tmp_path / "n/navigator.pt")
-    made = strategy(photographs, release, *files)
-    assert made.record["files"]["navigator"] == run.file_hash(tmp_path / "n/navigator.pt")
-    for flags in (("--batch-size", 1), ("--batch-size", 50)):
-        flags = (*navigator, *flags, "--out", tmp_path / "x")
-        assert "--batch-size" in refused_stage(capsys, "extras/train_augmenter.py", *flags, code=2)
-    flags = (*navigator, "--batch-size", 2, "--out", photographs / "x")
-    assert "lies inside --data" in refused_stage(capsys, "extras/train_augmenter.py", *flags)
-    several = stage("extras/train_augmenter.py", *steer, processes=2, code=1)
-    assert "start it with python, not with torchrun" in several.stderr
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_training_with_workers_that_are_not_forked(method, photographs, release, tmp_path):
-    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", photographs)
-    flags = ("--weights", release, "--workers", 1, "--steps", 1, "--batch-size", 2)
-    stage("tests/start_method.py", method, *command, *flags, "--out", tmp_path / "s")
-    feature_map.load_direction(tmp_path / "s" / "direction.pt", 2048)
-
-
-def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):
-    """A finished run says so; with other images or weights it is refused."""
-    data = tmp_path / "data"
-    shutil.copytree(photographs, data)
-    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", data)
-    command = (*command, "--weights", release, "--workers", 0, "--steps", 1, "--batch-size", 2)
-    command = (*command, "--out", tmp_path / "s")
-    call(*command)
-    capsys.readouterr()
-    call(*command)
-    assert "is finished" in capsys.readouterr().out
-    (data / "class0" / "0.png").rename(data / "class0" / "other.png")
-    assert "started with another image names" in refused_stage(capsys, *command, code=2)

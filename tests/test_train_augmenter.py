@@ -1,0 +1,204 @@
+"""extras/train_augmenter.py: steering vectors and navigators of IC-GAN's feature map."""
+
+import importlib.util
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import call, refused
+from conftest import run as stage
+from icgan_release import unit, write_photographs, write_release
+from test_icgan import strategy
+
+from models import feature_map, run
+from models.biggan import generator_from_state, official_shapes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return write_release(tmp_path_factory.mktemp("icgan"))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def small_generator():
+    """16 px in the official format, random: 64 features, to train on a CPU in seconds."""
+    config = dict(
+        channels=[64, 32, 32], attention=[], chunk=4, embedding=32, feature=64, labels=(10, 8)
+    )
+    rng, state = torch.Generator().manual_seed(0), {}
+    for name, shape in official_shapes(config).items():
+        state[name] = torch.randn(shape, generator=rng)
+        if name.endswith("stored_var"):
+            state[name] = state[name].abs() + 0.5
+    for name in ("output_layer.0.gain", "output_layer.0.bias", "output_layer.2.bias"):
+        state[name] *= 0.2  # so that tanh does not saturate
+    return generator_from_state(state)
+
+
+def load_trainer():
+    spec = importlib.util.spec_from_file_location(
+        "train_augmenter", ROOT / "extras" / "train_augmenter.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """extras/train_augmenter.py on random feature maps, with a SimCLR model of one convolution."""
+    module = load_trainer()
+
+    def small_backbone(name, small_images):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 32, 4, 2),
+            torch.nn.BatchNorm2d(32),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(2),
+            torch.nn.Flatten(),
+        ), 128
+
+    def load_icgan(path):
+        return small_generator(), torch.nn.Identity(), {}
+
+    def encode(args, device, encoder, paths):
+        return unit(len(paths), 64, args.seed)
+
+    monkeypatch.setattr(module, "build_backbone", small_backbone)
+    monkeypatch.setattr(module, "choose_images", lambda args: [f"{i}.png" for i in range(160)])
+    monkeypatch.setattr(module, "held_out", lambda n: 32)
+    monkeypatch.setattr(module, "encode", encode)
+    monkeypatch.setattr(feature_map, "load_icgan", load_icgan)
+
+    def train(out, *flags):
+        flags = [*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]
+        module.main(module.arguments(flags), torch.device("cpu"))
+        return json.loads((out / "result.json").read_text())["results"]
+
+    return train
+
+
+STEER = ("steer", "--batch-size", "8", "--learning-rate", "2e-2")
+NAVIGATE = ("navigator", "--batch-size", "16", "--learning-rate", "5e-3", "--feature-noise", "0.05")
+
+
+@pytest.mark.parametrize("kind", ["brightness", "zoom", "shift"])
+def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
+    """On held-out feature maps, for three seeds."""
+    for seed in range(3):
+        found = trainer(
+            tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50"
+        )
+        assert found["edit_error"]["steered"] < 0.99 * found["edit_error"]["unsteered"]
+        feature_map.load_direction(tmp_path / str(seed) / "direction.pt", 64)
+        assert (tmp_path / str(seed) / "samples.png").exists()
+
+
+def test_edits():
+    """Brighter by a share of the range, moved right, magnified; the mask is set inside."""
+    edit = load_trainer().edit
+    image = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
+    amount = torch.full((1,), 0.25)
+    brighter, mask = edit("brightness", image, amount)
+    assert torch.allclose(brighter, (image + 0.5).clamp(max=1)) and mask.all()
+    moved, mask = edit("shift", image, amount)
+    assert torch.allclose(moved[..., 2:], image[..., :-2], atol=1e-5) and mask[..., 2:].all()
+    assert not mask[..., :2].any()
+    larger, mask = edit("zoom", image, torch.full((1,), math.log(2)))
+    assert torch.allclose(F.avg_pool2d(larger, 2), image[..., 2:6, 2:6], atol=1e-5) and mask.all()
+    smaller, mask = edit("zoom", image, torch.full((1,), -math.log(2)))
+    assert torch.allclose(smaller[..., 2:6, 2:6], F.avg_pool2d(image, 2), atol=1e-5)
+    assert mask.sum() == 3 * 16 and mask[..., 2:6, 2:6].all()
+
+
+def test_navigator_is_harder_than_noise(trainer, tmp_path):
+    """On held-out feature maps, for three seeds, its step bounded by the norm of the noise."""
+    for seed in range(3):
+        found = trainer(tmp_path / str(seed), *NAVIGATE, "--seed", str(seed), "--steps", "70")[
+            "contrastive_loss"
+        ]
+        assert found["navigator"] > found["noise"] + 0.05
+        navigator = feature_map.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
+        assert navigator.bound.item() == pytest.approx(feature_map.noise_norm(0.05, 2.0, 64))
+        assert (tmp_path / str(seed) / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, file, stop",
+    [((*STEER, "--edit", "zoom"), "direction.pt", 4), (NAVIGATE, "navigator.pt", 8)],
+)
+def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, monkeypatch, capsys):
+    """Stopped within the fourth of six steps and begun again: as if it had not been stopped."""
+    flags, step, calls = (*flags, "--steps", "6"), torch.optim.Adam.step, []
+
+    def stopping(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    whole = trainer(tmp_path / "whole", *flags)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.Adam, "step", stopping)
+        trainer(tmp_path / "cut", *flags, "--checkpoint-minutes", "0")
+    assert run.load(tmp_path / "cut" / "checkpoint.pth")["step"] == 3
+    assert trainer(tmp_path / "cut", *flags) == whole
+    for a, b in zip(
+        *(run.load(tmp_path / out / file).values() for out in ("cut", "whole")), strict=True
+    ):
+        assert torch.equal(a, b)
+    capsys.readouterr()
+    trainer(tmp_path / "cut", *flags)
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_training_commands(photographs, release, tmp_path, capsys):
+    """Both commands as a user gives them; what they write is what 02_augment.py takes."""
+    common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
+    steer = ("steer", "--edit", "shift", "--batch-size", 2, *common, "--out", tmp_path / "s")
+    stage("extras/train_augmenter.py", *steer)
+    navigator = ("navigator", "--backbone", "resnet10", *common)
+    call("extras/train_augmenter.py", *navigator, "--batch-size", 2, "--out", tmp_path / "n")
+    files = ("--steer", tmp_path / "s/direction.pt", "--navigator", tmp_path / "n/navigator.pt")
+    made = strategy(photographs, release, *files)
+    assert made.record["files"]["navigator"] == run.file_hash(tmp_path / "n/navigator.pt")
+    for flags in (("--batch-size", 1), ("--batch-size", 50)):
+        flags = (*navigator, *flags, "--out", tmp_path / "x")
+        assert "--batch-size" in refused(capsys, "extras/train_augmenter.py", *flags, code=2)
+    flags = (*navigator, "--batch-size", 2, "--out", photographs / "x")
+    assert "lies inside --data" in refused(capsys, "extras/train_augmenter.py", *flags)
+    several = stage("extras/train_augmenter.py", *steer, processes=2, code=1)
+    assert "start it with python, not with torchrun" in several.stderr
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_training_with_workers_that_are_not_forked(method, photographs, release, tmp_path):
+    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", photographs)
+    flags = ("--weights", release, "--workers", 1, "--steps", 1, "--batch-size", 2)
+    stage("tests/start_method.py", method, *command, *flags, "--out", tmp_path / "s")
+    feature_map.load_direction(tmp_path / "s" / "direction.pt", 2048)
+
+
+def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):
+    """A finished run says so; with other images or weights it is refused."""
+    data = tmp_path / "data"
+    shutil.copytree(photographs, data)
+    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", data)
+    command = (*command, "--weights", release, "--workers", 0, "--steps", 1, "--batch-size", 2)
+    command = (*command, "--out", tmp_path / "s")
+    call(*command)
+    capsys.readouterr()
+    call(*command)
+    assert "is finished" in capsys.readouterr().out
+    (data / "class0" / "0.png").rename(data / "class0" / "other.png")
+    assert "started with another image names" in refused(capsys, *command, code=2)
