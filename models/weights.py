@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import torch
 
-from models import maskgit, run, vqgan
-from models.flax_files import read_flax, tokenizer_from_flax, transformer_from_flax
-from models.run import fail, file_hash, load
+from models import run
 
 
 class Published(NamedTuple):
-    """A file that its authors publish; digest: the first digits of its sha256, where they say it."""
+    """A file that its authors publish.
+
+    digest: the first digits of its sha256, where the publisher states them.
+    """
 
     folder: str
     file: str
@@ -88,7 +89,8 @@ def is_unchanged(path):
 def one_at_a_time(path):
     """Let one process in, the others wait, also those of other commands on this machine."""
     with contextlib.ExitStack() as stack:
-        # Without a lock go on: the folder may be read-only, some network file systems have no locks.
+        # It goes on without a lock where there is none: the folder may be read-only, and some
+        # network file systems have no locks.
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path.with_name(f".{path.name}.lock"), "w"))
@@ -171,58 +173,3 @@ def refuse(what, problem, names, reason):
     if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         run.fail(f"{what} {problem} {', '.join(names[:8])}{more}: {reason}.")
-
-
-find, fill = weight_file, load_strictly  # old names
-
-
-def load_maskgit(where=None):
-    """(tokenizer, transformer or None, {file: sha256}); tokenizer.image_size is the side in pixels.
-
-    where: a run folder of 00_train_generator.py, or a folder with the two published files; None: these from
-    the cache or the net."""
-    tokenizer_name, transformer_name = (
-        PUBLISHED["maskgit-tokenizer"][1],
-        PUBLISHED["maskgit-transformer"][1],
-    )
-    if where and (Path(where) / "generator.pth").exists():
-        path = Path(where) / "generator.pth"
-        saved = load(path)
-        if not isinstance(saved, dict) or "tokenizer" not in saved:
-            fail(f"{path} holds no tokenizer: give a run folder of 00_train_generator.py.")
-        tokenizer = load_strictly(
-            vqgan.VQGAN(**saved["tokenizer_config"]), saved["tokenizer"], path
-        )
-        tokenizer.image_size, transformer = saved["size"], None
-        if "transformer" in saved:
-            transformer = load_strictly(
-                maskgit.MaskGIT(**saved["transformer_config"]), saved["transformer"], path
-            )
-        return tokenizer, transformer, {path.name: file_hash(path)}
-    if where:
-        files = [Path(where) / tokenizer_name, Path(where) / transformer_name]
-        if not all(file.exists() for file in files):
-            fail(
-                f"--weights {where} holds neither generator.pth (a finished run of 00_train_generator.py) nor "
-                f"{tokenizer_name} and {transformer_name} (the published files)."
-            )
-    else:
-        files = [weight_file("maskgit-tokenizer"), weight_file("maskgit-transformer")]
-    try:
-        config, state = tokenizer_from_flax(read_flax(files[0]))
-        codes = config["codes"]
-        transformer_config, transformer_state = transformer_from_flax(read_flax(files[1]), codes)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        fail(
-            f"{files[0].parent}: {error} is missing or of another shape: these are not MaskGIT's two checkpoints."
-        )
-    with torch.device("meta"):
-        tokenizer, transformer = vqgan.VQGAN(**config), maskgit.MaskGIT(**transformer_config)
-    tokenizer.image_size = round(transformer_config["tokens"] ** 0.5) * tokenizer.patch
-    tokenizer.to_empty(device="cpu")
-    transformer.to_empty(device="cpu")
-    return (
-        load_strictly(tokenizer, state, files[0]),
-        load_strictly(transformer, transformer_state, files[1]),
-        {file.name: file_hash(file) for file in files},
-    )
