@@ -1,9 +1,13 @@
 """Structural similarity (Wang et al. 2004, IEEE Transactions on Image Processing 13(4))."""
 
+from functools import partial
+
 import cv2
 import numpy as np
+import torch
 
-from models.images import read_image, square
+from models import parallel, run
+from models.images import read_ahead, read_image, square
 
 cv2.setNumThreads(0)  # the processes that read images are the parallelism
 
@@ -58,6 +62,7 @@ def structural_similarity(x, y):
     return total / x.shape[2]
 
 
+# ---------------------------------------------------------------- files
 def read_pair(files, size):
     """Two image files -> two uint8 (H, W, 3); size: of their centre squares, 0 for whole images."""
     images = [read_image(file) for file in files]
@@ -67,16 +72,33 @@ def read_pair(files, size):
 
 
 def similarity_of_files(files, size):
-    """(SSIM of two image files, "") or (None, the sentence that says why there is none)."""
+    """SSIM of two image files, or the sentence that says why there is none."""
     x, y = read_pair(files, size)
     if x.shape != y.shape:
-        return None, (
+        return (
             f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, {files[1]} {y.shape[1]} x "
             f"{y.shape[0]}: SSIM needs equal sizes; --size {min(y.shape[:2])} brings both to that "
             "of the second."
         )
     if min(x.shape[:2]) < SIDE:
-        return None, (
-            f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, SSIM's window is {SIDE} x {SIDE}."
+        return (
+            f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, SSIM's window is {SIDE} x {SIDE}: "
+            "take larger images."
         )
-    return structural_similarity(x, y), ""
+    return float(structural_similarity(x, y))
+
+
+def similarities(pairs, size, workers, what):
+    """SSIM of all pairs of files, a list in their order; the processes share the work."""
+    read = partial(similarity_of_files, size=size)
+    mine = pairs[parallel.rank() :: parallel.world()]
+    values = [0.0] * len(pairs)
+    with run.progress(len(pairs), what) as bar:
+        found = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
+        for number, value in enumerate(found):
+            if isinstance(value, str):
+                run.fail(value)
+            values[parallel.rank() + number * parallel.world()] = value
+            bar.update(min(parallel.world(), len(pairs) - bar.n))
+    # Each value is 0 on all processes but one.
+    return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]

@@ -1,17 +1,20 @@
-"""07_metrics.py: FID against pytorch-fid, SSIM against scikit-image, cost on tiny generators, the report."""
+"""07_metrics.py: FID against pytorch-fid, SSIM against scikit-image, cost on tiny generators."""
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, refused, run
+from conftest import PRETRAIN, ROOT, call, hashes, refused, run
+from PIL import Image
 
-from models import inception
+from models import fid
 from models.images import write_image
-from models.report import DISSERTATION, collect, generation, report, select, values_of
 from models.ssim import structural_similarity
 
 SCRIPT = "07_metrics.py"
@@ -96,7 +99,7 @@ def official(weights, folders):
 
 # ---------------------------------------------------------------- FID
 def test_inception_is_pytorch_fids(weights, official, photographs):
-    ours, _ = inception.load_inception(weights)
+    ours, _ = fid.load_inception(weights)
     images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))
     with torch.no_grad():
         theirs = official[0](images.permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
@@ -107,11 +110,11 @@ def test_inception_of_another_kind(tmp_path, weights):
     state = torch.load(weights)
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")  # as PyTorch before 0.4.1 wrote them
-    inception.load_inception(tmp_path / "old.pth")
+    fid.load_inception(tmp_path / "old.pth")
     del old["Mixed_7c.branch1x1.conv.weight"]
     torch.save(old, tmp_path / "part.pth")
     with pytest.raises(SystemExit):
-        inception.load_inception(tmp_path / "part.pth")
+        fid.load_inception(tmp_path / "part.pth")
 
 
 def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
@@ -140,7 +143,7 @@ def test_moments_of_batches():
     rows = (
         rng.standard_normal((300, 40)) * np.linspace(0.1, 3, 40) + 1000
     )  # far from zero: sums of squares would fail
-    moments = inception.Moments(40)
+    moments = fid.Moments(40)
     for part in np.split(rows, [1, 7, 120, 121]):
         moments.add(torch.from_numpy(part))
     n, mean, covariance = moments.result()
@@ -171,14 +174,12 @@ def test_frechet_distance(n1, n2):
         + np.trace(statistics[3])
         - 2 * root
     )
-    value = inception.frechet_distance(*statistics)
+    value = fid.frechet_distance(*statistics)
     assert value == pytest.approx(exact, rel=1e-9)
     assert value == pytest.approx(
         calculate_frechet_distance(*statistics), rel=1e-6 if min(n1, n2) > width else 1e-5
     )
-    assert inception.frechet_distance(*statistics[:2], *statistics[:2]) == pytest.approx(
-        0, abs=1e-8
-    )
+    assert fid.frechet_distance(*statistics[:2], *statistics[:2]) == pytest.approx(0, abs=1e-8)
 
 
 @pytest.fixture(scope="session")
@@ -222,6 +223,133 @@ def test_features_of_a_backbone(folders, backbone, capsys):
             np.testing.assert_allclose(
                 two[key], one[key], rtol=1e-4, atol=1e-6 * np.abs(one[key]).max()
             )
+
+
+def write_noise(root, number, rng, invert=False):
+    """BMPs: of equal sizes whatever is in them."""
+    for i in range(number):
+        pixels = rng.integers(0, 120, (32, 32, 3)).astype(np.uint8)
+        (root / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - pixels if invert else pixels).save(root / "a" / f"{i:02d}.bmp")
+
+
+def test_fid_of_changed_pixels(backbone, tmp_path, capsys):
+    """Names and sizes stay, the pixels change: what was kept of the folder does not count."""
+    write_noise(tmp_path / "a", 12, np.random.default_rng(0))
+    write_noise(tmp_path / "b", 12, np.random.default_rng(1))
+    command = ("fid", tmp_path / "a", tmp_path / "b", "--features", backbone, "--workers", 0)
+    call(SCRIPT, *command)
+    before = capsys.readouterr()
+    assert "kept" not in before.err and "unchanged" not in before.err
+    call(SCRIPT, *command)
+    again = capsys.readouterr()
+    assert again.out == before.out
+    assert f"{tmp_path / 'a'}: unchanged, its statistics are read from" in again.err
+    write_noise(tmp_path / "b", 12, np.random.default_rng(1), invert=True)
+    call(SCRIPT, *command)
+    after = capsys.readouterr()
+    assert f"{tmp_path / 'b'}: unchanged" not in after.err
+    values = [float(said.out.split(": ")[-1]) for said in (before, after)]
+    assert values[1] > 2 * values[0]
+    call(SCRIPT, *command, "--cache", "fresh")
+    assert capsys.readouterr().out == after.out
+
+
+def test_fid_twice_under_two_processes(backbone, tmp_path, folders):
+    """The second time all comes from the cache; also of a folder and itself."""
+    for side in ("a", "b"):
+        shutil.copytree(folders / side, tmp_path / side)
+    options = ("--features", backbone, "--workers", 0, "--size", 32)
+    first = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
+    again = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert again.stderr.count("unchanged") == 2
+    (tmp_path / "a.fid.npz").unlink()
+    itself = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "a", *options, processes=2)
+    assert itself.stdout.splitlines()[-1].endswith(": 0.0000")
+
+
+def test_images_of_many_sizes_are_one_batch(weights, photographs):
+    """The features are those of each image alone, and the network is called once."""
+    from models.feature_statistics import read_batch
+
+    network, _ = fid.load_inception(weights)
+    images = [photographs[0][: 90 + 10 * i, : 80 + 7 * i] for i in (0, 1, 0, 2)]
+    stacks = [np.stack([images[0], images[2]]), images[1][None], images[3][None]]
+    stacks = [torch.from_numpy(np.ascontiguousarray(stack)) for stack in stacks]
+    calls = []
+    network.Mixed_7c.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        together = network(stacks)
+        alone = torch.cat([network(stack) for stack in stacks])
+    assert len(calls) == 1 + 3
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert callable(pickle.loads(pickle.dumps(partial(read_batch, size=0))))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked(method, folders, backbone, tmp_path):
+    code = (
+        "import multiprocessing, runpy, sys\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{method}')\n"
+        "    sys.argv = sys.argv[1:]\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    fid_flags = ["fid", "--features", backbone, "--cache", method, "--size", 32]
+    for flags in (fid_flags, ["ssim", "--out", tmp_path / "ssim"]):
+        words = [SCRIPT, flags[0], folders / "a", folders / "b", *flags[1:], "--workers", 1]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):
+    """The sentence names the first image."""
+    from models.resnet import ResNet
+
+    forward = ResNet.forward
+
+    def broken(self, x):
+        features = forward(self, x)
+        features[3:, 0] = torch.nan
+        return features
+
+    monkeypatch.setattr(ResNet, "forward", broken)
+    options = ("--features", backbone, "--workers", 0, "--size", 32, "--cache", "broken")
+    said = refused(capsys, SCRIPT, "fid", folders / "a", folders / "b", *options)
+    assert f"{folders / 'a' / 'class0' / '06.png'} are not finite" in said
+    assert not (folders / "a.broken.npz").exists()
+    monkeypatch.undo()
+    bad = {"mu": np.full(256, np.nan), "sigma": np.eye(256), "settings": "{}"}
+    np.savez(tmp_path / "nan.npz", **bad)
+    said = refused(capsys, SCRIPT, "fid", tmp_path / "nan.npz", folders / "b", *options)
+    assert "not finite" in said
+
+
+def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
+    """Any extension will do; originals that could not be read are left out, in words."""
+    mirror = tmp_path / "mine"
+    shutil.copytree(tiny["inpaint"], mirror)
+    (mirror / "view0").rename(mirror / "old")
+    for number, file in enumerate(sorted((mirror / "old").rglob("*.png"))):
+        target = mirror / "view0" / file.relative_to(mirror / "old")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if number:
+            image = Image.open(file)
+            image.save(target.with_suffix((".JPEG", ".webp", ".PNG", ".jpeg")[number % 4]))
+        else:
+            missing = file.relative_to(mirror / "old").as_posix()
+    shutil.rmtree(mirror / "old")
+    (mirror / "failed.jsonl").write_text(json.dumps({"path": missing, "reason": "cut"}) + "\n")
+    options = ("--workers", 0, "--size", 32)
+    call(SCRIPT, "fid", tiny["train"], mirror / "view0", "--features", backbone, *options)
+    said = capsys.readouterr()
+    assert "1 images of" in said.err and "are left out" in said.err
+    assert "(23 images)" in said.out
+    call(SCRIPT, "ssim", tiny["train"], mirror / "view0", *options)
+    assert "(23 pairs)" in capsys.readouterr().out
 
 
 def test_fid_bad_input(folders, tmp_path, capsys):
@@ -300,242 +428,149 @@ def test_ssim_command(folders, tmp_path, capsys):
     assert "hold different images" in refused(capsys, SCRIPT, "ssim", folders / "a", tmp_path / "x")
 
 
-# ---------------------------------------------------------------- cost
-def test_cost(tiny, backbone, tmp_path, capsys):
-    command = (
-        "cost",
-        "--data",
-        tiny["train"],
-        "--out",
-        tmp_path / "cost",
-        "--augmentations",
-        "inpaint",
-        "crop",
-        "jitter",
-        "blur",
-        "--inpaint",
-        f"--weights {tiny['maskgit']} --steps 2 --mask random:0.9",
-        "--images",
-        2,
-        "--compare",
-        8,
-        "--batch-size",
-        4,
-        "--workers",
-        0,
-        "--features",
-        backbone,
+def test_ssim_leaves_the_mirror_alone(tiny, tmp_path, capsys):
+    """Its results lie beside the mirror, so that nothing takes them for a view."""
+    mirror = tmp_path / "gen"
+    shutil.copytree(tiny["inpaint"], mirror)
+    before = hashes(mirror)
+    call(SCRIPT, "ssim", tiny["train"], mirror / "view0", "--workers", 0)
+    assert hashes(mirror) == before
+    assert (tmp_path / "gen.view0.ssim" / "ssim.json").exists()
+    out = tmp_path / "run"
+    flags = ("--data", tiny["train"], "--generated", mirror, "--out", out, "--epochs", 1)
+    run("03_pretrain.py", *flags, *PRETRAIN, "--projector", "16-16")
+    said = refused(
+        capsys, SCRIPT, "ssim", tiny["train"], mirror / "view0", "--out", mirror / "view0" / "x"
     )
-    call(SCRIPT, *command)
+    assert "lies inside" in said
+
+
+def test_ssim_under_two_processes(folders, tmp_path):
+    options = ("ssim", folders / "a", folders / "b", "--workers", 0)
+    run(SCRIPT, *options, "--out", tmp_path / "one")
+    run(SCRIPT, *options, "--out", tmp_path / "two", processes=2)
+    run(SCRIPT, *options, "--out", tmp_path / "two", processes=2)
+    one, two = ((tmp_path / name / "ssim.json").read_text() for name in ("one", "two"))
+    assert one == two
+
+
+# ---------------------------------------------------------------- cost
+@pytest.fixture(scope="session")
+def mirrors(tiny):
+    """Mirrors of the three hand-crafted augmentations, beside that of in-painting: {name: path}."""
+    made = {"inpaint": tiny["inpaint"]}
+    for name in ("crop", "jitter", "blur"):
+        made[name] = tiny["root"] / name
+        flags = ("--data", tiny["train"], "--out", made[name], "--size", 32, "--workers", 0)
+        run("02_augment.py", name, *flags)
+    return made
+
+
+COST = ("--images", 2, "--compare", 8, "--batch-size", 4, "--workers", 0, "--size", 64)
+
+
+def test_cost(mirrors, backbone, tmp_path, capsys):
+    folders = list(mirrors.values())
+    command = ("--out", tmp_path / "cost", *COST, "--features", backbone)
+    call(SCRIPT, "cost", *folders, *command)
     assert "8 images, fewer than the 256" in capsys.readouterr().err
     found = json.loads((tmp_path / "cost" / "cost.json").read_text())
-    assert found["rows"].keys() == {"inpaint", "crop", "jitter", "blur"} and found["compared"] == 8
+    assert found["rows"].keys() == {"inpaint", "crop", "jitter", "blur"}
     for row in found["rows"].values():
-        assert (
-            row["fid"] > 0
-            and -1 < row["ssim"] < 1
-            and row["latency_ms"] > 0
-            and row["batch_ms"] > 0
-        )
-    assert found["rows"]["inpaint"]["parameters"] > 10_000 and found["ratios"].keys() == {
-        "inpaint_over_jitter"
-    }
-    call(
-        SCRIPT, *command, "--pretrain-images-per-second", 100, "--pretrain-gpus", 2
-    )  # finished rows are kept
+        assert row["images"] == 8 and row["timed"] == 2
+        assert row["fid"] > 0
+        assert -1 < row["ssim"] < 1
+        assert row["latency_ms"] > 0
+        assert row["batch_ms"] > 0
+    assert found["rows"]["inpaint"]["parameters"] > 10_000
+    assert found["rows"]["crop"]["parameters"] is None
+    assert found["rows"]["blur"]["ssim"] > found["rows"]["crop"]["ssim"]
+    assert found["ratios"].keys() == {"inpaint_over_jitter"}
+
+    speed = ("--pretrain-images-per-second", 100, "--pretrain-gpus", 2)
+    call(SCRIPT, "cost", *folders, *command, *speed)  # finished rows are kept
     again = json.loads((tmp_path / "cost" / "cost.json").read_text())
     assert again["rows"] == found["rows"]
-    assert again["ratios"]["generation_share"] == pytest.approx(
-        found["rows"]["inpaint"]["batch_ms"] / 2 / 1000 * 100
-    )
+    share = found["rows"]["inpaint"]["batch_ms"] / 2 / 1000 * 100
+    assert again["ratios"]["generation_share"] == pytest.approx(share)
     assert "98.93" in capsys.readouterr().out
-    assert "--batch-size was 4, now 5" in refused(capsys, SCRIPT, *command, "--batch-size", 5)
+    said = refused(capsys, SCRIPT, "cost", *folders, *command, "--batch-size", 5)
+    assert "--batch-size was 4, now 5" in said
 
 
-# ---------------------------------------------------------------- report
-def write_run(folder, top1, seed=0, evaluation=None, results=None, **backbone):
-    backbone = {
-        "stage": "03_pretrain",
-        "method": "vicreg",
-        "backbone": "resnet50",
-        "data": "/data/set/train",
-        "epochs": 100,
-        "mix": 0.0,
-        "pair": ["crop"],
-        "views": 1,
-        "seed": seed,
-        "generated_by": [],
-        **backbone,
-    }
-    folder.mkdir(parents=True)
-    stage, args = evaluation or ("04_linear_eval", {})
-    results = results or {
-        "top1": {"mean": top1, "sd": 0.0, "values": [top1]},
-        "knn_top1": {"mean": 50.0},
-    }
-    (folder / "result.json").write_text(
-        json.dumps(
-            {
-                "stage": stage,
-                "args": {"seeds": [0], **args},
-                "backbone": backbone,
-                "backbone_sha256": "0",
-                "images": {"train": 1, "val": 1, "classes": 7},
-                "results": results,
-                "baselines": {"majority class": {"top1": {"mean": 12.5}}},
-            }
-        )
+def test_cost_is_what_fid_and_ssim_say(mirrors, tiny, backbone, tmp_path, capsys):
+    """The row of a mirror has the values of the two commands for its view."""
+    flags = ("--size", 32, "--workers", 0)
+    command = ("cost", mirrors["blur"], "--out", tmp_path / "cost", *COST, "--compare", 100)
+    call(SCRIPT, *command, *flags, "--features", backbone)
+    row = json.loads((tmp_path / "cost" / "cost.json").read_text())["rows"]["blur"]
+    assert row["images"] == 24
+    view = mirrors["blur"] / "view0"
+    capsys.readouterr()
+    call(SCRIPT, "fid", tiny["train"], view, *flags, "--features", backbone, "--cache", "blur")
+    assert float(capsys.readouterr().out.split(": ")[-1]) == pytest.approx(row["fid"], abs=1e-3)
+    call(SCRIPT, "ssim", tiny["train"], view, *flags, "--out", tmp_path / "ssim")
+    ssim = json.loads((tmp_path / "ssim" / "ssim.json").read_text())
+    assert ssim["mean"] == pytest.approx(row["ssim"], abs=1e-9)
+
+
+def test_cost_of_a_mirror_made_anew(mirrors, tiny, backbone, tmp_path):
+    """A row stands for one mirror; another one under the same name is measured again."""
+    mirror = tmp_path / "blur"
+    shutil.copytree(mirrors["blur"], mirror)
+    command = ("cost", mirror, "--out", tmp_path / "cost", *COST, "--features", backbone)
+    call(SCRIPT, *command)
+    first = json.loads((tmp_path / "cost" / "cost.json").read_text())
+    shutil.rmtree(mirror)
+    flags = ("--data", tiny["train"], "--out", mirror, "--size", 32, "--workers", 0, "--seed", 1)
+    call("02_augment.py", "blur", *flags)
+    call(SCRIPT, *command)
+    second = json.loads((tmp_path / "cost" / "cost.json").read_text())
+    assert second["rows"]["blur"]["ssim"] != first["rows"]["blur"]["ssim"]
+
+
+def test_cost_under_two_processes(mirrors, backbone, tmp_path):
+    """The same numbers, and the same command once more."""
+    command = ("cost", mirrors["inpaint"], mirrors["jitter"], *COST, "--features", backbone)
+    run(SCRIPT, *command, "--out", tmp_path / "one")
+    run(SCRIPT, *command, "--out", tmp_path / "two", processes=2)
+    one, two = (
+        json.loads((tmp_path / n / "cost.json").read_text())["rows"] for n in ("one", "two")
     )
+    for name in one:
+        assert two[name]["ssim"] == pytest.approx(one[name]["ssim"], abs=1e-12)
+        assert two[name]["fid"] == pytest.approx(one[name]["fid"], rel=1e-3)
+    run(SCRIPT, *command, "--out", tmp_path / "two", processes=2)
+    again = json.loads((tmp_path / "two" / "cost.json").read_text())["rows"]
+    assert again == two
 
 
-def mirror(strategy, **args):
-    return [{"stage": f"02_augment {strategy}", "strategy": strategy, "args": args}]
+def test_cost_bad_input(mirrors, tiny, backbone, tmp_path, capsys):
+    command = ("--out", tmp_path / "cost", *COST, "--features", backbone)
+    assert "augment.json" in refused(capsys, SCRIPT, "cost", tiny["train"], *command)
+    said = refused(capsys, SCRIPT, "cost", mirrors["blur"], mirrors["blur"], *command)
+    assert "have one name" in said
+    inside = ("--out", tiny["train"] / "cost", *COST, "--features", backbone)
+    assert "lies inside" in refused(capsys, SCRIPT, "cost", mirrors["blur"], *inside)
 
 
-def cells(folder, name):
-    """The cells of a row of report.md."""
-    row = next(
-        line
-        for line in (folder / "report.md").read_text().splitlines()
-        if line.startswith(f"| {name} |")
-    )
-    return [cell.strip() for cell in row.strip("|").split("|")]
+@pytest.mark.parametrize("name", ["crop", "jitter", "blur"])
+def test_handcrafted_is_vicregs_first_view(name, mirrors, tiny):
+    """The stored image is what the views' own functions make of the same random numbers."""
+    from models import views
+    from models.images import find_images, read_image
+    from models.run import seed_rng
 
-
-def test_report(tmp_path, capsys):
-    inpaint = mirror("inpaint", mask="center")
-    for seed, top1 in enumerate((60.0, 61.0, 62.0)):
-        write_run(tmp_path / "imagenet" / f"base{seed}", top1, seed)
-        write_run(
-            tmp_path / "imagenet" / f"inpaint{seed}", top1 + 2, seed, mix=0.5, generated_by=inpaint
-        )
-    write_run(tmp_path / "imagenet" / "semi", 40.0, 0, ("05_semisup_eval", {"percent": 1.0}))
-    write_run(tmp_path / "imagenet" / "real", 61.5, mix=0.5, generated_by=["real"])
-    write_run(
-        tmp_path / "imagenet" / "none", 61.0, mix=0.5, generated_by=mirror("inpaint", mask="none")
-    )
-    write_run(
-        tmp_path / "imagenet" / "voc",
-        0,
-        0,
-        ("06_transfer voc07", {}),
-        {"top1": {"mean": 80.0}, "map": {"mean": 75.0}},
-    )
-    diffusion = mirror("diffusion", strength=[0.1, 0.2])
-    diffusion[0]["folder"] = "gen/strength0.2"
-    write_run(
-        tmp_path / "imagenet100" / "d",
-        70.0,
-        method="dino",
-        mix=0.5,
-        pair=["flip", "crop"],
-        generated_by=diffusion,
-    )
-    write_run(
-        tmp_path / "imagenet100" / "o",
-        71.0,
-        method="byol",
-        mix=1.0,
-        views=2,
-        generated_by=mirror("outpaint"),
-    )
-    random = mirror("inpaint", mask="random:0.25")
-    write_run(tmp_path / "satellite" / "m", 98.0, mix=0.75, generated_by=random)
-    write_run(tmp_path / "satellite" / "long", 99.0, mix=0.75, generated_by=random, epochs=1000)
-    scratch = {"percent": 100.0, "from_scratch": True, "epochs": 100}
-    write_run(tmp_path / "satellite" / "s", 97.0, 0, ("05_semisup_eval", scratch))
-    report(tmp_path)
-    text = capsys.readouterr().out
-    for title in [about["title"] for about in DISSERTATION.values()] + ["All arms"]:
-        assert title in text
-    assert text.strip() == (tmp_path / "report.txt").read_text().strip()
-    assert cells(tmp_path, "Non-Generative 0 %")[1:7] == [
-        "65.8",
-        "61.00 ± 1.00 (3)",
-        "86.6",
-        "",
-        "42.9",
-        "40.00",
-    ]
-    assert cells(tmp_path, "In-Painting 50 %")[1:3] == ["68.7", "63.00 ± 1.00 (3)"]
-    assert cells(tmp_path, "Control: real image 50 %")[1:3] == ["–", "61.50"]
-    assert cells(tmp_path, "Control: reconstruction 50 %")[1:3] == ["–", "61.00"]
-    assert cells(tmp_path, "Hand-Crafted")[3:7] == ["83.8", "80.00", "–", "75.00"]
-    assert cells(tmp_path, "Strength 0.2")[1:3] == ["–", "70.00"]
-    assert cells(tmp_path, "BYOL, 2 views")[1:3] == ["–", "71.00"]
-    assert cells(tmp_path, "Mask 0.25, gamma 0.75")[1:] == ["98.37", "98.00"]
-    assert cells(tmp_path, "Mask 0.25, gamma 0.75, long training")[1:] == ["99.22", "99.00"]
-    assert cells(tmp_path, "Supervised")[1:] == ["98.68", "97.00"]
-    assert "majority class on set 12.50" in text and "inpaint (mask none), control" in text
-    for figure in (30, 31, 33):
-        assert (tmp_path / f"figure{figure}.png").stat().st_size > 5000
-
-
-def test_report_keeps_other_settings_apart(tmp_path):
-    write_run(tmp_path / "imagenet" / "a", 60.0, local_crops=0)
-    write_run(tmp_path / "imagenet" / "b", 70.0, local_crops=6)
-    write_run(
-        tmp_path / "imagenet" / "c", 10.0, evaluation=("04_linear_eval", {"cache_features": True})
-    )
-    row = next(
-        row for row in DISSERTATION["table4"]["rows"] if row["name"].startswith("Non-Generative")
-    )
-    runs = collect(tmp_path)
-    assert len(select(runs, row["arm"])) == 3
-    assert sorted(values_of(runs, row["arm"], "linear top1")) == [
-        [60.0],
-        [70.0],
-    ]  # the published protocol counts
-
-
-def test_report_of_other_data(tmp_path, capsys):
-    """The study of section 5.7 on other images takes its place in Figure 33, and says so."""
-    write_run(tmp_path / "base", 57.0)
-    write_run(
-        tmp_path / "masked",
-        59.0,
-        mix=0.5,
-        generated_by=mirror("inpaint", mask="random:0.5", steps=6),
-    )
-    report(tmp_path)
-    assert cells(tmp_path, "Mask 0.5, gamma 0.5")[1:] == ["–", "59.00"]
-    assert "Here: set, other data" in capsys.readouterr().out
-    assert cells(tmp_path, "Non-Generative 0 %")[2] == ""
-
-
-def test_generation():
-    assert generation([]) == ("none", "") and generation(["real"]) == ("real", "")
-    assert generation(mirror("inpaint", mask="random:0.5", steps=12, data="x")) == (
-        "inpaint",
-        "mask random:0.5",
-    )
-    assert generation(mirror("inpaint", mask="center", steps=6)) == (
-        "inpaint",
-        "mask center, steps 6",
-    )
-    assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", "strength 0.0")
-
-
-def test_report_of_nothing_and_of_foreign_files(tmp_path, capsys):
-    assert "holds no result.json" in run(SCRIPT, "report", tmp_path).stdout
-    assert cells(tmp_path, "In-Painting 50 %")[1:3] == ["68.7", ""]
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "result.json").write_text("{}")
-    assert "is not a result" in refused(capsys, SCRIPT, "report", tmp_path)
-    assert "is not a folder" in refused(capsys, SCRIPT, "report", tmp_path / "missing")
-
-
-def test_dissertation_file():
-    """Each row has a value or a null for every column, and every arm can be placed."""
-    for key, about in DISSERTATION.items():
-        for row in about["rows"]:
-            assert len(row["values"]) == len(about["columns"]), (key, row["name"])
-    total = sum(
-        v is not None for t in DISSERTATION.values() for row in t["rows"] for v in row["values"]
-    )
-    assert (
-        total == 14 * 6 + 13 * 6 + 2 * 2 + 4 * 3 + 6 * 4 + 3 + 5 + 5
-    )  # Tables 3, 4, 5, 6, 7, Figure 33
+    path = find_images(tiny["train"])[0]
+    image = read_image(tiny["train"] / path)
+    alone = {"crop": {"scale": (0.08, 1.0)}, "jitter": {"jitter_p": 1.0}, "blur": {"blur": 1.0}}
+    off = dict(scale=None, jitter_p=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+    view = views.FIRST | off | alone[name]
+    box, _, choices = views.draw_choices(view, 32, 32, seed_rng(0, path, name))
+    expected = views.colour(views.resized_crop(image, box, 32), choices)
+    made = read_image(mirrors[name] / "view0" / path)
+    np.testing.assert_array_equal(made, expected)
+    assert not np.array_equal(made, image)
 
 
 def test_help_needs_no_heavy_import():

@@ -1,0 +1,224 @@
+"""The pictures of a report: the dissertation's figures with our numbers, and report.png."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+
+from models import run
+from models.images import MISSING, as_stored, generated_files, read_image, square
+from models.matching import spread
+from models.pairs import mirrors_of
+from models.plots import plt, save_figure
+from models.report import TABLES, entries, is_own, results_for
+from models.tables import half_width
+
+COLUMNS = 8  # images of the strip
+MIRRORS = 6  # rows of the strip, beside the originals and the control
+CURVES = 12
+
+
+# ---------------------------------------------------------------- the dissertation's figures
+def points_of(key, results):
+    """({line: [(x, mean, standard deviation)]}, [(x, the dissertation's number, its name)])."""
+    about = TABLES[key]
+    column = about["columns"][0][1]
+    chosen = results_for(key, results)
+    metric = column.split()[1]
+    lines, stars = defaultdict(list), []
+    for row in about["rows"]:
+        if "line" not in row:
+            continue
+        if row["values"][0] is not None and is_own(key, chosen):
+            stars.append((row["x"], row["values"][0], row["name"]))
+        if groups := entries(chosen, row["arm"], column):
+            values = [result.values[metric] for result in groups[0]]
+            deviation = stdev(values) if len(values) > 1 else 0
+            lines[row["line"]].append((row["x"], fmean(values), deviation))
+    return lines, stars
+
+
+def draw_figure(key, results, path):
+    """Our numbers as lines with error bars, the dissertation's as stars."""
+    lines, stars = points_of(key, results)
+    figure, axis = plt.subplots(figsize=(7, 4.5))
+    for number, (name, points) in enumerate(lines.items()):
+        colour = f"C{number}"
+        if points[0][0] is None or name == "gamma 0":  # one number: across the whole figure
+            axis.axhline(points[0][1], color=colour, linestyle=":", label=name)
+            continue
+        x, y, deviation = zip(*points, strict=True)
+        style = "--" if "control" in name else "-"
+        axis.errorbar(
+            x, y, deviation, color=colour, linestyle=style, marker="o", capsize=3, label=name
+        )
+    for x, y, name in stars:
+        label = f"dissertation: {name}"
+        if x is None:
+            axis.axhline(y, color="black", linewidth=0.8, linestyle="-.", label=label)
+        else:
+            axis.plot(x, y, "k*", markersize=10, label=label)
+    about = TABLES[key]
+    axis.set(xlabel=about["xlabel"], ylabel="linear top-1 (%)", title=about["title"])
+    axis.grid(alpha=0.3)
+    if lines or stars:
+        axis.legend(fontsize=7)
+    save_figure(figure, path)
+
+
+# ---------------------------------------------------------------- report.png
+def names_of(arms):
+    """A short name for each arm: what not all arms have in common."""
+    all_cells = [arm.cells for arm in arms]
+    names = []
+    for cells in all_cells:
+        words = []
+        for key, value in cells.items():
+            differs = any(other[key] != value for other in all_cells)
+            if value and (differs or key == "generated view"):
+                words.append(f"gamma {value}" if key == "gamma" else value)
+        names.append(", ".join(words).replace("none", "no generated view"))
+    return names
+
+
+def draw_accuracies(axis, arms, names):
+    """One point with its 95 % interval for each arm, for the kind of measurement most arms have."""
+    count = defaultdict(int)
+    for arm in arms:
+        for column in arm.values:
+            count[column] += 1
+    column = max(
+        count, key=lambda one: (count[one], one.evaluation == "linear", one.metric == "top1")
+    )
+    shown = [(name, arm) for name, arm in zip(names, arms, strict=True) if column in arm.values]
+    for place, (_, arm) in enumerate(shown):
+        values = list(arm.values[column].values())
+        axis.errorbar(fmean(values), place, xerr=half_width(values), fmt="o", color="C0", capsize=4)
+        axis.annotate(
+            f"{fmean(values):.1f}",
+            (fmean(values), place),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axis.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(y=0.15)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set(xlabel="percent", title=f"{column.name}; bars: 95 % interval over seeds")
+
+
+def logs_of(arms, folder):
+    """{arm's number: lines of the log}: one pretraining for each arm whose run lies in folder."""
+    runs = {}
+    for file in sorted(Path(folder).rglob("log.jsonl")):
+        runs[file.parent.name] = file.parent
+    found = {}
+    for number, arm in enumerate(arms):
+        name = Path(arm.one.backbone.removesuffix("/backbone.pth")).name
+        if name in runs:
+            events = run.read_log(runs[name], "step")
+            if events and "loss" in events[0]:
+                found[number] = events
+    return found
+
+
+def draw_curves(axis, logs, names):
+    """The loss of pretraining over the epochs."""
+    for number, events in list(logs.items())[:CURVES]:
+        epochs = [event["epoch"] for event in events]
+        axis.plot(epochs, [event["loss"] for event in events], label=names[number])
+    axis.set(xlabel="epoch", title="loss of pretraining (one seed)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+
+
+def some_images(folder):
+    """A few images of a folder of class folders, as paths relative to it."""
+    classes = sorted(place for place in folder.iterdir() if place.is_dir()) or [folder]
+    chosen = spread(classes, COLUMNS)
+    each = -(-COLUMNS // len(chosen))
+    found = []
+    for place in chosen:
+        files = [file for file in place.rglob("*.*") if file.is_file()]
+        found += sorted(files)[:each]
+    return sorted(file.relative_to(folder).as_posix() for file in found[:COLUMNS])
+
+
+def read_beside(folder, paths):
+    """The images of the folder with these paths, whatever their extension; [] if one is missing."""
+    suffixes, index = generated_files(folder, paths)
+    if MISSING in index:
+        return []
+    stems = [os.path.splitext(path)[0] for path in paths]
+    return [
+        read_image(Path(folder, stem + suffixes[i])) for stem, i in zip(stems, index, strict=True)
+    ]
+
+
+def strip_of(arms):
+    """[(name, images)]: originals, what each mirror made of them, and the control's images.
+
+    Only of mirrors that are still where they were when the runs used them.
+    """
+    mirrors = {}
+    for mirror in [mirror for arm in arms for mirror in arm.one.mirrors]:
+        if os.path.isdir(mirror.get("folder", "")):
+            mirrors.setdefault(mirror["folder"], mirror)
+    if not mirrors:
+        return []
+    folders = list(mirrors)[:MIRRORS]
+    views = {folder: mirrors_of([folder], 1)[0][0] for folder in folders}
+    paths = some_images(views[folders[0]])
+    originals = read_beside(mirrors[folders[0]]["args"].get("data", ""), paths)
+    if not originals:
+        return []
+    rows = []
+    for folder, view in views.items():
+        if made := read_beside(view, paths):
+            rows.append((f"generated: {Path(folder).name}", made))
+    side = rows[0][1][0].shape[0]
+    if any(arm.one.strategy == "real" for arm in arms):
+        rows.append(("control: real", [as_stored(image, side) for image in originals]))
+    return [("original", [square(image, side) for image in originals]), *rows]
+
+
+def draw_strip(axis, rows):
+    """The rows of images as one picture, their names beside it."""
+    side = rows[0][1][0].shape[0]
+    lines = [np.concatenate([square(image, side) for image in images], 1) for _, images in rows]
+    axis.imshow(np.concatenate(lines), interpolation="nearest")
+    axis.set_xticks([])
+    middles = [side * (number + 0.5) for number in range(len(rows))]
+    axis.set_yticks(middles, [name for name, _ in rows], fontsize=8)
+    axis.tick_params(length=0)
+
+
+def draw_report(arms, folder):
+    """report.png: accuracies with intervals, curves, a strip of real and generated images."""
+    names = names_of(arms)
+    logs = logs_of(arms, folder)
+    try:
+        rows = strip_of(arms)
+    except OSError as error:
+        run.warn(f"report.png has no images: {error}")
+        rows = []
+    panels = [("strip", 1.1 * len(rows))] if rows else []
+    panels.append(("accuracies", max(2.5, 0.4 * len(arms) + 1)))
+    if logs:
+        panels.append(("curves", 3.5))
+    heights = [height for _, height in panels]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(10, sum(heights)), height_ratios=heights, squeeze=False
+    )
+    for (name, _), axis in zip(panels, axes[:, 0], strict=True):
+        if name == "strip":
+            draw_strip(axis, rows)
+        elif name == "accuracies":
+            draw_accuracies(axis, arms, names)
+        else:
+            draw_curves(axis, logs, names)
+    save_figure(figure, Path(folder) / "report.png")

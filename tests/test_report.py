@@ -1,0 +1,360 @@
+"""07_metrics.py report: planted results in their rows, what differs is said, paired differences."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import call, refused, run
+
+from models.images import write_image
+from models.report import TABLES, entries, select
+from models.runs import generation, imagenet100, read_runs, synsets
+
+SCRIPT = "07_metrics.py"
+IMAGENET = dict.fromkeys(sorted(synsets()), 50.0)
+IMAGENET100 = dict.fromkeys(sorted(imagenet100()), 50.0)
+WILDFIRE = {"nowildfire": 50.0, "wildfire": 50.0}
+OWN = {"desert": 50.0, "forest": 50.0}
+IMAGES = {"imagenet": (1281167, 50000), "imagenet100": (126689, 5000), "wildfire": (30250, 6300)}
+LINEAR = {"seeds": [0], "epochs": 100, "learning_rate": 0.02}
+
+
+def write_run(folder, top1, seed=0, classes=IMAGENET, images=IMAGES["imagenet"], **more):
+    """Plant a result with the dissertation's settings, but for what is given.
+
+    more: arguments of the pretraining; stage, args (of the evaluation), results, val, baselines.
+    """
+    stage = more.pop("stage", "04_linear_eval")
+    args = more.pop("args", LINEAR)
+    results = more.pop("results", {"top1": {"mean": top1}, "knn_top1": {"mean": 50.0}})
+    val = more.pop("val", images[1])
+    baselines = more.pop("baselines", {})
+    backbone = {
+        "stage": "03_pretrain",
+        "method": "vicreg",
+        "backbone": "resnet50",
+        "data": "/data/set/train",
+        "images": images[0],
+        "epochs": 100,
+        "size": 224,
+        "batch_size": 800,
+        "mix": 0.0,
+        "pair": ["crop"],
+        "views": 1,
+        "seed": seed,
+        "generated_by": [],
+        **more,
+    }
+    if args.get("from_scratch"):
+        backbone = {"source": "from scratch", "architecture": args["architecture"], "left_out": {}}
+        args = args | {"backbone": None}
+    result = {
+        "stage": stage,
+        "args": {"data": "/data/set", "backbone": f"runs/{folder.name}", **args},
+        "backbone": backbone,
+        "backbone_sha256": str(folder),
+        "images": {"train": images[0], "val": val, "classes": len(classes)},
+        "results": results,
+        "baselines": baselines,
+        "per_class": classes,
+    }
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def mirror(strategy, folder="", **args):
+    return [{"strategy": strategy, "args": args, "folder": folder}]
+
+
+def cells(folder, title, name):
+    """The cells of a row of report.md, without the first; `name`: how the row begins."""
+    tables = (folder / "report.md").read_text().split("### ")
+    table = next(table for table in tables if table.startswith(title))
+    rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    row = next(row for row in rows if row[0].strip() == name)
+    return [cell.strip() for cell in row[1:]]
+
+
+def rows_of(folder, title):
+    """{name of the column: cell} of each row of a table of report.md."""
+    tables = (folder / "report.md").read_text().split("### ")
+    table = next(table for table in tables if table.startswith(title))
+    lines = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    lines = [[cell.strip() for cell in line] for line in lines]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+# ---------------------------------------------------------------- the dissertation's tables
+def test_rows_of_the_dissertation(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    inpaint = mirror("inpaint", mask="center")
+    for seed, top1 in enumerate((60.0, 61.0, 62.0)):
+        write_run(runs / f"base{seed}", top1, seed)
+        write_run(runs / f"inpaint{seed}", top1 + 2, seed, mix=0.5, generated_by=inpaint)
+    write_run(runs / "semi", 40.0, stage="05_semisup_eval", args={"percent": 1})
+    write_run(runs / "real", 61.5, mix=0.5, generated_by=["real"])
+    write_run(runs / "none", 61.0, mix=0.5, generated_by=mirror("inpaint", mask="none"))
+    voc = {"top1": {"mean": 80.0}, "map": {"mean": 75.0}}
+    write_run(runs / "voc", 0, stage="06_transfer voc07", args={}, results=voc)
+    diffusion = mirror("diffusion", "gen/strength0.2", strength=[0.1, 0.2])
+    hundred = {"classes": IMAGENET100, "images": IMAGES["imagenet100"], "mix": 0.5}
+    pair = {"method": "dino", "pair": ["flip", "crop"]}
+    write_run(runs / "d", 70.0, **hundred, **pair, generated_by=diffusion)
+    views = {"method": "byol", "mix": 1.0, "views": 2, "batch_size": 512}
+    write_run(runs / "o", 71.0, **hundred | views, generated_by=mirror("outpaint"))
+    fire = {"classes": WILDFIRE, "images": IMAGES["wildfire"], "mix": 0.75, "size": 128}
+    random = mirror("inpaint", mask="random:0.25")
+    write_run(runs / "m", 98.0, **fire, generated_by=random)
+    write_run(runs / "long", 99.0, **fire, generated_by=random, epochs=1000)
+    write_run(runs / "longbase", 98.5, **fire | {"mix": 0}, epochs=1000)
+    scratch = {"percent": 100, "from_scratch": True, "epochs": 100, "size": 128, "seed": 0}
+    supervised = {"stage": "05_semisup_eval", "args": scratch | {"architecture": "resnet50"}}
+    write_run(runs / "s", 97.0, **fire, **supervised)
+
+    call(SCRIPT, "report", runs)
+    text = capsys.readouterr().out
+    assert text.startswith("Your arms")
+    assert text.strip() == (runs / "report.txt").read_text().strip()
+    assert "Table 3" not in text and "Table 2" not in text and "Table 6" not in text
+    for table in ("Table 4", "Table 5", "Table 7", "Figure 30", "Figure 31", "Figure 33"):
+        assert f"\n{table}: " in text
+    base = cells(runs, "Table 4", "Non-Generative 0 %")
+    assert base[:6] == ["65.8", "61.00 ± 1.00 (3)", "86.6", "", "42.9", "40.00"]
+    assert cells(runs, "Table 4", "In-Painting 50 %")[:2] == ["68.7", "63.00 ± 1.00 (3)"]
+    assert cells(runs, "Table 4", "In-Painting 75 %")[:2] == ["68.5", ""]
+    assert cells(runs, "Table 4", "Control: real image 50 %")[:2] == ["–", "61.50"]
+    assert cells(runs, "Table 4", "Control: reconstruction 50 %")[:2] == ["–", "61.00"]
+    assert "Control: real image 75 %" not in (runs / "report.md").read_text()
+    assert cells(runs, "Table 5", "Hand-Crafted")[2:6] == ["83.8", "80.00", "–", "75.00"]
+    assert cells(runs, "Table 7", "Control: real image, crop")[:2] == ["–", "61.50"]
+    assert cells(runs, "Figure 30", "Strength 0.2")[:2] == ["–", "70.00"]
+    assert cells(runs, "Figure 31", "BYOL, 2 views")[:2] == ["–", "71.00"]
+    fire33 = {"Mask 0.25, gamma 0.75": ["98.37", "98.00"], "Supervised": ["98.68", "97.00"]}
+    fire33["Mask 0.25, gamma 0.75, long training"] = ["99.22", "99.00"]
+    fire33["No generated view (gamma 0), long training"] = ["–", "98.50"]
+    for name, expected in fire33.items():
+        assert cells(runs, "Figure 33", name) == expected
+    assert "inpaint (mask none), control" in text and "real, control" in text
+    for figure in (30, 31, 33):
+        assert (runs / f"figure{figure}.png").stat().st_size > 5000
+    assert (runs / "report.png").stat().st_size > 5000
+    numbers = json.loads((runs / "report.json").read_text())
+    [cell] = [cell for cell in numbers["tables"]["table4"] if cell["row"] == "In-Painting 50 %"]
+    assert cell["dissertation"] == 68.7
+    assert cell["here"] == [{"values by seed": {"0": 62.0, "1": 63.0, "2": 64.0}, "unlike": []}]
+
+
+def test_everything_with_all(tmp_path, capsys):
+    write_run(tmp_path / "base", 60.0)
+    call(SCRIPT, "report", tmp_path, "--all")
+    text = capsys.readouterr().out
+    for about in TABLES.values():
+        assert about["title"] in text
+    assert cells(tmp_path, "Table 3", "Control: real image + Crop")[:2] == ["–", ""]
+    assert cells(tmp_path, "Table 2", "Gaussian (GenRep)")[::2] == ["48.73", "73.13"]
+
+
+def test_the_folder_name_decides_nothing(tmp_path, capsys):
+    """Tiles in a folder called satellite are no wildfires, whatever their accuracy."""
+    runs = tmp_path / "satellite"
+    own = {"classes": OWN, "images": (4000, 1000), "size": 128}
+    write_run(runs / "base", 57.0, **own)
+    masked = mirror("inpaint", mask="random:0.5", steps=6)
+    write_run(runs / "masked", 59.0, **own, mix=0.5, generated_by=masked)
+    call(SCRIPT, "report", runs)
+    text = capsys.readouterr().out
+    assert "Here: set, other data" in text
+    cell = cells(runs, "Figure 33", "Mask 0.5, gamma 0.5")
+    assert cell == ["–", "59.00 [b]"]
+    assert "[b] other data: set, steps 6." in text
+    assert cells(runs, "Figure 33", "No generated view (gamma 0)") == ["97.96", "57.00 [a]"]
+    assert "Table 4" not in text and "Table 7" not in text
+
+
+def test_a_cell_says_what_differs(tmp_path, capsys):
+    """Network, length, size, batch, part of the data, validation images, cached features."""
+    part = dict(list(IMAGENET.items())[:50] + list(IMAGENET.items())[900:950])
+    small = {"backbone": "resnet10", "epochs": 2, "size": 32, "batch_size": 12}
+    args = LINEAR | {"cache_features": True}
+    write_run(tmp_path / "a", 61.0, **small, classes=part, images=(900, 300), args=args)
+    call(SCRIPT, "report", tmp_path)
+    assert cells(tmp_path, "Table 4", "Non-Generative 0 %")[1] == "61.00 [a]"
+    said = "100 of 1,000 classes, resnet10, 2 epochs, 32 px, batch size 12, cached features, 300"
+    assert f"[a] {said} validation images." in capsys.readouterr().out
+
+
+def test_published_before_cached(tmp_path):
+    """Cached features stand in only where there is nothing else, and other settings are told."""
+    write_run(tmp_path / "a", 60.0, local_crops=0)
+    write_run(tmp_path / "b", 70.0, local_crops=6)
+    write_run(tmp_path / "c", 10.0, args=LINEAR | {"cache_features": True}, local_crops=0)
+    rows = TABLES["table4"]["rows"]
+    row = next(row for row in rows if row["name"].startswith("Non-Generative"))
+    results = read_runs(tmp_path)
+    assert len(select(results, row["arm"])) == 3
+    groups = entries(results, row["arm"], "linear top1")
+    assert sorted(group[0].values["top1"] for group in groups) == [60.0, 70.0]
+    call(SCRIPT, "report", tmp_path)
+    assert cells(tmp_path, "Table 4", "Non-Generative 0 %")[1] == "60.00 [a] / 70.00 [b]"
+    arms = rows_of(tmp_path, "Your arms")
+    assert {row["other"] for row in arms} == {"local crops 0", "local crops 6"}
+    assert {row["linear top-1, cached features"] for row in arms} == {"10.00", ""}
+
+
+# ---------------------------------------------------------------- arms and differences
+def test_paired_differences(tmp_path, capsys):
+    """Only seeds that both arms have count; the interval is that of the t distribution."""
+    own = {"classes": OWN, "images": (4000, 1000)}
+    masked = mirror("inpaint", mask="random:0.5")
+    decoded = mirror("inpaint", mask="none")
+    differences = {0: 1.0, 1: 2.5, 2: 3.0}
+    for seed, difference in differences.items():
+        level = 50 + 10 * seed
+        write_run(tmp_path / f"base{seed}", level, seed, **own)
+        more = {**own, "mix": 0.5}
+        write_run(tmp_path / f"arm{seed}", level + difference, seed, **more, generated_by=masked)
+        write_run(tmp_path / f"real{seed}", level + 1, seed, **more, generated_by=["real"])
+    write_run(tmp_path / "decoded", 70.5, 2, **more, generated_by=decoded)
+    write_run(tmp_path / "arm7", 99.0, 7, **more, generated_by=masked)
+    write_run(tmp_path / "base8", 1.0, 8, **own, batch_size=400)
+    call(SCRIPT, "report", tmp_path)
+    rows = rows_of(tmp_path, "Paired differences")
+    rows = {row["generated view"]: row for row in rows if row["measured"] == "linear top-1"}
+    arm = rows["inpaint (mask random:0.5)"]
+    values = np.array(list(differences.values()))
+    half = 4.302653 * values.std(ddof=1) / math.sqrt(3)
+    assert arm["minus baseline"] == f"{values.mean():+.2f} ± {half:.2f} (3)"
+    assert arm["minus real"] == f"{values.mean() - 1:+.2f} ± {half:.2f} (3)"
+    assert arm["minus reconstruction"] == "+2.50 (1)"
+    assert rows["real, control"]["minus baseline"] == "+1.00 ± 0.00 (3)"
+    assert rows["real, control"]["minus real"] == ""
+    assert rows["inpaint (mask none), control"]["minus real"] == "-0.50 (1)"
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    rows = [row for row in numbers["differences"] if row["measured"] == "linear top-1"]
+    row = next(row for row in rows if row["generated view"].endswith("0.5)"))
+    assert row["minus baseline"]["differences"] == [1.0, 2.5, 3.0]
+
+
+def test_a_difference_says_what_else_differs(tmp_path, capsys):
+    own = {"classes": OWN, "images": (4000, 1000)}
+    write_run(tmp_path / "base", 50.0, **own, batch_size=768)
+    more = {**own, "mix": 1.0, "views": 2, "batch_size": 512}
+    write_run(tmp_path / "arm", 52.0, **more, generated_by=mirror("outpaint"))
+    call(SCRIPT, "report", tmp_path)
+    [row, _] = rows_of(tmp_path, "Paired differences")  # linear and kNN
+    assert row["minus baseline"] == "+2.00 (1) [a]"
+    assert "[a] batch size 512 / 768." in capsys.readouterr().out
+
+
+def test_arms_are_compact(tmp_path, capsys):
+    """Columns that are the same everywhere, or that follow from others, become a note."""
+    own = {"classes": OWN, "images": (4000, 1000)}
+    beside = {"majority class": {"top1": {"mean": 12.5}}}
+    write_run(tmp_path / "base", 50.0, **own, batch_size=768, baselines=beside)
+    masked = mirror("inpaint", mask="random:0.5")
+    write_run(tmp_path / "arm", 52.0, **own, mix=0.5, generated_by=masked, batch_size=512)
+    for labels in (5, 20):
+        args = {"cache_features": True, "labels_per_class": labels, "draws": 10, "seeds": [0]}
+        few = {"top1": {"mean": 30.0 + labels}}
+        write_run(tmp_path / f"few{labels}", 0, **own, args=args, results=few, batch_size=768)
+    write_run(tmp_path / "one", 40.0, **own, stage="05_semisup_eval", args={"percent": 1})
+    call(SCRIPT, "report", tmp_path)
+    rows = rows_of(tmp_path, "Your arms")
+    few = ["5 labels a class, top-1", "20 labels a class, top-1"]
+    assert list(rows[0]) == ["generated view", "linear top-1", "kNN top-1", *few, "1 % top-1"]
+    assert rows[0] == {
+        "generated view": "none",
+        "linear top-1": "50.00",
+        "kNN top-1": "50.00",
+        "1 % top-1": "40.00",
+        few[0]: "35.00",
+        few[1]: "50.00",
+    }
+    assert rows[2]["generated view"] == "majority class" and rows[2]["linear top-1"] == "12.50"
+    text = capsys.readouterr().out
+    assert "Common to all: data set, method vicreg, network resnet50, epochs 100." in text
+    assert "Common to all with a generated view: gamma 0.5, pair crop, views 1." in text
+
+
+def test_picture_of_real_runs(tiny, tmp_path):
+    """report.png has curves of the runs and images of their mirrors beside the accuracies."""
+    from PIL import Image
+
+    runs = tmp_path / "runs"
+    log = [{"event": "step", "epoch": e, "loss": 3 - e} for e in (0, 1)]
+    sizes = []
+    for generated_by in ([], mirror("inpaint", str(tiny["inpaint"]), data=str(tiny["train"]))):
+        name = "arm" if generated_by else "base"
+        (runs / name).mkdir(parents=True)
+        (runs / name / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
+        own = {"classes": OWN, "images": (24, 18), "mix": 0.5 if generated_by else 0.0}
+        write_run(runs / f"linear-{name}", 50.0, **own, generated_by=generated_by)
+        file = runs / f"linear-{name}" / "result.json"
+        result = json.loads(file.read_text())
+        result["args"]["backbone"] = str(runs / name)
+        file.write_text(json.dumps(result))
+        call(SCRIPT, "report", runs)
+        sizes.append(Image.open(runs / "report.png").size)
+    assert sizes[1][1] > sizes[0][1] + 100  # the strip
+    (runs / "arm" / "log.jsonl").unlink()
+    (runs / "base" / "log.jsonl").unlink()
+    call(SCRIPT, "report", runs)
+    assert Image.open(runs / "report.png").size[1] < sizes[1][1] - 200  # no curves
+
+
+# ---------------------------------------------------------------- generated views, bad input
+def test_generation():
+    assert generation([]) == ("none", "")
+    assert generation(["real"]) == ("real", "")
+    twelve = mirror("inpaint", mask="random:0.5", steps=12, data="x")
+    assert generation(twelve) == ("inpaint", "mask random:0.5")
+    six = mirror("inpaint", mask="center", steps=6)
+    assert generation(six) == ("inpaint", "mask center, steps 6")
+    assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", "strength 0.0")
+    part = mirror("diffusion", "gen/strength0.2/view0")
+    assert generation(part) == ("diffusion", "strength 0.2")
+    listed = [{"strategy": "diffusion", "args": {}, "views": ["strength0.1/view0"]}]
+    assert generation(listed) == ("diffusion", "strength 0.1")
+    assert generation(mirror("mine", colour="red")) == ("mine", "")
+
+
+def test_nothing_and_foreign_files(tmp_path, capsys):
+    assert "holds no result.json" in run(SCRIPT, "report", tmp_path).stdout
+    call(SCRIPT, "report", tmp_path, "--all")
+    assert cells(tmp_path, "Table 4", "In-Painting 50 %")[:2] == ["68.7", ""]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "result.json").write_text("{}")
+    assert "is not a result" in refused(capsys, SCRIPT, "report", tmp_path)
+    assert "is not a folder" in refused(capsys, SCRIPT, "report", tmp_path / "missing")
+
+
+def test_a_mirror_that_cannot_be_read_any_more(tmp_path, capsys):
+    """The report does without its pictures."""
+    write_image(tmp_path / "gen" / "view0" / "a" / "1.png", np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / "gen" / "augment.json").write_text('{"strategy": "inpaint", "args": {}}')
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "1.png").write_bytes(b"no image")
+    made = mirror("inpaint", str(tmp_path / "gen"), data=str(tmp_path / "data"), mask="center")
+    write_run(tmp_path / "runs" / "a", 50.0, mix=0.5, generated_by=made)
+    call(SCRIPT, "report", tmp_path / "runs")
+    assert "report.png has no images" in capsys.readouterr().err
+
+
+def test_dissertation_file():
+    """Each row has a value or a null for every column; the numbers are all there."""
+    for key, about in TABLES.items():
+        for row in about["rows"]:
+            assert len(row["values"]) == len(about["columns"]), (key, row["name"])
+    rows = [row for about in TABLES.values() for row in about["rows"]]
+    total = sum(value is not None for row in rows for value in row["values"])
+    # Tables 2, 3, 4, 5, 6, 7, Figure 33
+    assert total == 4 * 2 + 14 * 6 + 13 * 6 + 2 * 2 + 4 * 3 + 6 * 4 + 3 + 5 + 5
+    table2 = [row["values"] for row in TABLES["table2"]["rows"][:4]]
+    assert table2 == [[49.44, 75.58], [48.73, 73.13], [51.19, 74.97], [53.25, 77.16]]
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_no_two_rows_are_one_arm(key):
+    arms = [json.dumps(row["arm"], sort_keys=True) for row in TABLES[key]["rows"] if row["arm"]]
+    assert len(arms) == len(set(arms))
