@@ -39,9 +39,10 @@ def share_above_zero(text):
 def maskgit_arguments(p):
     p.add_argument(
         "--weights",
-        metavar="FOLDER",
-        help="run folder of 00_train_generator.py, or a folder with the two published MaskGIT "
-        "files; without it those are looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded",
+        metavar="PATH",
+        help="run folder of 00_train_generator.py or its generator.pth, or a folder with the two "
+        "published MaskGIT files; without it those are looked for in $GCL_WEIGHTS (~/.cache/gcl), "
+        "then downloaded",
     )
     p.add_argument(
         "--steps", type=run.positive, default=12, metavar="N", help="iterations of the decoding"
@@ -155,13 +156,15 @@ def uncovered(size, patch, top, left, side):
 def load_maskgit(where=None):
     """A tokenizer and, if there is one, the transformer that predicts its tokens.
 
-    where: a run folder of 00_train_generator.py, or a folder with the two published files. None
-    takes the published files from the cache or from the net.
+    where: a run folder of 00_train_generator.py or the generator.pth of one, or a folder with the
+    two published files. None takes the published files from the cache or from the net.
     Returns (tokenizer, transformer or None, {file name: sha256}). tokenizer.image_size is the side
     of its images in pixels.
     """
-    if where and (Path(where) / "generator.pth").exists():
-        return _load_trained(Path(where) / "generator.pth")
+    if where and Path(where).is_file():
+        return _load_trained(Path(where))
+    if where and Path(where, "generator.pth").exists():
+        return _load_trained(Path(where, "generator.pth"))
     return _load_published(where)
 
 
