@@ -318,24 +318,24 @@ def cost(args, device):
     from models.report import cost_table
     from models.runs import read_runs
 
-    names = [Path(folder).name for folder in args.mirrors]
+    _, noted = mirrors_of(args.mirrors, 1)
+    names = [costs.name_of(folder) for folder in args.mirrors]
     if len(set(names)) < len(names):
         run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
-    _, noted = mirrors_of(args.mirrors, 1)
     for mirror in noted if args.data is None else ():
         run.keep_apart(mirror["args"]["data"], out=args.out)
     out, found = open_cost(args)
-    missing = []
-    for folder, mirror in zip(args.mirrors, noted, strict=True):
-        row = found["rows"].get(Path(folder).name)
+    missing = {}
+    for name, folder, mirror in zip(names, args.mirrors, noted, strict=True):
+        row = found["rows"].get(name)
         if row is None or row["made_by"] != costs.made_by(mirror):
-            missing.append(folder)
+            missing[name] = folder
     features = load_features(args, device) if missing else None
     known = {}
-    for folder in missing:
+    for name, folder in missing.items():
         row = costs.measure_row(folder, features, known, args, device)
         warn_if_few(row["images"], features, folder)
-        found["rows"][Path(folder).name] = row
+        found["rows"][name] = row
         found["features"] = features.settings
         if parallel.rank() == 0:
             run.write_json(out / "cost.json", found)

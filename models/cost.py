@@ -15,7 +15,7 @@ import torch
 from models import fid, parallel, run
 from models.augmenters import STRATEGIES
 from models.feature_statistics import moments_of_files
-from models.matching import matched, spread
+from models.matching import matched, mirror_root, spread
 from models.pairs import mirrors_of
 from models.ssim import similarities
 
@@ -92,11 +92,16 @@ def quality_of(views, data, features, known, args, device, name):
 
 
 # ---------------------------------------------------------------- all rows
+def name_of(folder):
+    """The name of a mirror's row: its folder's, such as inpaint or diffusion/strength0.2."""
+    return str(Path(folder).resolve().relative_to(mirror_root(folder).parent))
+
+
 def measure_row(folder, features, known, args, device):
     """All that Table 6 says of one mirror. known: see `quality_of`."""
     views, (noted,) = mirrors_of([folder], 1)
     data = args.data or noted["args"]["data"]
-    name = Path(folder).name
+    name = name_of(folder)
     row = quality_of(views, data, features, known, args, device, name)
     paths = [original for original, _ in matched(data, views[0])]
     timed = spread(spread(paths, args.compare), args.images)
