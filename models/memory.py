@@ -10,6 +10,7 @@ import copy
 import math
 import os
 import weakref
+from functools import partial
 
 import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
@@ -170,23 +171,24 @@ def check(args, device, model, build_optimizer):
 def judge(args, model, build_optimizer, bf16, total):
     """(GiB that a step needs, a sentence on what to change if it is too much for `total` GiB)."""
 
-    def count(images, grad_checkpoint):
+    def peak(images, grad_checkpoint=args.grad_checkpoint):
         crops = crop_shapes(args, images)
-        return count_step(model, build_optimizer, crops, bf16, grad_checkpoint)
+        return count_step(model, build_optimizer, crops, bf16, grad_checkpoint)["peak"]
 
     images = args.batch_size // world()
     limit = total - WORKSPACE
-    need = count(images, args.grad_checkpoint)["peak"]
+    need = peak(images)
     if need <= limit:
         return need, ""
     remedies = []
     if not args.grad_checkpoint:
-        less = count(images, True)["peak"]
+        peak_less = partial(peak, grad_checkpoint=True)
+        less = peak_less(images)
         if less <= limit:
             remedies.append(f"--grad-checkpoint ({less:.1f} GiB, a third more time)")
-        elif fitting := largest(count, images, True, limit):
+        elif fitting := most_images(peak_less, images, less, limit):
             remedies.append(f"--grad-checkpoint with --batch-size {fitting * world()}")
-    if fitting := largest(count, images, args.grad_checkpoint, limit):
+    if fitting := most_images(peak, images, need, limit):
         remedies.append(f"--batch-size {fitting * world()}")
     remedies.append("more GPUs with torchrun")
     return need, (
@@ -195,13 +197,17 @@ def judge(args, model, build_optimizer, bf16, total):
     )
 
 
-def largest(count, images, grad_checkpoint, limit):
-    """About the most images a GPU whose step needs at most `limit` GiB; 0 if not even two fit."""
-    while images >= 2:
-        step = count(images, grad_checkpoint)
-        if step["peak"] <= limit:
-            return images
-        # The part beside the state is nearly proportional to the number of images.
-        share = (limit - step["state"]) / (step["peak"] - step["state"])
-        images = min(images - 1, math.floor(images * share))
-    return 0
+def most_images(peak, images, peak_of_images, limit):
+    """About the most images whose step needs at most `limit` GiB; 0 if not even two fit.
+
+    peak(n): GiB that n images need. It is the largest of several straight lines, and so lies below
+    the line between two of its points: what is read off that line fits.
+    """
+    fitting = 2
+    for _ in range(2):
+        below = peak(fitting)
+        if below > limit:
+            return 0
+        share = (limit - below) / (peak_of_images - below)
+        fitting += math.floor(share * (images - fitting))
+    return fitting

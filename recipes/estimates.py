@@ -71,6 +71,18 @@ IMAGENET_STAGES = {
 }
 
 
+SHORT = "STUDY=imagenet100 DATA=data/imagenet100 STRENGTHS="
+STUDIES = {  # smaller studies on ImageNet-100: (GPUs, environment of table7_summary.sh)
+    "three days on four cards": (4, f'{SHORT} SEEDS="0 1 2"'),
+    "one night on one card": (
+        1,
+        f'{SHORT} RUNS=runs/night ARMS="inpaint:0.5 real:0.5" SEEDS="0 1" '
+        "LINEAR=--cache-features "
+        'PRETRAIN="--backbone resnet18 --size 112 --batch-size 512 --projector 2048-2048-2048"',
+    ),
+}
+
+
 class Work(NamedTuple):
     kind: str  # generation, pretraining or evaluation
     rate: str  # a key of SHARE
@@ -176,7 +188,7 @@ def step_flop(args):
     key = [getattr(args, name) for name in names.split()]
     key = (*key, args.grad_checkpoint)
     if key not in step_flop.known:
-        model = importlib.import_module("03_pretrain").build_model(args)
+        model = importlib.import_module("03_pretrain").build_model(args, normalisation=None)
         crops = memory.crop_shapes(args, 8)
         step_flop.known[key] = memory.count_flop(model, crops, args.grad_checkpoint) / 8
     return step_flop.known[key]
@@ -197,9 +209,10 @@ def linear(args, images, made):
 
 
 def fine_tune(args, images, made):
+    importlib.import_module("05_semisup_eval").fill_in(args, {"args": {}})
     flop = 3 * pass_flop(args, made)
     if args.from_scratch:
-        flop = 3 * operations.resnet(args.architecture, args.size)
+        flop = 3 * operations.resnet(args.architecture, args.size, args.small_images)
     seen = args.epochs * images * args.percent / 100
     return Work("evaluation", "resnet", seen * flop, seen)
 
@@ -209,12 +222,7 @@ def transfer(args, images, made):
     return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
 
 
-def measure(args, images, made):
-    """The report needs no GPU; what Table 6 measures is not estimated."""
-    return Work("evaluation", "resnet", 0)
-
-
-WORK = {
+WORK = {  # what 07_metrics.py measures and reports is not estimated
     "00_train_generator": train_generator,
     "01_caption": caption,
     "02_augment": augment,
@@ -222,7 +230,6 @@ WORK = {
     "04_linear_eval": linear,
     "05_semisup_eval": fine_tune,
     "06_transfer": transfer,
-    "07_metrics": measure,
 }
 
 
@@ -242,9 +249,10 @@ def commands(recipe, environment):
         raise SystemExit(f"recipes/{recipe}.sh: {done.stderr}")
     found = []
     for line in done.stdout.splitlines():
-        if line.startswith("$ python 0"):
-            _, _, script, *words = shlex.split(line)
-            found.append(parse(script.removesuffix(".py"), words))
+        words = shlex.split(line) if line.startswith("$ python") else []
+        stage = words[2].removesuffix(".py") if words else None
+        if stage in WORK:
+            found.append(parse(stage, words[3:]))
     return found
 
 
@@ -312,7 +320,7 @@ def memory_row(method, local_crops):
     optimizer = partial(pretraining.build_optimizer, recipe=pretraining.METHODS[method])
     cells = []
     for args.views, images in VIEWS.items():
-        model = pretraining.build_model(args)
+        model = pretraining.build_model(args, normalisation=None)
         crops = memory.crop_shapes(args, images)
         plain = memory.count_step(model, optimizer, crops)["peak"]
         less = memory.count_step(model, optimizer, crops, grad_checkpoint=True)["peak"]
@@ -323,6 +331,17 @@ def memory_row(method, local_crops):
 VIEWS = {1: 200, 2: 128, 3: 96}  # generated views: images a GPU, of four, by default
 MEMORY = [("vicreg", 0), ("barlow", 0), ("simclr", 0), ("byol", 0)]
 MEMORY += [("swav", 0), ("swav", 6), ("dino", 6)]
+
+
+def recipe_row(name):
+    return row(name, *summary(work_of(name, RECIPES[name])))
+
+
+def study_row(name):
+    gpus, environment = STUDIES[name]
+    variables = dict(word.split("=", 1) for word in shlex.split(environment))
+    work = work_of("table7_summary", IMAGENET100, variables)
+    return row(name, *summary(work, gpus))
 
 
 def print_table(titles, rows):
@@ -338,8 +357,11 @@ def main(what):
         print_table(titles, (stage_row(name) for name in IMAGENET_STAGES))
     elif what == "recipes":
         titles = ("recipe", "generation", "pretraining", "evaluation", "hours together", "GB")
-        rows = (row(name, *summary(work_of(name, n))) for name, n in RECIPES.items())
-        print_table(titles, rows)
+        print_table(titles, (recipe_row(name) for name in RECIPES))
+        print()
+        for name, (_, environment) in STUDIES.items():
+            print(f"{name}: {environment} bash recipes/table7_summary.sh")
+        print_table(("study", *titles[1:]), (study_row(name) for name in STUDIES))
     elif what == "memory":
         titles = ["GiB without / with --grad-checkpoint", "local crops"]
         titles += [f"--views {views}, {images} images" for views, images in VIEWS.items()]

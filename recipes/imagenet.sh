@@ -1,15 +1,12 @@
 # Sourced by the recipes on ImageNet: the folders they share, and the steps that an arm is made of.
 #   DATA     ImageNet: DATA/train/n01440764/*.JPEG and DATA/val/n01440764/*.JPEG
-#   RUNS     an arm NAME leaves RUNS/NAME-seed0 (the encoder), NAME-seed0-linear, NAME-seed0-1percent, ...
-#   GEN      GEN/inpaint, GEN/noise, ...: generated images. Recipes share both: nothing is computed twice
-#   SUBSETS  SimCLR's lists of the 1 % and 10 % of the labels, 1percent.txt and 10percent.txt (weights.sh fetches them)
+#   RUNS     an arm NAME leaves RUNS/NAME-seed0 (the encoder), NAME-seed0-linear, NAME-seed0-1percent
+#   GEN      GEN/inpaint, GEN/noise, ...: generated images
+#   SUBSETS  SimCLR's lists of the 1 % and 10 % of the labels (weights.sh fetches them)
 #   PRETRAIN, LINEAR, SEMISUP, TRANSFER, GENERATE, ...   further flags for every command of a kind
-# Disk: a mirror holds 1.28 million JPEGs of 256 px a view, some 50 GB; a run 0.4 GB while it lasts, then 0.1 GB.
-# Hours on 4x3090 are estimates, a third of the peak (4 x 71 TFLOP/s in bf16), never measured. ResNet-50: 8.2 GFLOP
-# forward (4.1 billion multiply-adds), x3 with backward, x2 views: an ImageNet pretraining of 100 epochs 19 h, linear
-# evaluation (forward only, 100 epochs) 3 h, semi-supervised 0.3 h: 22 h an arm. MaskGIT 1.5 TFLOP a view (12 steps of
-# the transformer 1.1, encoder and decoder 0.4): 5.6 h for ImageNet. SDXL-Turbo at 512 px 5 TFLOP: 19 h. The
-# dissertation's remark that in-painting takes 25 % of a training puts its training at 35 h: disks may be the limit.
+# Recipes share RUNS and GEN: what one has made, the next one uses. Their costs are estimates
+# (python recipes/estimates.py), each for a recipe that finds nothing made. The settings fit cards of
+# 24 GB: VICReg with 200 pairs a GPU needs 18.9 GiB (python recipes/estimates.py memory).
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 STUDY=${STUDY:-imagenet}
 RUNS=${RUNS:-$RUN_ROOT/$STUDY}
@@ -19,27 +16,34 @@ GENERATE=${GENERATE:-} MASKGIT=${MASKGIT:-} OUTPAINT=${OUTPAINT:-} SDXL=${SDXL:-
 if [ -n "${TINY:-}" ]; then
   DATA=${DATA:-$DATA_ROOT/imagenet}
   export GCL_WEIGHTS=$DATA_ROOT/weights
-  PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --epochs 1 --batch-size 12 --optimizer adamw
-    --warmup-epochs 0 --projector 16-16 --queue 24 --queue-start 0 --local-size 16 --log-every 1 --workers 0 $PRETRAIN"
-  LINEAR="--epochs 2 --batch-size 8 --workers 0 $LINEAR" SEMISUP="--epochs 1 --batch-size 4 --workers 0 $SEMISUP"
+  PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --epochs 1 --batch-size 12
+    --optimizer adamw --warmup-epochs 0 --projector 16-16 --queue 24 --queue-start 0 --local-size 16
+    --log-every 1 --workers 0 $PRETRAIN"
+  LINEAR="--epochs 2 --batch-size 8 --workers 0 $LINEAR"
+  SEMISUP="--epochs 1 --batch-size 4 --workers 0 $SEMISUP"
   TRANSFER="--workers 0 $TRANSFER"
-  GENERATE="--batch-size 12 --workers 0" MASKGIT="--steps 2" OUTPAINT="--positions upper-left center"
+  GENERATE="--batch-size 12 --workers 0"
+  MASKGIT="--steps 2"
+  OUTPAINT="--positions upper-left center"
   SDXL="--model $DATA_ROOT/sdxl"
   BLIP="--model $DATA_ROOT/blip --num-beams 1 --max-tokens 3 --batch-size 12 --workers 0"
-  run python recipes/tiny.py "$DATA_ROOT"
+  run python tests/tiny.py "$DATA_ROOT"
 fi
 : "${DATA:?is to name the folder of ImageNet, with train/ and val/ in it}"
 SUBSETS=${SUBSETS:-${GCL_WEIGHTS:-$HOME/.cache/gcl}/imagenet_subsets}
 
-mirror() {  # noise | inpaint | outpaint | reconstruction | diffusion (strength 0.2, unless flags say otherwise)
+# noise | inpaint | outpaint | diffusion (strength 0.2, unless flags say otherwise) | reconstruction,
+# which is the control of both paintings: through the tokenizer, nothing masked
+mirror() {
   local strategy=$1 more=""; shift
   case $strategy in
     inpaint) more=$MASKGIT ;;
     outpaint) more="$MASKGIT $OUTPAINT" ;;
     diffusion) more="--captions $GEN/captions.jsonl $SDXL" ;;
   esac
-  if [ "$strategy" = reconstruction ]; then  # the control of both paintings: through the tokenizer, nothing masked
-    $LAUNCH 02_augment.py inpaint --data "$DATA/train" --out "$GEN/reconstruction" --mask none $MASKGIT $GENERATE
+  if [ "$strategy" = reconstruction ]; then
+    $LAUNCH 02_augment.py inpaint --data "$DATA/train" --out "$GEN/reconstruction" --mask none \
+      $MASKGIT $GENERATE
   else
     $LAUNCH 02_augment.py "$strategy" --data "$DATA/train" --out "$GEN/$strategy" $more "$@" $GENERATE
   fi
@@ -53,13 +57,14 @@ pretrain() {  # name of the arm, seed, then the flags that make it
 linear() { $LAUNCH 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$1-seed$2" --seeds "$2" $LINEAR; }
 semisup() {
   for percent in 1 10; do
-    $LAUNCH 05_semisup_eval.py --data "$DATA" --backbone "$RUNS/$1-seed$2" --percent $percent --seed "$2" \
-      --subset-file "$SUBSETS/${percent}percent.txt" $SEMISUP
+    $LAUNCH 05_semisup_eval.py --data "$DATA" --backbone "$RUNS/$1-seed$2" --percent $percent \
+      --seed "$2" --subset-file "$SUBSETS/${percent}percent.txt" $SEMISUP
   done
 }
 need_subsets() {  # before weeks of training, not after
   if [ ! -e "$SUBSETS/10percent.txt" ] && [ -z "${DRY:-}" ]; then
-    echo "$SUBSETS has no 1percent.txt and 10percent.txt (SimCLR's lists): bash recipes/weights.sh fetches them." >&2
+    echo "$SUBSETS has no 1percent.txt and 10percent.txt (SimCLR's lists): bash recipes/weights.sh" \
+      "fetches them." >&2
     exit 1
   fi
 }

@@ -3,9 +3,10 @@
 #
 #   DATA=/path/to/imagenet bash recipes/imagenet100.sh data/imagenet100
 #
-# Reads DATA/train/SYNSET and DATA/val/SYNSET; makes OUT/train/SYNSET and OUT/val/SYNSET, links: no disk space.
-# The dissertation names no list; this is that of Contrastive Multiview Coding (Tian et al. 2019, arXiv:1906.05849;
-# HobbitLong/CMC, imagenet100.txt), which others use: 126,689 training and 5,000 validation images.
+# Reads DATA/train/SYNSET and DATA/val/SYNSET. Makes the links OUT/train/SYNSET and OUT/val/SYNSET,
+# which take no disk space. The dissertation names no list. This is the one of Contrastive Multiview
+# Coding (Tian et al. 2019, arXiv:1906.05849; HobbitLong/CMC, imagenet100.txt), which others use:
+# 126,689 training and 5,000 validation images.
 source "$(dirname "$0")/start.sh"
 : "${DATA:?is to name the folder of ImageNet, with train/ and val/ in it}"
 OUT=${1:-$DATA_ROOT/imagenet100}
@@ -22,7 +23,8 @@ for split in train val; do
   done < <(grep -v '^#' recipes/imagenet100.txt)
   echo "$OUT/$split: $linked of 100 classes"
   if [ "$linked" -lt 100 ] && [ -z "${TINY:-}" ]; then
-    echo "$DATA/$split lacks $((100 - linked)) of the 100 classes: DATA must be ImageNet with folders n01440764 ..." >&2
+    echo "$DATA/$split lacks $((100 - linked)) of the 100 classes: DATA must be ImageNet with folders" \
+      "n01440764 ..." >&2
     exit 1
   fi
 done

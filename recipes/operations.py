@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import biggan, maskgit, vqgan
+from models import biggan, maskgit, vqgan, vqgan_losses
 from models.resnet import build_backbone
 
 
@@ -208,4 +208,4 @@ def perceptual(size):
 @functools.cache
 def critic(size):
     """The discriminator of the VQGAN."""
-    return forward(vqgan.PatchDiscriminator, pixels(size))
+    return forward(vqgan_losses.PatchDiscriminator, pixels(size))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Fetches every published weight file, so that the machine needs no network afterwards.
 #
-#   bash recipes/weights.sh                          into $GCL_WEIGHTS, else ~/.cache/gcl; some 11 GB
-#   HUB= bash recipes/weights.sh                     without SDXL-Turbo and BLIP (8 GB, in the hub's own cache, $HF_HOME)
+#   bash recipes/weights.sh        into $GCL_WEIGHTS, else ~/.cache/gcl; some 11 GB
+#   HUB= bash recipes/weights.sh   without SDXL-Turbo and BLIP (8 GB, in the hub's cache, $HF_HOME)
 #
-# Files whose publisher states a hash are checked against it; the hashes of all are kept in SHA256SUMS, and checked
-# when this is run again. A file that is there already is not fetched again.
+# A file whose publisher states a hash is checked against it. The hashes of all are kept in
+# SHA256SUMS, and are checked when this is run again. A file that is there is not fetched again.
 source "$(dirname "$0")/start.sh"
 export GCL_WEIGHTS=${GCL_WEIGHTS:-$HOME/.cache/gcl}
 FILES=${FILES-"icgan swav maskgit-tokenizer maskgit-transformer inception vgg16"}
@@ -13,24 +13,30 @@ LISTS=${LISTS-"1percent 10percent"}
 HUB=${HUB-yes}
 
 cat <<'LICENCES'
-Licences, as far as the publishers state them; read them before you use or pass on a file or what it generates:
+Licences, as far as the publishers state them. Read them before you use or pass on a file, or what
+it generates:
   IC-GAN generator                CC BY-NC 4.0 (facebookresearch/ic_gan): no commercial use
   SwAV ResNet-50                  CC BY-NC 4.0 (facebookresearch/swav): no commercial use
   MaskGIT tokenizer, transformer  Apache 2.0 (google-research/maskgit)
   FID Inception                   Apache 2.0 (mseitzer/pytorch-fid; a port of TensorFlow's, Apache 2.0)
-  VGG-16                          BSD-3-Clause (torchvision's code; the weights are trained on ImageNet: check its terms)
-  SDXL-Turbo                      Stability AI's non-commercial research community licence (stabilityai/sdxl-turbo)
+  VGG-16                          BSD-3-Clause (torchvision's code; trained on ImageNet: check its terms)
+  SDXL-Turbo                      Stability AI's non-commercial research community licence
   BLIP captioning base            BSD-3-Clause (Salesforce/BLIP)
   SimCLR's 1 % and 10 % lists     Apache 2.0 (google-research/simclr)
 LICENCES
 
 say "weight files, into $GCL_WEIGHTS"
 run mkdir -p "$GCL_WEIGHTS/imagenet_subsets"
-run python -c "import sys; from models.weights import find; [print(find(name)) for name in sys.argv[1:]]" $FILES
+run python -c "
+import sys
+from models.weights import weight_file
+for name in sys.argv[1:]:
+    print(weight_file(name))" $FILES
 
 say "the images of SimCLR's 1 % and 10 % of ImageNet's labels"
 for list in $LISTS; do
-  address=https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets/$list.txt
+  base=https://raw.githubusercontent.com/google-research/simclr/master
+  address=$base/imagenet_subsets/$list.txt
   file=$GCL_WEIGHTS/imagenet_subsets/$list.txt
   if [ ! -e "$file" ]; then
     run curl --fail --silent --show-error --location --output "$file.part" "$address" ||
@@ -40,20 +46,29 @@ for list in $LISTS; do
 done
 
 say "hashes"
-if [ -e "$GCL_WEIGHTS/SHA256SUMS" ] && ! (cd "$GCL_WEIGHTS" && run sha256sum --check --quiet SHA256SUMS >&2); then
-  echo "A file in $GCL_WEIGHTS is not what SHA256SUMS there says: delete it, or its line if you changed it." >&2
+check_sums() { (cd "$GCL_WEIGHTS" && run sha256sum --check --quiet SHA256SUMS >&2); }
+if [ -e "$GCL_WEIGHTS/SHA256SUMS" ] && ! check_sums; then
+  echo "A file in $GCL_WEIGHTS is not what SHA256SUMS there says: delete it, or its line if you" \
+    "changed it." >&2
   exit 1
 fi
 if [ -z "${DRY:-}" ]; then
-  (cd "$GCL_WEIGHTS" && find . -type f ! -name SHA256SUMS ! -name '.*' | sort | xargs sha256sum | tee SHA256SUMS.part)
+  (cd "$GCL_WEIGHTS" && find . -type f ! -name SHA256SUMS ! -name '*.sha256' ! -name '.*' | sort |
+    xargs sha256sum | tee SHA256SUMS.part)
   mv "$GCL_WEIGHTS/SHA256SUMS.part" "$GCL_WEIGHTS/SHA256SUMS"
 fi
 
 if [ -n "$HUB" ]; then
   say "SDXL-Turbo and BLIP, into the hub's cache, whose files are named after their hashes"
-  run python -c "from diffusers import DiffusionPipeline as P; from models.hub import PIPELINE_LAYOUT, model_folder
-print(model_folder('stabilityai/sdxl-turbo', 'model_index.json', PIPELINE_LAYOUT,
-                   lambda name: P.download(name, use_safetensors=True)))"
-  run python -c "from huggingface_hub import snapshot_download; from models.hub import model_folder
-print(model_folder('Salesforce/blip-image-captioning-base', 'config.json', 'a BLIP folder', snapshot_download))"
+  run python -c "
+from functools import partial
+from diffusers import DiffusionPipeline
+from models import hub
+download = partial(DiffusionPipeline.download, use_safetensors=True)
+print(hub.model_folder('stabilityai/sdxl-turbo', 'model_index.json', hub.PIPELINE_LAYOUT, download))"
+  run python -c "
+from huggingface_hub import snapshot_download
+from models import hub
+name = 'Salesforce/blip-image-captioning-base'
+print(hub.model_folder(name, 'config.json', 'a BLIP folder', snapshot_download))"
 fi

@@ -6,7 +6,6 @@ It makes little images in the layouts of ImageNet, Places365, VOC2007 and COCO, 
 random weights in the published formats.
 """
 
-import importlib
 import json
 import shutil
 import sys
@@ -22,6 +21,7 @@ from tiny_pipelines import blip, sdxl
 
 from models.flax_files import read_flax
 from models.images import write_image
+from models.labelled import VOC
 from models.run import write_json
 
 CLASSES = ("n01440764", "n01558993", "n01692333", "n01729322")  # the first is not in ImageNet-100
@@ -54,7 +54,6 @@ def class_folders(root, classes):
 
 def voc(root):
     """VOC2007. Image i holds every fifth class, from class i on, so that no class is rare."""
-    classes = importlib.import_module("06_transfer").VOC
     base = root / "VOCdevkit/VOC2007"
     (base / "Annotations").mkdir(parents=True)
     (base / "ImageSets/Main").mkdir(parents=True)
@@ -63,7 +62,7 @@ def voc(root):
         for i, name in enumerate(names):
             picture(base / f"JPEGImages/{name}.jpg", i % 5, i)
             objects = ""
-            for kind in classes[i % 5 :: 5]:
+            for kind in VOC[i % 5 :: 5]:
                 objects += f"<object><name>{kind}</name><difficult>0</difficult></object>"
             (base / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
         (base / f"ImageSets/Main/{split}.txt").write_text("\n".join(names) + "\n")

@@ -1,0 +1,59 @@
+"""Hours, disk and memory that the README files and the recipes quote are those that are counted."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import estimates
+import operations
+
+READMES = (ROOT / "README.md").read_text() + (ROOT / "recipes/README.md").read_text()
+
+
+def quoted(first_cell):
+    """The rows of both README files' tables that begin with this cell."""
+    return [line for line in READMES.splitlines() if line.startswith(f"| {first_cell} |")]
+
+
+@pytest.mark.parametrize("recipe", sorted(estimates.RECIPES))
+def test_headers_of_the_recipes(recipe):
+    text = (ROOT / f"recipes/{recipe}.sh").read_text()
+    assert estimates.header(recipe) in text
+    row = estimates.recipe_row(recipe)
+    assert quoted(recipe) == [row]
+
+
+@pytest.mark.parametrize("study", sorted(estimates.STUDIES))
+def test_shorter_studies(study):
+    _, environment = estimates.STUDIES[study]
+    assert f"{environment} bash recipes/table7_summary.sh" in READMES.replace("\\\n    ", "")
+    assert quoted(study) == [estimates.study_row(study)]
+
+
+@pytest.mark.parametrize("stage", sorted(estimates.IMAGENET_STAGES))
+def test_stages(stage):
+    for line in quoted(stage):
+        assert line == estimates.stage_row(stage)
+
+
+@pytest.mark.parametrize("row", [("vicreg", 0), ("swav", 6), ("dino", 6)])
+def test_memory(row):
+    for line in quoted(f"{row[0]} | {row[1]}"):
+        assert line == estimates.memory_row(*row)
+
+
+def test_operations_of_known_networks():
+    """ResNet-50 has 4.09 billion multiply-adds (torchvision's table of its models)."""
+    assert operations.resnet("resnet50", 224) == pytest.approx(2 * 4.09e9, rel=0.01)
+    assert operations.perceptual(224) == pytest.approx(2 * 15.35e9, rel=0.01)  # without classifier
+
+
+def test_wrong_usage_prints_the_manual():
+    done = subprocess.run(
+        [sys.executable, "recipes/estimates.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "estimates.py recipes" in done.stderr

@@ -1,0 +1,119 @@
+"""The memory of a training step: counted exactly, and one sentence where it is too much."""
+
+import importlib
+from functools import partial
+
+import pytest
+import torch
+from conftest import ROOT  # noqa: F401 (it makes the stages importable)
+
+from models import memory
+from models.heads import METHODS
+
+pretrain = importlib.import_module("03_pretrain")
+
+
+def training(*words):
+    """(complete arguments, the method's module, build_optimizer) of a command of stage 03."""
+    args = pretrain.arguments(["--data", "D", "--out", "O", *words])
+    pretrain.complete(args)
+    model = pretrain.build_model(args, normalisation=None)
+    recipe = METHODS[args.method] | {"optimizer": args.optimizer}
+    return args, model, partial(pretrain.build_optimizer, recipe=recipe)
+
+
+def count(words, images, **options):
+    args, model, build_optimizer = training(*words.split())
+    return memory.count_step(model, build_optimizer, memory.crop_shapes(args, images), **options)
+
+
+def test_a_training_step_of_known_size():
+    """ResNet-50, 224 px, 200 pairs in bf16: 16.7 GiB kept, 18.9 GiB in all."""
+    step = count("", 200)
+    assert step["kept"] == pytest.approx(16.68, abs=0.05)
+    assert step["peak"] == pytest.approx(18.86, abs=0.05)
+    less = count("", 200, grad_checkpoint=True)
+    assert less["peak"] == pytest.approx(8.3, abs=0.1)
+
+
+SMALL = "--backbone resnet10 --small-images --size 32 --batch-size 8 --local-size 16"
+DEEP = "--backbone resnet18 --size 64 --batch-size 64 --projector 16-16"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_more_images_need_more(method):
+    words = f"{SMALL} --method {method} --local-crops 2"
+    small = count(words, 8)
+    large = count(words, 16)
+    assert 0 < small["state"] < small["peak"] < large["peak"]
+    assert small["kept"] < large["kept"]
+
+
+def test_swav_with_a_queue_from_the_start():
+    """Whether the queue is full is a value, which tensors without data do not have."""
+    assert count(f"{SMALL} --method swav --queue 16 --queue-start 0", 8)["peak"] > 0
+
+
+def test_the_model_is_left_alone():
+    args, model, build_optimizer = training(*SMALL.split())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    memory.judge(args, model, build_optimizer, True, total=1e9)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_held_is_what_is_alive():
+    with memory.Held() as held:
+        a = torch.empty(1000)
+        b = a[:10]  # shares the storage
+        assert held.now == 4000
+        del a
+        assert held.now == 4000
+        del b
+        assert held.now == 0
+    assert held.most == 4000
+
+
+def test_the_sentence_names_what_fits():
+    """Each remedy of the sentence really fits the memory."""
+    args, model, build_optimizer = training(*DEEP.split())
+
+    def peak(images, grad_checkpoint=False):
+        crops = memory.crop_shapes(args, images)
+        return memory.count_step(model, build_optimizer, crops, True, grad_checkpoint)["peak"]
+
+    need, sentence = memory.judge(args, model, build_optimizer, True, total=100)
+    assert need == peak(64) and sentence == ""
+    limit = (peak(64) + peak(64, True)) / 2
+    need, sentence = memory.judge(
+        args, model, build_optimizer, True, total=limit + memory.WORKSPACE
+    )
+    assert "Use --grad-checkpoint (" in sentence and "torchrun" in sentence
+    fitting = int(sentence.split("--batch-size ")[1].split(",")[0])
+    assert peak(fitting) <= limit < peak(64) and fitting >= 32
+    limit = peak(16, True)
+    _, sentence = memory.judge(args, model, build_optimizer, True, total=limit + memory.WORKSPACE)
+    fitting = int(sentence.split("--grad-checkpoint with --batch-size ")[1].split(",")[0])
+    assert peak(fitting, True) <= limit
+    _, sentence = memory.judge(args, model, build_optimizer, True, total=memory.WORKSPACE)
+    assert "Use more GPUs" in sentence
+
+
+@pytest.mark.parametrize(("total", "code"), [(100.0, None), (memory.WORKSPACE, 2)])
+def test_check(monkeypatch, capsys, total, code):
+    """On a GPU with too little memory the run ends before it begins. A CPU is not asked."""
+    args, model, build_optimizer = training(*SMALL.split(), "--precision", "fp32")
+    memory.check(args, torch.device("cpu"), model, build_optimizer)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(total * 2**30)))
+    device = torch.device("cuda", 0)
+    if code is None:
+        memory.check(args, device, model, build_optimizer)
+        monkeypatch.setenv("GCL_GPU_GIB", "0.1")  # a smaller card is imitated
+        with pytest.raises(SystemExit):
+            memory.check(args, device, model, build_optimizer)
+        return
+    monkeypatch.setattr(memory, "CONTEXT", memory.WORKSPACE)
+    with pytest.raises(SystemExit) as stop:
+        memory.check(args, device, model, build_optimizer)
+    assert stop.value.code == code
+    assert "this GPU has 1.5 GiB" in capsys.readouterr().err
