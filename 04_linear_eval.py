@@ -1,106 +1,72 @@
-"""Stage 04: how good is a frozen backbone? One linear layer on its features (and, with --knn, none at all).
+"""Stage 04: how good is a frozen backbone? One linear layer on its features, or none (--knn).
 
     python 04_linear_eval.py --data ROOT --backbone runs/x
     torchrun --standalone --nproc_per_node=4 04_linear_eval.py --data ROOT --backbone runs/x
     python 04_linear_eval.py --data ROOT --backbone runs/x --cache-features --knn --seeds 0 1 2
+    python 04_linear_eval.py --data ROOT --backbone runs/x --cache-features --labels-per-class 10
 
-Reads ROOT/train/CLASS/*.jpg, ROOT/val/CLASS/*.jpg and a backbone: the run folder of 03_pretrain.py, or a weight
-file of ours, torchvision's, or of a VICReg, Barlow Twins, DINO or SwAV release. Writes OUT/result.json (top-1,
-top-5, per-class accuracy, confusion, all arguments, the backbone's too) and OUT/result.png. The same command
-continues at the last finished epoch, and returns at once when the run is finished.
+Reads ROOT/train/CLASS/*.jpg, ROOT/val/CLASS/*.jpg and a backbone: the run folder of 03_pretrain.py,
+or a weight file of ours, of torchvision or of another trainer. Writes OUT/result.json (top-1,
+top-5, per-class accuracy, confusion, all arguments, also the backbone's) and OUT/result.png. The
+same command continues at the last finished epoch, and returns at once when the run is finished.
 
-Default: the published protocol (VICReg, Barlow Twins). The backbone is frozen in evaluation mode; the layer is
-trained on random-resized crops and flips with SGD, momentum 0.9, a cosine per epoch, 100 epochs, batch 256; the
-validation image is a centre crop of 224 from 256 px. The result is that of the last epoch. The published code
-reports the best epoch on val: that number stands beside it as best_top1.
+Default: the published protocol (VICReg, Barlow Twins; their evaluate.py). The backbone is frozen in
+evaluation mode. The layer is trained on random-resized crops and flips with SGD, momentum 0.9, a
+cosine per epoch, 100 epochs, batch 256. The validation image is a centre crop of 224 from 256 px,
+resized bilinearly, for DINO bicubically (its eval_linear.py). What differs from the published code:
+* The result is that of the last epoch. The published code reports the best epoch on val: that
+  number stands beside it as best_top1.
+* The frozen backbone computes in bf16 on GPUs that have it; --precision fp32 is as published.
+* An incomplete last batch of an epoch is dropped; the published loaders keep it.
 
---cache-features computes the features once, on centre crops, and fits a multinomial logistic regression on them
-(standardised, L-BFGS, weight decay chosen on a stratified tenth of the training images, never on val): minutes
-for ImageNet, seconds for small data. It sees no augmented crops (but --cache-crops) and need not give the
-published protocol's number: compare like with like. Its optimum does not depend on the initialisation: --seeds
-vary only the held-out tenth, so their spread says how stable the choice of weight decay is. The spread over
-pretraining runs is another matter, and so is the standard error of a val set of this size, which is printed.
+--cache-features computes the features once, on centre crops, and fits a multinomial logistic
+regression on them (standardised, L-BFGS, weight decay chosen on a stratified tenth of the training
+images, never on val): minutes for ImageNet, seconds for small data. It sees no augmented crops (but
+see --cache-crops) and need not give the published protocol's number: compare like with like. Its
+optimum does not depend on the initialisation. --seeds vary only the held-out tenth, so their spread
+says how stable the choice of weight decay is. The spread over pretraining runs is another matter,
+and so is the standard error of a val set of this size, which is printed.
 
-Cost: ImageNet, ResNet-50, four RTX 3090: an epoch of the default takes about as long as reading the images.
+--labels-per-class N fits the same regression on N random training images of each class, --draws
+times: top1 has the mean and the spread over the draws. The weight decay is then 1 / the number of
+labels (C = 1 in scikit-learn), as so few labels are too few to choose it by. The features are
+standardised over all training images, which needs no labels.
+
+Cost: on ImageNet with ResNet-50 an epoch of the default takes about as long as reading the images.
 """
 
 import math
 from functools import partial
 
-from models.old_run import (
-    batches,
-    check_batch,
-    count,
-    device_arguments,
-    fail,
-    finished,
-    image_seed,
-    load_checkpoint,
-    log,
-    open_run,
-    parser,
-    progress,
-    rank,
-    run_main,
-    save_checkpoint,
-    start,
-)
+from models import evaluation, parallel, run
 
+STAGE = "04_linear_eval"
 LEARNING_RATES = {"vicreg": 0.02, "simclr": 0.1, "byol": 0.2}  # at batch 256; all others 0.3
+SCALED = ("simclr", "byol")  # their learning rates grow with the batch
+PIXELS = 32  # side of the images of the raw-pixel baseline
 
 
 def arguments(argv=None):
-    p = parser(__doc__)
-    p.add_argument(
-        "--data", required=True, help="folder with train/CLASS/images and val/CLASS/images"
-    )
-    p.add_argument(
-        "--backbone",
-        required=True,
-        metavar="PATH",
-        help="run folder, weight file, or the word random (see --architecture)",
-    )
-    p.add_argument(
-        "--out", help="run folder; without it the backbone's name with -linear or -cached"
-    )
-    p.add_argument(
-        "--eval-on",
-        default="val",
-        metavar="FOLDER",
-        help="sub-folder of --data to measure on; where there are both valid and test, choose on valid "
-        "and report test once",
-    )
-    p.add_argument(
-        "--size",
-        type=count,
-        help="side of the crops in pixels; without it that of the pretraining, or "
-        "224. Evaluation crops the centre of an image resized to 256/224 of it; images of exactly this "
-        "size are taken whole",
-    )
+    p = run.parser(__doc__)
+    evaluation.folder_arguments(p)
+    evaluation.backbone_arguments(p, "-linear, -cached or -Nlabels")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="one measurement each")
     p.add_argument(
         "--knn", action="store_true", help="also DINO's weighted kNN: k = 20, temperature 0.07"
     )
-    p.add_argument(
-        "--architecture", default="resnet50", help="with --backbone random: the network's name"
-    )
-    p.add_argument(
-        "--small-images",
-        action="store_true",
-        help="with --backbone random: 3x3 stem, no max-pooling",
-    )
     g = p.add_argument_group("published protocol")
-    g.add_argument("--epochs", type=count, default=100)
+    g.add_argument("--epochs", type=run.positive, default=100, help="passes over the images")
     g.add_argument(
-        "--batch-size", type=count, default=256, help="images a step, over all processes"
+        "--batch-size", type=run.positive, default=256, help="images a step, over all processes"
     )
     g.add_argument(
         "--learning-rate",
         type=float,
-        help="of the layer. Without it by method: VICReg 0.02 (its README; its code's default is 0.3), "
-        "SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and other files 0.3",
+        help="the layer's learning rate. Without it by method: VICReg 0.02 (its README; its code's "
+        "default is 0.3), SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and "
+        "other files 0.3",
     )
-    g.add_argument("--weight-decay", type=float, default=1e-6)
+    g.add_argument("--weight-decay", type=float, default=1e-6, help="the layer's weight decay")
     g = p.add_argument_group("features computed once")
     g.add_argument(
         "--cache-features",
@@ -109,27 +75,45 @@ def arguments(argv=None):
     )
     g.add_argument(
         "--cache-crops",
-        type=count,
+        type=run.positive,
         default=1,
         metavar="N",
-        help="1: the centre crop of each training image; N: and N - 1 random crops; costs N times as much",
+        help="1: the centre crop of each training image; N: and N - 1 random crops; costs N times "
+        "as much",
+    )
+    g.add_argument(
+        "--labels-per-class",
+        type=run.positive,
+        metavar="N",
+        help="labelled training images of each class; without it all",
+    )
+    g.add_argument(
+        "--draws",
+        type=run.positive,
+        default=10,
+        metavar="K",
+        help="random choices of these images, one measurement each",
     )
     g.add_argument(
         "--baselines",
         action="store_true",
-        help="print beside it: majority class, colour statistics, a random network of the same kind",
+        help="measure beside it: majority class, raw pixels (at most 32 x 32), colour statistics, "
+        "a random network of the same kind",
     )
-    device_arguments(p)
     args = p.parse_args(argv)
     if args.baselines and not args.cache_features:
         p.error("--baselines are fitted on cached features: add --cache-features")
-    name = (
-        args.backbone.rstrip("/")
-        .removesuffix("/backbone.pth")
-        .removesuffix(".pth")
-        .removesuffix(".tar")
-    )
-    args.out = args.out or f"{name}-{'cached' if args.cache_features else 'linear'}"
+    if args.labels_per_class and not args.cache_features:
+        p.error("--labels-per-class is fitted on cached features: add --cache-features")
+    if args.labels_per_class and len(args.seeds) > 1:
+        p.error("--labels-per-class takes one seed: its repetitions are the --draws")
+    if not args.out:
+        ending = "linear"
+        if args.labels_per_class:
+            ending = f"{args.labels_per_class}labels"
+        elif args.cache_features:
+            ending = "cached"
+        args.out = evaluation.default_out(args.backbone, ending)
     return args
 
 
@@ -138,43 +122,52 @@ if __name__ == "__main__":
 import torch
 import torch.nn.functional as F
 
-from models.features import (
-    accuracy,
-    bars,
-    centre_crop,
-    confusion,
-    embed,
-    extract,
-    gather,
-    knn,
-    loader,
-    per_class,
-    random_crop,
-    read_splits,
-    summary,
-    total,
-    write_result,
-)
-from models.linear import fit_linear, held_out, scores, standardise
-from models.resnet import load_backbone, random_like
+from models import features, labelled, linear, resnet
+from models.evaluation import summary
+from models.meter import Meter
 
 
-class ColourStatistics(torch.nn.Module):
-    """Mean and standard deviation of each colour channel: (B, 3, S, S) -> (B, 6)."""
+# ---------------------------------------------------------------- the published protocol
+def published(args, out, backbone, data, crop, device):
+    """(results, guesses of each seed) of a layer trained on random crops."""
+    val = extract(args, backbone, data.val.files, crop, device, "val features")
+    state = run.load_checkpoint(out)
+    done = state["done"] if state else []
+    for seed in args.seeds[len(done) :]:
+        if state and state["seed"] != seed:
+            state = None
+        done.append(train_layer(args, out, backbone, data, val, seed, done, state, device))
+    last = [one["history"][-1] for one in done]
+    best = [max(top1 for top1, _ in one["history"]) for one in done]
+    results = {
+        "top1": summary([top1 for top1, _ in last]),
+        "top5": summary([top5 for _, top5 in last]),
+        "best_top1": summary(best),
+    }
+    guesses = []
+    for one in done:
+        weight, bias = (tensor.to(device) for tensor in one["layer"])
+        guesses.append(F.linear(val, weight, bias).argmax(1))
+    if args.knn:
+        train, rows = features.extract(
+            backbone, data.train.files, crop, device, args.precision, args.workers
+        )
+        results |= nearest(train, rows, val, data)
+    return results, guesses
 
-    def forward(self, images):
-        return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
+def train_layer(args, out, backbone, data, val, seed, done, state, device):
+    """Train the layer for one seed, from the checkpoint `state` on.
 
-def train_layer(args, out, backbone, width, data, val, size, seed, done, state, device):
-    """The published protocol for one seed, from `state` on; returns (weights, history).
-
-    data: (files, labels, number of classes); val: (features, labels); done: what earlier seeds have measured."""
-    files, labels, classes = data
-    W = torch.empty(classes, width).normal_(
-        0, 0.01, generator=torch.Generator().manual_seed(image_seed(seed, "head"))
-    )
-    layer = [W.to(device).requires_grad_(), torch.zeros(classes, device=device, requires_grad=True)]
+    val: features of the evaluation images. done: what earlier seeds have returned. Returns "layer"
+    (weight, bias) and "history", a (top-1, top-5) for each epoch.
+    """
+    files, labels = data.train
+    generator = torch.Generator().manual_seed(run.image_seed(seed, "head"))
+    weight = torch.empty(len(data.classes), val.shape[1])
+    weight.normal_(0, 0.01, generator=generator)
+    bias = torch.zeros(len(data.classes))
+    layer = [weight.to(device).requires_grad_(), bias.to(device).requires_grad_()]
     solver = torch.optim.SGD(
         layer, lr=args.learning_rate, momentum=0.9, weight_decay=args.weight_decay
     )
@@ -184,43 +177,37 @@ def train_layer(args, out, backbone, width, data, val, size, seed, done, state, 
             tensor.data.copy_(saved)
         solver.load_state_dict(state["solver"])
         history = state["history"]
-    steps, labels = len(files) // args.batch_size, labels.to(device)
+
+    steps = len(files) // args.batch_size
     first, last = len(history) * steps, args.epochs * steps
-    order = list(batches(len(files), args.batch_size, seed, first, last))
-    images_of = loader(
-        files, partial(random_crop, size=size, seed=seed), order, args.workers, device
-    )
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    with progress(last, f"seed {seed}", first) as bar:
-        for step, (images, indices) in enumerate(images_of, first):
+    order = run.batches(len(files), args.batch_size, seed, first, last)
+    crop = partial(features.random_crop, size=args.size, seed=seed)
+    batches = features.read_batches(files, order, crop, args.workers, device)
+    meter = Meter(device=device)
+    with run.progress(last, f"seed {seed}", first) as bar:
+        for step, (pixels, indices) in enumerate(batches, first):
             epoch = step // steps
-            solver.param_groups[0]["lr"] = (
-                args.learning_rate * (1 + math.cos(math.pi * epoch / args.epochs)) / 2
-            )
-            features = embed(backbone, images, device, args.precision)
-            loss = F.cross_entropy(
-                F.linear(features, *layer), labels[indices.to(device)], reduction="sum"
-            )
-            for tensor, gradient in zip(
-                layer, torch.autograd.grad(loss / args.batch_size, layer), strict=True
-            ):
-                tensor.grad = total(gradient)
+            cosine = (1 + math.cos(math.pi * epoch / args.epochs)) / 2
+            solver.param_groups[0]["lr"] = args.learning_rate * cosine
+            x = features.embed(backbone, pixels, device, args.precision)
+            y = labels[indices].to(device, non_blocking=True)
+            loss = F.cross_entropy(F.linear(x, *layer), y, reduction="sum")
+            gradients = torch.autograd.grad(loss / args.batch_size, layer)
+            for tensor, gradient in zip(layer, gradients, strict=True):
+                tensor.grad = parallel.all_sum(gradient)
             solver.step()
-            loss_sum += loss.detach()
+            meter.add(step, {"loss": loss.double() / len(y)})
             bar.update()
             if (step + 1) % steps:
                 continue
-            mean_loss = (total(loss_sum) / (steps * args.batch_size)).item()
-            loss_sum.zero_()
-            if not math.isfinite(mean_loss):
-                fail(
-                    f"The loss is {mean_loss} in epoch {epoch}: lower --learning-rate {args.learning_rate}."
-                )
-            top1, top5 = accuracy(F.linear(val[0], *layer).detach(), val[1])
+
+            means = meter.read()
+            scores = F.linear(val, *layer).detach()
+            top1, top5 = features.accuracy(scores, data.val.labels)
             history.append([top1, top5])
-            bar.set_postfix(loss=f"{mean_loss:.3f}", top1=f"{top1:.2f}")
-            log(out, event="epoch", seed=seed, epoch=epoch, loss=mean_loss, top1=top1, top5=top5)
-            save_checkpoint(
+            bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
+            run.log(out, event="epoch", seed=seed, epoch=epoch, **means, top1=top1, top5=top5)
+            run.save_checkpoint(
                 out,
                 done=done,
                 seed=seed,
@@ -228,154 +215,181 @@ def train_layer(args, out, backbone, width, data, val, size, seed, done, state, 
                 solver=solver.state_dict(),
                 history=history,
             )
-    return [tensor.detach() for tensor in layer], history
+    return {"layer": [tensor.detach().cpu() for tensor in layer], "history": history}
 
 
-def published(args, out, backbone, width, data, val, size, device):
-    """(results, guesses of each seed) of the published protocol."""
-    state = load_checkpoint(out)
-    done = state["done"] if state else []
-    weights = [[tensor.to(device) for tensor in one["layer"]] for one in done]
-    for seed in args.seeds[len(done) :]:
-        own = state if state and state["seed"] == seed else None
-        layer, history = train_layer(
-            args, out, backbone, width, data, val, size, seed, done, own, device
-        )
-        weights.append(layer)
-        done.append({"layer": [tensor.cpu() for tensor in layer], "history": history})
-    guesses = [F.linear(val[0], *layer).argmax(1) for layer in weights]
-    results = {
-        "top1": summary([one["history"][-1][0] for one in done]),
-        "top5": summary([one["history"][-1][1] for one in done]),
-        "best_top1": summary([max(top1 for top1, _ in one["history"]) for one in done]),
-    }
+# ---------------------------------------------------------------- features computed once
+def cached(args, network, data, crop, device, knn=False):
+    """(results, guesses of each seed or draw) of logistic regressions on features of `network`."""
+    val = extract(args, network, data.val.files, crop, device, "val features")
+    crops = partial(features.centre_then_random, size=args.size, interpolation=args.interpolation)
+    train, rows = features.extract(
+        network,
+        data.train.files,
+        crops,
+        device,
+        args.precision,
+        args.workers,
+        passes=args.cache_crops,
+        what="train features",
+    )
+    results = {}
+    if knn:
+        centre = len(rows) // args.cache_crops  # the first pass
+        results = nearest(train[:centre], rows[:centre], val, data)
+    mean, sd = linear.standardise(train, device)
+    val = (val - mean) / sd
+    if args.labels_per_class:
+        fits = fit_draws(args, train, rows, data, device)
+    else:
+        fits = fit_seeds(args, train, rows, data, device)
+    accuracies, guesses, decays = [], [], []
+    for W, decay in fits:
+        scores = linear.scores(W, val)
+        accuracies.append(features.accuracy(scores, data.val.labels))
+        guesses.append(scores.argmax(1))
+        decays.append(decay)
+    results["top1"] = summary([top1 for top1, _ in accuracies])
+    results["top5"] = summary([top5 for _, top5 in accuracies])
+    results["weight_decay"] = decays
     return results, guesses
 
 
-def cached(args, network, data, val_data, size, device):
-    """(results, guesses of each seed) of the logistic regression, and of kNN if asked for, on features of `network`."""
-    (files, labels, classes), (val_files, val_labels) = data, val_data
-    crop = partial(centre_crop, size=size)
-    run = partial(extract, network, device=device, precision=args.precision, workers=args.workers)
-    val = gather(*run(val_files, crop, what="val features"), len(val_files)).to(device)
-    train, rows = run(files, crop, what="train features")
-    results, guesses = {}, []
-    if args.knn:
-        votes = knn(train.to(device), labels[rows.cpu()].to(device), val, classes)
-        top1, top5 = accuracy(votes, val_labels)
-        results = {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
-    crop = partial(random_crop, size=size, seed=0)
-    parts = [(train, rows)] + [
-        run(files, crop, epoch=n, what=f"crop {n + 1}") for n in range(1, args.cache_crops)
-    ]
-    train, rows = (
-        torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*parts, strict=True)
-    )
-    mean, sd = standardise(train, device)
-    val, tops, chosen = (val - mean) / sd, [], []
+def fit_seeds(args, train, rows, data, device):
+    """Yield (W, weight decay) for each seed: all labels, the decay chosen on a held-out tenth."""
+    labels = data.train.labels[rows].to(train.device)
     for seed in args.seeds:
-        held = held_out(labels, seed)[rows.cpu()].to(train.device)
-        W, decay, _ = fit_linear(train, labels[rows.cpu()].to(train.device), classes, held, device)
-        result = scores(W, val)
-        tops.append(accuracy(result, val_labels))
-        guesses.append(result.argmax(1))
-        chosen.append(decay)
-    top1, top5 = zip(*tops, strict=True)
-    return results | {"top1": summary(top1), "top5": summary(top5), "weight_decay": chosen}, guesses
+        held = linear.held_out(data.train.labels, seed)[rows].to(train.device)
+        W, decay, _ = linear.fit_linear(train, labels, len(data.classes), held, device)
+        yield W, decay
 
 
-def baselines(args, backbone, data, val_data, size, device):
-    """What the numbers must be held against: {name: results}."""
-    args = type(args)(**vars(args) | {"knn": False})
-    majority = data[1].mode().values
-    found = {
-        "majority class": {
-            "top1": summary([100 * (val_data[1] == majority.to(device)).double().mean().item()])
-        }
+def fit_draws(args, train, rows, data, device):
+    """Yield (W, weight decay) for each draw of a few labels of each class."""
+    n = args.labels_per_class * len(data.classes) * args.cache_crops
+    for draw in range(args.draws):
+        drawn = draw_labels(args, data, draw)[rows].nonzero()[:, 0]
+        x = train[drawn.to(train.device)]
+        labels = data.train.labels[rows[drawn]].to(train.device)
+        yield linear.fit_few(x, labels, len(data.classes), n, device)
+
+
+def draw_labels(args, data, draw):
+    """Mask of --labels-per-class training images of each class, random by (seed, draw, class)."""
+
+    def count(_):
+        return args.labels_per_class
+
+    name = ("labels", draw)
+    return labelled.some_of_each(data.train.labels, count, args.seeds[0], *name, keys=data.classes)
+
+
+# ---------------------------------------------------------------- baselines
+class RawPixels(torch.nn.Module):
+    """The pixels themselves, averaged to at most 32 x 32: (B, 3, S, S) -> (B, 3072)."""
+
+    def forward(self, pixels):
+        side = min(PIXELS, pixels.shape[2])
+        return F.adaptive_avg_pool2d(pixels, side).flatten(1)
+
+
+class ColourStatistics(torch.nn.Module):
+    """Mean and standard deviation of each colour channel: (B, 3, S, S) -> (B, 6)."""
+
+    def forward(self, pixels):
+        return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3))], 1)
+
+
+def baselines(args, backbone, data, crop, device):
+    """What the numbers must be held against, by the same protocol: {name: results}."""
+    majority = data.train.labels.mode().values
+    share = (data.val.labels == majority).double().mean().item()
+    found = {"majority class": {"top1": summary([100 * share])}}
+    networks = {
+        "raw pixels": RawPixels(),
+        "colour statistics": ColourStatistics(),
+        "random-init network": resnet.random_like(backbone),
     }
-    for name, network in (
-        ("colour statistics", ColourStatistics()),
-        ("random-init network", random_like(backbone)),
-    ):
-        found[name] = cached(args, network, data, val_data, size, device)[0]
+    for name, network in networks.items():
+        found[name], _ = cached(args, network, data, crop, device)
     return found
 
 
-def main(args):
-    if finished("result.json", "04_linear_eval", args):
-        return
-    device = start(args)
-    classes, (files, labels), (val_files, val_labels) = read_splits(args.data, args.eval_on)
-    if not args.cache_features:
-        check_batch(len(files), args.batch_size)
-    backbone, width, info = load_backbone(
-        args.backbone, args.architecture, args.small_images, args.seeds[0]
+# ---------------------------------------------------------------- both protocols
+def extract(args, network, files, crop, device, what):
+    """The features of all files on every process."""
+    return features.extract_all(
+        network, files, crop, device, args.precision, args.workers, what=what
     )
-    backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
-    out = open_run(args.out, "04_linear_eval", args)
-    size = args.size or info["args"].get("size") or 224
-    if args.learning_rate is None:
-        args.learning_rate = LEARNING_RATES.get(info["args"].get("method"), 0.3) * (
-            args.batch_size / 256 if info["args"].get("method") in ("simclr", "byol") else 1
+
+
+def nearest(train, rows, val, data):
+    """kNN accuracies of training features, which lie spread over the processes."""
+    votes = features.knn(train, data.train.labels[rows], val, len(data.classes))
+    top1, top5 = features.accuracy(votes, data.val.labels)
+    return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
+
+
+def check_labels(args, data):
+    """End the run if a class has fewer training images than --labels-per-class."""
+    counts = data.train.labels.bincount(minlength=len(data.classes))
+    least = counts.argmin()
+    if counts[least] < args.labels_per_class:
+        run.fail(
+            f"--labels-per-class {args.labels_per_class}: class {data.classes[least]} has only "
+            f"{counts[least]} training images.",
+            2,
         )
-    data, val_data = (files, labels, len(classes)), (val_files, val_labels.to(device))
+
+
+def main(args, device):
+    run.keep_apart(args.data, out=args.out)
+    data = labelled.read_splits(args.data, args.eval_on)
+    if not args.cache_features:
+        run.check_batch(len(data.train.files), args.batch_size)
+    if args.labels_per_class:
+        check_labels(args, data)
+    backbone, _, info = resnet.load_backbone(
+        args.backbone, args.architecture, args.small_images, args.seeds[0], args.prefix
+    )
+    out = evaluation.open_run(args, STAGE, data, info)
+    if out is None:
+        return
+    backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    method = info["args"].get("method")
+    args.size = args.size or info["args"].get("size") or 224
+    if args.learning_rate is None:
+        args.learning_rate = LEARNING_RATES.get(method, 0.3)
+        if method in SCALED:
+            args.learning_rate *= args.batch_size / 256
+    args.interpolation = "bicubic" if method == "dino" else "bilinear"
+    crop = partial(features.centre_crop, size=args.size, interpolation=args.interpolation)
 
     if args.cache_features:
-        results, guesses = cached(args, backbone, data, val_data, size, device)
+        results, guesses = cached(args, backbone, data, crop, device, args.knn)
+        protocol = "logistic regression"
     else:
-        crop = partial(centre_crop, size=size)
-        run = partial(
-            extract,
-            backbone,
-            crop=crop,
-            device=device,
-            precision=args.precision,
-            workers=args.workers,
-        )
-        val = gather(*run(val_files, what="val features"), len(val_files)).to(device)
-        results, guesses = published(
-            args, out, backbone, width, data, (val, val_data[1]), size, device
-        )
-        if args.knn:
-            train, rows = run(files, what="train features")
-            votes = knn(train.to(device), labels[rows.cpu()].to(device), val, len(classes))
-            top1, top5 = accuracy(votes, val_data[1])
-            results |= {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
-    beside = baselines(args, backbone, data, val_data, size, device) if args.baselines else {}
-
-    # ------------------------------------------------------------------ the result
-    table = confusion(torch.cat(guesses), val_data[1].repeat(len(guesses)), classes)
-    by_class = per_class(table)
-    p = results["top1"]["mean"] / 100
-    results["standard_error"] = round(100 * math.sqrt(p * (1 - p) / len(val_files)), 4)
-    if rank() == 0:
-        for name, found in {"this backbone": results, **beside}.items():
-            numbers = ", ".join(
-                f"{key} {found[key]['mean']:.2f} +- {found[key]['sd']:.2f}"
-                for key in ("top1", "top5", "best_top1", "knn_top1")
-                if key in found
-            )
-            print(f"{name}: {numbers}")
-        print(
-            f"(+- is the standard deviation over {len(args.seeds)} seed(s); the standard error of a top1 of "
-            f"{len(val_files)} images is {results['standard_error']:.2f})"
-        )
-        bars(out / "result.png", by_class, f"top-1 per class, mean {100 * p:.2f} %")
-    write_result(
+        results, guesses = published(args, out, backbone, data, crop, device)
+        protocol = "published"
+    beside = {}
+    if args.baselines:
+        beside = baselines(args, backbone, data, crop, device)
+    if parallel.rank() == 0:
+        for name, found in beside.items():
+            print(f"{name}: {evaluation.sentence(found)}")
+    evaluation.conclude_classes(
         out,
         args,
+        STAGE,
         info,
-        size=size,
-        protocol="logistic regression" if args.cache_features else "published",
-        images={"train": len(files), "val": len(val_files), "classes": len(classes)},
-        results=results,
+        data,
+        "this backbone",
+        results,
+        torch.cat(guesses).cpu(),
+        protocol=protocol,
         baselines=beside,
-        per_class=by_class,
-        confusion=table,
     )
-    if rank() == 0:
-        (out / "checkpoint.pth").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    run_main(main, args)
+    run.launch(main, args)

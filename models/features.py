@@ -1,287 +1,257 @@
-"""Frozen features: labelled folders, crops, extraction over several processes, and what results look like.
+"""Frozen features: crops of images, extraction over several processes, nearest neighbours.
 
-One path for all evaluations. Images are dealt to the processes in whole batches; a process keeps the features
-of its images, and whatever is summed over images is summed over processes: any number of them gives the same.
+One path for all evaluations. Images are dealt to the processes in whole batches. A process keeps
+the features of its images, and what is summed over images is summed over the processes: any number
+of processes gives the same result.
 """
 
-import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.images import class_of, find_images, read_image
-from models.old_run import (
-    atomic,
-    autocast,
-    fail,
-    progress,
-    rank,
-    read_json,
-    seed_rng,
-    world,
-    write_json,
-)
-from models.views import draw_box, resized_crop
+from models import images, parallel, run, views
+from models.labelled import read_splits
+from models.parallel import rank, world
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]
+TRAIN_ROWS, VAL_ROWS = 16384, 1024  # one product of the nearest neighbours: 64 MiB of cosines
 
 
-# ---------------------------------------------------------------------- images and crops
-def read_folder(root):
-    """(paths, class names) of the images ROOT/CLASS/.../image."""
-    paths = find_images(root)
-    names = [class_of(path) for path in paths]
-    if "" in names:
-        fail(
-            f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image.",
-            2,
-        )
-    with os.scandir(root) as entries:
-        empty = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")} - set(names)
-    if empty:
-        fail(f"{root} has class folders without images: {', '.join(sorted(empty)[:5])}.", 2)
-    return [os.path.join(root, path) for path in paths], names
+# ---------------------------------------------------------------- crops
+# A crop is a function of (image, epoch, index): uint8 (H, W, 3) -> uint8 (size, size, 3).
+def resize(image, height, width, interpolation="bilinear"):
+    """uint8 (H, W, 3) -> (height, width, 3), antialiased as in PIL."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    resized = F.interpolate(pixels, (height, width), mode=interpolation, antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
 
 
-def read_splits(root, val="val"):
-    """Classes and ((files, labels) of ROOT/train, (files, labels) of ROOT/val); labels: int64 tensors."""
-    folders = [read_folder(Path(root) / split) for split in ("train", val)]
-    classes = [sorted(set(names)) for _, names in folders]
-    only = sorted(set(classes[0]) ^ set(classes[1]))
-    if only:
-        fail(
-            f"{root}: train and {val} have different classes; only one of them has {', '.join(only[:5])}"
-            f"{' ...' if len(only) > 5 else ''}.",
-            2,
-        )
-    number = {name: i for i, name in enumerate(classes[0])}
-    return classes[0], *(
-        (paths, torch.tensor([number[name] for name in names])) for paths, names in folders
-    )
-
-
-def centre_crop(image, epoch, index, *, size):
-    """Shorter side to 256 / 224 of `size` (bilinear), centre crop; an image of that very size is kept."""
+def resize_shorter(image, short, interpolation="bilinear"):
+    """The shorter side to `short` pixels, the aspect kept."""
     height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    least = min(height, width)
+    height = max(short, int(short * height / least))
+    width = max(short, int(short * width / least))
+    return resize(image, height, width, interpolation)
+
+
+def centre_crop(image, epoch, index, *, size, interpolation="bilinear"):
+    """Shorter side to 256 / 224 of `size`, then the centre; an image of that very size is kept."""
+    if image.shape[:2] == (size, size):
         return image
-    short = round(256 * size / 224)
-    height, width = (max(short, int(short * side / min(height, width))) for side in (height, width))
-    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)[0].permute(
-        1, 2, 0
-    )
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return resized[top : top + size, left : left + size].numpy()
+    resized = resize_shorter(image, round(256 * size / 224), interpolation)
+    top = round((resized.shape[0] - size) / 2)
+    left = round((resized.shape[1] - size) / 2)
+    return resized[top : top + size, left : left + size]
 
 
 def squash(image, epoch, index, *, size):
-    """Both sides to `size`, nothing cut off (VISSL's VOC07 protocol)."""
-    return resized_crop(image, (0, 0, *image.shape[:2]), size, "bilinear")
+    """Shorter side to 256 / 224 of `size`, then both sides to `size`: nothing is cut off.
+
+    This is what VISSL does for VOC07. An image of that very size is kept.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return resize(resize_shorter(image, round(256 * size / 224)), size, size)
 
 
 def random_crop(image, epoch, index, *, size, seed):
     """Random-resized crop (area 8 to 100 %) and flip; a function of (seed, epoch, index) alone."""
-    rng = seed_rng(seed, epoch, index, "crop")
-    crop = resized_crop(image, draw_box((0.08, 1.0), *image.shape[:2], rng), size, "bilinear")
-    return np.ascontiguousarray(crop[:, ::-1]) if rng.random() < 0.5 else crop
+    rng = run.seed_rng(seed, epoch, index, "crop")
+    box = views.draw_box((0.08, 1.0), *image.shape[:2], rng)
+    crop = views.resized_crop(image, box, size, "bilinear")
+    if rng.random() < 0.5:
+        crop = np.ascontiguousarray(crop[:, ::-1])
+    return crop
 
 
-class Batches(torch.utils.data.Dataset):
-    """Whole batches: asked for with a list of (epoch, index), gives uint8 (B, S, S, 3) and indices (B)."""
-
-    def __init__(self, files, crop):
-        self.files, self.crop = files, crop
-
-    def __getitem__(self, batch):
-        images = [np.require(read_image(self.files[index]), requirements="W") for _, index in batch]
-        images = [self.crop(image, *place) for image, place in zip(images, batch, strict=True)]
-        return torch.from_numpy(np.stack(images)), torch.tensor([index for _, index in batch])
+def centre_then_random(image, epoch, index, *, size, interpolation="bilinear"):
+    """The centre crop in epoch 0, random crops in all others."""
+    if epoch == 0:
+        return centre_crop(image, epoch, index, size=size, interpolation=interpolation)
+    return random_crop(image, epoch, index, size=size, seed=0)
 
 
-def loader(files, crop, batches, workers, device):
-    """A DataLoader over `batches`, lists of (epoch, index)."""
-    return torch.utils.data.DataLoader(
-        Batches(files, crop),
-        batch_size=None,
-        sampler=batches,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
+# ---------------------------------------------------------------- reading
+def read_crops(batch, crop):
+    """batch: a list of (file, epoch, index). Returns uint8 (B, S, S, 3) and the indices (B,)."""
+    crops = []
+    for file, epoch, index in batch:
+        image = np.require(images.read_image(file), requirements="W")  # torch wants it writable
+        crops.append(crop(image, epoch, index))
+    indices = [index for _, _, index in batch]
+    return torch.from_numpy(np.stack(crops)), torch.tensor(indices)
 
 
-def normalise(images, device):
-    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in channels_last on the device; ImageNet's mean and sd."""
-    scale = [
-        torch.tensor(v).mul(255).view(1, 3, 1, 1).to(device, non_blocking=True) for v in (MEAN, STD)
-    ]
-    return (
-        images.to(device, non_blocking=True)
-        .permute(0, 3, 1, 2)
-        .float()
-        .sub_(scale[0])
-        .div_(scale[1])
-    )
+def with_files(batches, files):
+    """Lists of (epoch, index) -> lists of (file, epoch, index), for `read_crops`."""
+    for batch in batches:
+        yield [(files[index], epoch, index) for epoch, index in batch]
 
 
-# ---------------------------------------------------------------------- over the processes
-def total(tensor):
-    """The sum over all processes, in place."""
-    if world() > 1:
-        torch.distributed.all_reduce(tensor)
-    return tensor
+def read_batches(files, batches, crop, workers, device):
+    """Iterate over (uint8 (B, S, S, 3), indices (B,)) of `batches`, lists of (epoch, index)."""
+    read = partial(read_crops, crop=crop)
+    return images.read_ahead(with_files(batches, files), read, workers, device)
 
 
-def gather(values, rows, n):
-    """(n, ...) on every process from each process's `values` at `rows`."""
-    everything = values.new_zeros(n, *values.shape[1:])
-    everything[rows] = values
-    return total(everything)
+def normalise(pixels, device, backbone):
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in channels_last, as the backbone was trained.
+
+    SimCLR's backbones, for one, have seen pixels in [0, 1]; ImageNet's mean and standard deviation
+    stand for all whose training says nothing.
+    """
+    mean, std = getattr(backbone, "normalisation", IMAGENET)
+    mean = 255 * torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
+    std = 255 * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
+    mean, std = (tensor.to(device, non_blocking=True) for tensor in (mean, std))
+    pixels = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return pixels.float().sub_(mean).div_(std)
 
 
-def embed(backbone, images, device, precision="auto"):
-    """Features float32 (B, width) of uint8 (B, S, S, 3), without gradients. `auto` is float32 on a CPU."""
-    precision = "fp32" if device.type == "cpu" and precision == "auto" else precision
-    with torch.no_grad(), autocast(device, precision):
-        return backbone(normalise(images, device)).float()
+# ---------------------------------------------------------------- extraction
+def embed(backbone, pixels, device, precision="auto"):
+    """Features float32 (B, width) of uint8 (B, S, S, 3), without gradients.
+
+    precision: as --precision, but `auto` is float32 on a CPU.
+    """
+    if device.type == "cpu" and precision == "auto":
+        precision = "fp32"
+    with torch.no_grad(), run.autocast(device, precision):
+        return backbone(normalise(pixels, device, backbone)).float()
+
+
+def free_memory(device):
+    """Bytes of a GPU that tensors can take; what PyTorch holds in reserve counts as free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + reserve
+
+
+def home_of(rows, width, device):
+    """Where float32 (rows, width) is kept: on the device, or on the CPU if it fills most of it."""
+    if device.type == "cpu":
+        return device
+    fits = 4 * rows * width < 0.6 * free_memory(device)
+    return device if fits else torch.device("cpu")
+
+
+def own_batches(n, batch, passes):
+    """This process's batches of n images, lists of (epoch, index), for every epoch the same."""
+    starts = range(0, n, batch)[rank() :: world()]
+    batches = []
+    for epoch in range(passes):
+        for start in starts:
+            indices = range(start, min(start + batch, n))
+            batches.append([(epoch, index) for index in indices])
+    return batches
 
 
 def extract(
-    backbone, files, crop, device, precision="auto", workers=8, epoch=0, batch=128, what="features"
+    backbone, files, crop, device, precision="auto", workers=8, passes=1, batch=128, what="features"
 ):
-    """Features float32 (m, width) of this process's share of the files, and their indices (m), on the device.
+    """Features float32 (m, width) of this process's share of the files, and their indices (m,).
 
-    The backbone is used in evaluation mode and is not changed. Features that would fill most of a GPU's memory
-    stay on the CPU."""
-    cut = [
-        [(epoch, i) for i in range(at, min(at + batch, len(files)))]
-        for at in range(0, len(files), batch)
-    ]
-    mine = cut[rank() :: world()]
-    rows = torch.tensor([i for one in mine for _, i in one], dtype=torch.int64)
+    The backbone is used in evaluation mode and is not changed. Features that would fill most of a
+    GPU's memory stay on the CPU; the indices are always there. passes: every file is read as often,
+    with the epochs 0, 1, ...; the features of an epoch stand together. Ends all processes where
+    features are not finite, and names the first such image.
+    """
+    batches = own_batches(len(files), batch, passes)
+    rows = [index for one in batches for _, index in one]
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
-    with progress(len(files), what) as bar:
-        width = embed(backbone, torch.zeros(1, 64, 64, 3, dtype=torch.uint8), device).shape[1]
-        fits = (
-            device.type == "cpu" or 4 * len(rows) * width < 0.6 * torch.cuda.mem_get_info(device)[0]
+    example, _ = read_crops([(files[0], 0, 0)], crop)
+    width = embed(backbone, example, device).shape[1]
+    home = home_of(len(rows), width, device)
+    features = torch.empty(len(rows), width, device=home)
+    finite = torch.ones(len(rows), dtype=torch.bool, device=home)
+    total = passes * len(files)
+    with run.progress(total, what) as bar:
+        end = 0
+        for pixels, indices in read_batches(files, batches, crop, workers, device):
+            found = embed(backbone, pixels, device, precision)
+            begin, end = end, end + len(indices)
+            features[begin:end] = found
+            finite[begin:end] = found.isfinite().all(1)
+            bar.update(min(world() * batch, total - bar.n))
+    rows = torch.tensor(rows, dtype=torch.int64)
+    refuse_infinite(files, rows, finite.cpu())
+    return features, rows
+
+
+def refuse_infinite(files, rows, finite):
+    """End all processes if features of any are not finite. rows, finite (m,): of this process."""
+    found = sum(parallel.everyone(rows[~finite].tolist()), [])
+    if found:
+        run.fail(
+            f"The features of {len(found)} images are not finite (NaN or infinite), the first is "
+            f"{files[min(found)]}. Try --precision fp32, or another backbone."
         )
-        home, at = device if fits else torch.device("cpu"), 0
-        features = torch.empty(len(rows), width, device=home)
-        for images, indices in loader(files, crop, mine, workers, device):
-            features[at : at + len(indices)] = embed(backbone, images, device, precision)
-            at += len(indices)
-            bar.update(min(world() * batch, len(files) - bar.n))
-    return features, rows.to(home)
 
 
-# ---------------------------------------------------------------------- kNN and accuracy
+def extract_all(backbone, files, crop, device, *args, **kwargs):
+    """Features float32 (n, width) of all files on every process, on the device; as `extract`."""
+    features, rows = extract(backbone, files, crop, device, *args, **kwargs)
+    return parallel.collect(features.to(device), rows.to(device), len(files))
+
+
+# ---------------------------------------------------------------- nearest neighbours
 def accuracy(scores, labels, k=(1, 5)):
-    """Top-k accuracies, percent, of scores (n, classes); a k beyond the number of classes is that number."""
-    hits = scores.topk(min(max(k), scores.shape[1]), 1).indices == labels[:, None]
+    """Top-k accuracies, percent, of scores (n, classes); with fewer than k classes it is 100."""
+    most = min(max(k), scores.shape[1])
+    hits = scores.topk(most, 1).indices == labels.to(scores.device)[:, None]
     return [100 * hits[:, :n].any(1).double().mean().item() for n in k]
 
 
 def knn(train, labels, val, classes, k=20, temperature=0.07):
     """Votes (n, classes) of the k nearest training features, weighted by exp(cosine / temperature).
 
-    DINO's eval_knn.py. train (m, d), labels (m): of this process's images; val (n, d): the same on all."""
-    train, votes = F.normalize(train, dim=1), []
-    there = int(total(torch.tensor(len(train), device=train.device)))
-    for part in F.normalize(val, dim=1).split(1000):
-        found = min(k, len(train))
-        values, indices = (part @ train.T).topk(found, 1)
-        near, whose = part.new_zeros(world(), len(part), k), labels.new_zeros(world(), len(part), k)
-        near[rank(), :, found:] = -torch.inf
-        near[rank(), :, :found], whose[rank(), :, :found] = values, labels[indices]
-        near, whose = (total(t).movedim(0, 1).flatten(1) for t in (near, whose))
-        values, indices = near.topk(min(k, there), 1)
-        weights = (values / temperature).exp()
-        votes.append(
-            part.new_zeros(len(part), classes).scatter_add_(1, whose.gather(1, indices), weights)
-        )
-    return torch.cat(votes)
+    DINO's eval_knn.py. train (m, d), labels (m,): of this process's images, on any device. val
+    (n, d): the same on all processes. The votes are on the device of val.
+    """
+    val = F.normalize(val, dim=1)
+    cosines = val.new_full((len(val), k), -torch.inf)
+    owners = labels.new_zeros(len(val), k).to(val.device)
+    for x, y in zip(train.split(TRAIN_ROWS), labels.split(TRAIN_ROWS), strict=True):
+        x, y = F.normalize(x.to(val.device), dim=1), y.to(val.device)
+        for start in range(0, len(val), VAL_ROWS):
+            part = slice(start, start + VAL_ROWS)
+            near, indices = (val[part] @ x.T).topk(min(k, len(x)), 1)
+            near = torch.cat([cosines[part], near], 1)
+            whose = torch.cat([owners[part], y[indices]], 1)
+            cosines[part], best = near.topk(k, 1)
+            owners[part] = whose.gather(1, best)
+    cosines, owners = nearest_of_all(cosines, owners)
+    # Where there are fewer than k images the rest has the cosine -inf, so the weight 0.
+    weights = (cosines / temperature).exp()
+    return val.new_zeros(len(val), classes).scatter_add_(1, owners, weights)
+
+
+def nearest_of_all(cosines, owners):
+    """The k largest cosines (n, k) over all processes, and the labels that belong to them."""
+    n, k = cosines.shape
+    near = cosines.new_zeros(n, world(), k)
+    whose = owners.new_zeros(n, world(), k)
+    near[:, rank()], whose[:, rank()] = cosines, owners
+    parallel.barrier()
+    near, best = parallel.all_sum(near).flatten(1).topk(k, 1)
+    return near, parallel.all_sum(whose).flatten(1).gather(1, best)
+
+
+def check_probe(root):
+    """End the run if `knn_probe` could not use the folder."""
+    read_splits(root)
 
 
 def knn_probe(backbone, root, size, device, precision="auto", workers=8):
-    """kNN top-1 in percent, from ROOT/train to ROOT/val; the backbone stays in the mode it is in."""
-    classes, (files, labels), (val_files, val_labels) = read_splits(root)
-    training, crop = backbone.training, partial(centre_crop, size=size)
-    train, rows = extract(backbone, files, crop, device, precision, workers)
-    val = gather(*extract(backbone, val_files, crop, device, precision, workers), len(val_files))
+    """kNN top-1 in percent, from ROOT/train to ROOT/val; the backbone's mode is put back."""
+    data = read_splits(root)
+    training = backbone.training
+    crop = partial(centre_crop, size=size)
+    train, rows = extract(backbone, data.train.files, crop, device, precision, workers)
+    val = extract_all(backbone, data.val.files, crop, device, precision, workers)
     backbone.train(training)
-    votes = knn(train, labels.to(rows.device)[rows], val, len(classes))
-    return accuracy(votes, val_labels.to(votes.device))[0]
-
-
-# ---------------------------------------------------------------------- results
-def summary(values):
-    """Mean, sample standard deviation (0 of one value) and the values, rounded to 4 digits."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    mean, values = round(float(np.mean(values)), 4), [round(value, 4) for value in values]
-    return {"mean": mean, "sd": round(sd, 4), "values": values}
-
-
-def confusion(guesses, labels, classes):
-    """{class: {guessed class: number}} without the zeros, from two int64 tensors."""
-    table = torch.bincount(labels * len(classes) + guesses, minlength=len(classes) ** 2).view(
-        len(classes), -1
-    )
-    return {
-        name: {classes[j]: int(row[j]) for j in row.nonzero()[:, 0].tolist()}
-        for name, row in zip(classes, table.cpu(), strict=True)
-    }
-
-
-def per_class(table):
-    """{class: percent correct} of a confusion table."""
-    return {
-        name: round(100 * row.get(name, 0) / sum(row.values()), 4) for name, row in table.items()
-    }
-
-
-def bars(path, values, title):
-    """A PNG with one bar per class, sorted; values: {class: percent}."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = sorted(values, key=values.get)
-    figure, axes = plt.subplots(
-        figsize=(7, max(2.5, min(0.25 * len(names), 12))), layout="constrained"
-    )
-    axes.barh(
-        range(len(names)), [values[name] for name in names], height=0.8 if len(names) <= 60 else 1
-    )
-    axes.set_yticks(
-        range(len(names)) if len(names) <= 60 else [], names if len(names) <= 60 else []
-    )
-    axes.set(xlim=(0, 100), xlabel="percent", title=title)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
-
-
-def write_result(out, args, info, **measured):
-    """result.json: the numbers with the arguments behind them; process 0."""
-    if rank() == 0:
-        stage = read_json(Path(out) / "args.json")["stage"]
-        about = info["args"] or {key: info[key] for key in ("source", "architecture", "left_out")}
-        arguments = {
-            key: value if isinstance(value, (int, float, list, type(None))) else str(value)
-            for key, value in vars(args).items()
-        }
-        write_json(
-            Path(out) / "result.json",
-            {
-                "stage": stage,
-                "args": arguments,
-                "backbone": about,
-                "backbone_sha256": info["sha256"],
-                **measured,
-            },
-        )
+    votes = knn(train, data.train.labels[rows], val, len(data.classes))
+    return accuracy(votes, data.val.labels)[0]

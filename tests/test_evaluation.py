@@ -3,39 +3,47 @@
 import colorsys
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import call, refused, run, run_killed, write_images
+from conftest import ROOT, call, refused, run, run_killed, write_images
 from PIL import Image
 
+from models import features, labelled
 from models.resnet import build_backbone
 
 SMALL = ("--workers", 0, "--device", "cpu")
+LINEAR, SEMISUP, TRANSFER = "04_linear_eval.py", "05_semisup_eval.py", "06_transfer.py"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Class folders and a pretraining run whose network was never trained: its colours suffice here."""
+    """Class folders and a pretraining run whose network was never trained: its colours suffice."""
     root = tmp_path_factory.mktemp("study")
     write_images(root / "data/train", each=20)
     write_images(root / "data/val", each=6, seed=1)
-    (root / "x").mkdir()
-    torch.manual_seed(0)
-    torch.save(
-        build_backbone("resnet10", small_images=True)[0].state_dict(), root / "x/backbone.pth"
-    )
-    about = {
-        "stage": "03_pretrain",
-        "method": "vicreg",
-        "size": 32,
-        "mix": 0.5,
-        "generated_by": ["real"],
-    }
-    (root / "x/args.json").write_text(json.dumps(about))
+    write_backbone(root / "x")
     return root
+
+
+def write_backbone(folder, seed=0, method="vicreg"):
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    backbone, _ = build_backbone("resnet10", small_images=True)
+    torch.save(backbone.state_dict(), folder / "backbone.pth")
+    about = {"stage": "03_pretrain", "args": {"method": method, "size": 32, "mix": 0.5}}
+    about["generated_by"] = ["real"]
+    (folder / "args.json").write_text(json.dumps(about))
+    return folder
+
+
+def of(study, *more):
+    """The arguments that every evaluation of the study has."""
+    return ["--data", study / "data", "--backbone", study / "x", *more, *SMALL]
 
 
 def result(out):
@@ -52,94 +60,66 @@ def epochs(out):
     return [line for line in lines if line["event"] == "epoch"]
 
 
+def kill_after(script, *arguments, out, n):
+    """Kill the stage once it has logged n epochs."""
+    log = out / "log.jsonl"
+
+    def logged():
+        return log.exists() and log.read_text().count('"epoch",') >= n
+
+    run_killed(script, *arguments, "--out", out, when=logged)
+
+
 # ------------------------------------------------------------------ 04
 def test_linear_published(study, tmp_path, capsys):
-    arguments = [
-        "--data",
-        study / "data",
-        "--backbone",
-        study / "x",
-        "--epochs",
-        3,
-        "--batch-size",
-        20,
-        "--learning-rate",
-        0.5,
-        "--seeds",
-        0,
-        1,
-        *SMALL,
-    ]
-    run("04_linear_eval.py", *arguments, "--out", tmp_path / "one")
+    protocol = ["--epochs", 3, "--batch-size", 20, "--learning-rate", 0.5, "--seeds", 0, 1]
+    arguments = of(study, *protocol)
+    run(LINEAR, *arguments, "--out", tmp_path / "one")
     one = result(tmp_path / "one")
-    assert (
-        one["results"]["top1"]["mean"] > 80
-        and one["results"]["best_top1"]["mean"] >= one["results"]["top1"]["mean"]
-    )
-    assert one["results"]["top5"]["mean"] == 100 and len(one["results"]["top1"]["values"]) == 2
-    assert (
-        one["backbone"]["generated_by"] == ["real"]
-        and len(one["backbone_sha256"]) == 64
-        and one["size"] == 32
-    )
+    top1, best = one["results"]["top1"], one["results"]["best_top1"]
+    assert top1["mean"] > 80 and best["mean"] >= top1["mean"] and len(top1["values"]) == 2
+    assert one["results"]["top5"]["mean"] == 100
+    assert one["backbone"]["generated_by"] == ["real"] and one["backbone"]["method"] == "vicreg"
+    assert len(one["backbone_sha256"]) == 64 and one["size"] == 32
     assert one["images"] == {"train": 60, "val": 18, "classes": 3}
     assert sum(n for row in one["confusion"].values() for n in row.values()) == 2 * 18
     assert (tmp_path / "one/result.png").exists() and not (tmp_path / "one/checkpoint.pth").exists()
 
-    run("04_linear_eval.py", *arguments, "--out", tmp_path / "two", processes=2)
+    run(LINEAR, *arguments, "--out", tmp_path / "two", processes=2)
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
     for a, b in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    again = run(LINEAR, *arguments, "--out", tmp_path / "two", processes=2).stdout
+    assert again.count("is finished") == 1
 
     log = tmp_path / "again/log.jsonl"
-    run_killed(
-        "04_linear_eval.py",
-        *arguments,
-        "--out",
-        tmp_path / "again",
-        when=lambda: log.exists() and log.read_text().count('"epoch",') >= 2,
-    )
-    call("04_linear_eval.py", *arguments, "--out", tmp_path / "again")
+    kill_after(LINEAR, *arguments, out=tmp_path / "again", n=2)
+    call(LINEAR, *arguments, "--out", tmp_path / "again")
     assert numbers(tmp_path / "again") == numbers(tmp_path / "one")
     assert epochs(tmp_path / "again") == epochs(tmp_path / "one")
     before = log.read_bytes()
-    call("04_linear_eval.py", *arguments, "--out", tmp_path / "again")
+    call(LINEAR, *arguments, "--out", tmp_path / "again")
     assert log.read_bytes() == before and "is finished" in capsys.readouterr().out
     sentence = refused(
-        capsys, "04_linear_eval.py", *arguments, "--weight-decay", 0.1, "--out", tmp_path / "again"
+        capsys, LINEAR, *arguments, "--weight-decay", 0.1, "--out", tmp_path / "again"
     )
     assert "--weight-decay was 1e-06, now 0.1" in sentence
 
 
-def test_linear_cached(study, tmp_path, capsys):
-    arguments = [
-        "--data",
-        study / "data",
-        "--backbone",
-        study / "x/backbone.pth",
-        "--cache-features",
-        "--knn",
-        "--seeds",
-        0,
-        1,
-        *SMALL,
-    ]
-    said = run(
-        "04_linear_eval.py",
-        *arguments,
-        "--baselines",
-        "--cache-crops",
-        2,
-        "--out",
-        tmp_path / "one",
-    ).stdout
+def test_linear_cached(study, tmp_path):
+    protocol = ["--cache-features", "--knn", "--seeds", 0, 1]
+    arguments = of(study, *protocol)
+    beside = ["--baselines", "--cache-crops", 2]
+    said = run(LINEAR, *arguments, *beside, "--out", tmp_path / "one").stdout
     one = result(tmp_path / "one")
     assert one["results"]["top1"]["mean"] == 100 and one["results"]["knn_top1"]["mean"] > 80
-    assert one["baselines"]["majority class"]["top1"]["mean"] == pytest.approx(100 / 3, abs=1e-3)
-    assert set(one["baselines"]) == {"majority class", "colour statistics", "random-init network"}
+    found = one["baselines"]
+    assert found["majority class"]["top1"]["mean"] == pytest.approx(100 / 3, abs=1e-3)
+    networks = {"raw pixels", "colour statistics", "random-init network"}
+    assert set(found) == {"majority class"} | networks
     assert "colour statistics: top1" in said and "resnet10, 256 features: 72 tensors" in said
-    call("04_linear_eval.py", *arguments, "--out", study / "x-default")
-    assert result(study / "x-default")["baselines"] == {}
+    call(LINEAR, *arguments)
+    assert result(study / "x-cached")["baselines"] == {}
 
     shuffled = tmp_path / "shuffled"  # labels that mean nothing: chance
     rng, names = np.random.default_rng(0), "abc"
@@ -148,131 +128,192 @@ def test_linear_cached(study, tmp_path, capsys):
             target = shuffled / split / names[rng.integers(3)] / f"{i}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-    call("04_linear_eval.py", "--data", shuffled, *arguments[2:], "--out", tmp_path / "chance")
+    call(LINEAR, *arguments, "--data", shuffled, "--out", tmp_path / "chance")
     assert result(tmp_path / "chance")["results"]["top1"]["mean"] < 72  # 18 images: 33 +- 11
 
 
-def test_linear_refuses(study, tmp_path, capsys):
-    def sentence(data, *more):
-        return refused(
-            capsys,
-            "04_linear_eval.py",
-            "--data",
-            data,
-            "--backbone",
-            study / "x",
-            "--out",
-            tmp_path / "out",
-            *SMALL,
-            *more,
-        )
+def test_few_labels(study, tmp_path, capsys):
+    few = of(study, "--cache-features", "--labels-per-class", 2, "--draws", 4, "--baselines")
+    run(LINEAR, *few, "--out", tmp_path / "one")
+    one = result(tmp_path / "one")
+    top1 = one["results"]["top1"]
+    assert len(top1["values"]) == 4 and top1["mean"] == pytest.approx(np.mean(top1["values"]), 1e-4)
+    assert one["results"]["weight_decay"] == [1 / 6] * 4
+    assert one["args"]["labels_per_class"] == 2 and one["args"]["draws"] == 4
+    assert len(one["baselines"]["raw pixels"]["top1"]["values"]) == 4
+    assert sum(n for row in one["confusion"].values() for n in row.values()) == 4 * 18
+    run(LINEAR, *few, "--out", tmp_path / "two", processes=2)
+    assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
+    call(LINEAR, *few, "--seeds", 1, "--out", tmp_path / "other")
+    assert numbers(tmp_path / "other")["results"]["top5"]["mean"] == 100
 
+    sentence = refused(capsys, LINEAR, *few, "--labels-per-class", 21, "--out", tmp_path / "no")
+    assert "class a has only 20 training images" in sentence
+    for more, words in ((["--seeds", 0, 1], "takes one seed"), (["--draws", 0], "above 0")):
+        assert words in refused(capsys, LINEAR, *few, *more, "--out", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_draws_are_of_each_class_and_by_seed(study):
+    stage = stage_of(LINEAR)
+    data = labelled.read_splits(study / "data")
+    args = stage.arguments(
+        ["--data", "x", "--backbone", "x", "--cache-features", "--labels-per-class", "5"]
+    )
+    masks = [stage.draw_labels(args, data, draw) for draw in (0, 1)]
+    for mask in masks:
+        assert data.train.labels[mask].bincount().tolist() == [5, 5, 5]
+    assert not torch.equal(*masks) and torch.equal(masks[0], stage.draw_labels(args, data, 0))
+    args.seeds = [1]
+    assert not torch.equal(masks[0], stage.draw_labels(args, data, 0))
+
+
+def stage_of(script):
+    """The module of a stage, which `call` has loaded."""
+    if Path(script).stem not in call.modules:
+        with pytest.raises(SystemExit):
+            call(script, "--help")
+    return call.modules[Path(script).stem]
+
+
+def test_dino_resizes_bicubically(study, tmp_path):
+    write_images(tmp_path / "data/train", each=4, size=48)
+    write_images(tmp_path / "data/val", each=2, size=48, seed=1)
+    write_backbone(tmp_path / "dino", method="dino")
+    arguments = ["--data", tmp_path / "data", "--backbone", tmp_path / "dino", *SMALL]
+    call(LINEAR, *arguments, "--cache-features", "--out", tmp_path / "out")
+    assert result(tmp_path / "out")["args"]["interpolation"] == "bicubic"
+    call(LINEAR, *arguments, "--epochs", 1, "--batch-size", 4, "--out", tmp_path / "published")
+    assert result(tmp_path / "published")["args"]["learning_rate"] == 0.3
+
+
+def test_linear_refuses(study, tmp_path, capsys):
     data = shutil.copytree(study / "data", tmp_path / "data")
-    assert "--batch-size" in sentence(data, "--batch-size", 100)
+
+    def sentence(*more):
+        arguments = ["--backbone", study / "x", "--out", tmp_path / "out", *SMALL, *more]
+        return refused(capsys, LINEAR, "--data", data, *arguments)
+
+    assert "--batch-size" in sentence("--batch-size", 100)
+    assert "lies inside --data" in sentence("--out", data / "runs")
     (data / "val/b").rename(data / "val/z")
-    assert "different classes" in sentence(data) and "b, z" in sentence(data)
+    assert "different classes" in sentence() and "b, z" in sentence()
     (data / "val/z").rename(data / "val/b")
     (data / "train/empty").mkdir()
-    assert "empty" in sentence(data)
+    assert "empty" in sentence()
     (data / "train/empty").rmdir()
-    assert "valid" in sentence(data, "--eval-on", "valid")
+    assert "valid" in sentence("--eval-on", "valid")
     (data / "train/a/000.png").write_bytes(b"no image")
-    assert "000.png cannot be read" in sentence(data, "--cache-features")
-    no_run = refused(
-        capsys,
-        "04_linear_eval.py",
-        "--data",
-        data,
-        "--backbone",
-        tmp_path,
-        "--cache-features",
-        *SMALL,
-    )
-    assert "backbone.pth" in no_run and "finish the pretraining" in no_run
+    assert "000.png cannot be read" in sentence("--cache-features")
+    assert "finish the pretraining" in sentence("--backbone", tmp_path, "--cache-features")
+    with pytest.raises(SystemExit):
+        features.check_probe(tmp_path / "typo")
+    assert "typo" in capsys.readouterr().err
+
+
+def test_what_changed_behind_a_result(study, tmp_path, capsys):
+    """A result must not outlive the backbone, the images or the labels that it was measured on."""
+    data = shutil.copytree(study / "data", tmp_path / "data")
+    write_backbone(tmp_path / "x")
+    linear = ["--data", data, "--backbone", tmp_path / "x", "--cache-features", *SMALL]
+    semi = ["--data", data, "--backbone", tmp_path / "x", "--percent", 10, "--epochs", 1]
+    semi += ["--batch-size", 2, "--subset-file", tmp_path / "list", "--out", tmp_path / "semi"]
+    (tmp_path / "list").write_text("a/001.png\nb/001.png\nc/001.png\n")
+    call(LINEAR, *linear)
+    call(SEMISUP, *semi, *SMALL)
+    capsys.readouterr()
+    (tmp_path / "list").write_bytes(b"c/001.png\r\nb/001.png\r\na/001.png")  # the same images
+    call(SEMISUP, *semi, *SMALL)
+    assert "is finished" in capsys.readouterr().out
+    (tmp_path / "list").write_text("a/001.png\nb/001.png\nc/002.png\n")
+    assert "another training set" in refused(capsys, SEMISUP, *semi, *SMALL)
+
+    write_backbone(tmp_path / "x", seed=1)
+    assert "another backbone file" in refused(capsys, LINEAR, *linear)
+    write_backbone(tmp_path / "x")
+    (data / "val/a/000.png").rename(data / "val/b/x.png")
+    assert "another evaluation set" in refused(capsys, LINEAR, *linear)
+    (data / "val/b/x.png").rename(data / "val/a/000.png")
+    call(LINEAR, *linear)
+    assert "is finished" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------ 05
 def test_semisupervised(study, tmp_path, capsys):
-    arguments = ["--data", study / "data", "--epochs", 2, "--batch-size", 6, *SMALL]
-    tuned = [*arguments, "--backbone", study / "x", "--percent", 10]
-    run("05_semisup_eval.py", *tuned, "--out", tmp_path / "one")
-    one, lines = result(tmp_path / "one"), (tmp_path / "one/subset.txt").read_text().splitlines()
+    small = ["--epochs", 2, "--batch-size", 6]
+    tuned = of(study, *small, "--percent", 10)
+    run(SEMISUP, *tuned, "--out", tmp_path / "one")
+    one = result(tmp_path / "one")
+    lines = (tmp_path / "one/subset.txt").read_text().splitlines()
     assert [line.split("/")[0] for line in lines] == ["a", "a", "b", "b", "c", "c"]
     assert (one["args"]["learning_rate"], one["args"]["head_learning_rate"]) == (0.01, 0.1)
     assert one["images"]["train"] == 6 and one["backbone"]["method"] == "vicreg"
-    call(
-        "05_semisup_eval.py",
-        *tuned,
-        "--subset-file",
-        tmp_path / "one/subset.txt",
-        "--out",
-        tmp_path / "same",
-    )
+    listed = ["--subset-file", tmp_path / "one/subset.txt"]
+    call(SEMISUP, *tuned, *listed, "--out", tmp_path / "same")
     assert numbers(tmp_path / "same") == numbers(tmp_path / "one")
-    call("05_semisup_eval.py", *tuned, "--subset-seed", 1, "--out", tmp_path / "other")
+    call(SEMISUP, *tuned, "--subset-seed", 1, "--out", tmp_path / "other")
     assert (tmp_path / "other/subset.txt").read_text().splitlines() != lines
 
-    assert "leaves 3 of 3 classes" in refused(
-        capsys,
-        "05_semisup_eval.py",
-        *arguments,
-        "--backbone",
-        study / "x",
-        "--percent",
-        1,
-        "--out",
-        tmp_path / "none",
-    )
-    (tmp_path / "list").write_text("001.png\nn01440764_10026.JPEG\n")
-    assert "1 of 2 names" in refused(
-        capsys,
-        "05_semisup_eval.py",
-        *tuned,
-        "--subset-file",
-        tmp_path / "list",
-        "--out",
-        tmp_path / "none",
-    )
+    no = ["--out", tmp_path / "none"]
+    assert "leaves 3 of 3 classes" in refused(capsys, SEMISUP, *of(study, *small), *no)
+    (tmp_path / "list").write_text("a/001.png\nn01440764_10026.JPEG\n")
+    listed = ["--subset-file", tmp_path / "list"]
+    assert "1 of 2 names" in refused(capsys, SEMISUP, *tuned, *listed, *no)
+    (tmp_path / "list").write_text("001.png\n")
+    assert "fits 3 images" in refused(capsys, SEMISUP, *tuned, *listed, *no)
+    sentence = refused(capsys, SEMISUP, *tuned, "--batch-size", 1, *no)
+    assert "BatchNorm" in sentence and "use 2 or more" in sentence
     assert not (tmp_path / "none").exists()
 
 
+def test_rates_of_the_published_methods(study, tmp_path):
+    stage = stage_of(SEMISUP)
+
+    def filled(method, *more):
+        args = stage.arguments(["--data", "x", "--backbone", "x", *more])
+        stage.fill_in(args, {"args": {"method": method}})
+        return args
+
+    rates = {}
+    for method in ("vicreg", "barlow", "swav", "dino"):
+        for percent in ("1", "10", "100"):
+            args = filled(method, "--percent", percent)
+            rates[method, percent] = args.learning_rate, args.head_learning_rate
+            assert (args.epochs, args.weight_decay) == (20, 0)
+    assert rates["vicreg", "1"] == rates["dino", "1"] == (0.03, 0.08)
+    assert rates["vicreg", "10"] == rates["vicreg", "100"] == (0.01, 0.1)
+    assert rates["barlow", "1"] == (0.005, 0.5)
+    assert rates["swav", "1"] == (0.02, 5) and rates["swav", "10"] == (0.01, 0.2)
+    assert filled("swav", "--learning-rate", "1").learning_rate == 1
+    assert filled("dino", "--protocol", "swav").head_learning_rate == 5
+
+    steps = [stage.schedule(filled("swav"), epoch) for epoch in range(20)]
+    assert steps == pytest.approx([1] * 12 + [0.2] * 4 + [0.04] * 4)
+    cosine = [stage.schedule(filled("barlow"), epoch) for epoch in (0, 10)]
+    assert cosine == pytest.approx([1, 0.5])
+
+    write_backbone(tmp_path / "swav", method="swav")
+    arguments = of(study, "--backbone", tmp_path / "swav", "--percent", 10)
+    arguments += ["--batch-size", 6, "--epochs", 2, "--out", tmp_path / "out"]
+    call(SEMISUP, *arguments)
+    assert result(tmp_path / "out")["args"]["protocol"] == "swav"
+
+
 def test_supervised_baseline(study, tmp_path):
-    arguments = [
-        "--data",
-        study / "data",
-        "--from-scratch",
-        "--percent",
-        100,
-        "--architecture",
-        "resnet10",
-        "--small-images",
-        "--size",
-        32,
-        "--epochs",
-        3,
-        "--batch-size",
-        20,
-        "--learning-rate",
-        0.02,
-        "--head-learning-rate",
-        0.02,
-        *SMALL,
-    ]
-    log = tmp_path / "one/log.jsonl"
-    run_killed(
-        "05_semisup_eval.py",
-        *arguments,
-        "--out",
-        tmp_path / "one",
-        when=lambda: log.exists() and log.read_text().count('"epoch",') >= 1,
-    )
-    call("05_semisup_eval.py", *arguments, "--out", tmp_path / "one")
+    arguments = ["--data", study / "data", "--from-scratch", "--percent", 100]
+    arguments += ["--architecture", "resnet10", "--small-images", "--size", 32, "--epochs", 3]
+    arguments += ["--batch-size", 20, "--learning-rate", 0.02, "--head-learning-rate", 0.02]
+    arguments += SMALL
+    kill_after(SEMISUP, *arguments, out=tmp_path / "one", n=1)
+    call(SEMISUP, *arguments, "--out", tmp_path / "one")
     assert result(tmp_path / "one")["results"]["top1"]["mean"] > 60
     assert result(tmp_path / "one")["backbone"]["source"] == "from scratch"
-    run("05_semisup_eval.py", *arguments, "--out", tmp_path / "two", processes=2)
+    run(SEMISUP, *arguments, "--out", tmp_path / "two", processes=2)
     losses = [[line["loss"] for line in epochs(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # BatchNorm over both: else far apart
     assert result(tmp_path / "two")["results"] == result(tmp_path / "one")["results"]
+    again = run(SEMISUP, *arguments, "--out", tmp_path / "two", processes=2).stdout
+    assert again.count("is finished") == 1
 
 
 # ------------------------------------------------------------------ 06
@@ -280,179 +321,174 @@ def picture(path, hues, rng):
     """Bands of noisy colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands = [np.array(colorsys.hsv_to_rgb(hue, 1, 0.9)) * 255 for hue in hues]
-    image = np.repeat(np.array(bands)[:, None], 32, 1).repeat(32 // len(bands), 0) + rng.normal(
-        0, 10, (32, 32, 3)
-    )
+    image = np.repeat(np.array(bands)[:, None], 32, 1).repeat(32 // len(bands), 0)
+    image = image + rng.normal(0, 10, (32, 32, 3))
     Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
 def write_voc(root):
-    """VOCdevkit/VOC2007 with every class in four images of each split, and one difficult dog beside a cat."""
-    voc, rng = call.modules["06_transfer"].VOC, np.random.default_rng(0)
+    """VOC2007 with every class in four images of each split, and one difficult dog with a cat."""
+    voc, rng = labelled.VOC, np.random.default_rng(0)
     base = root / "VOCdevkit/VOC2007"
     for folder in ("Annotations", "ImageSets/Main"):
         (base / folder).mkdir(parents=True)
     for split in ("trainval", "test"):
         names = []
         for i in range(4 * len(voc)):
-            names.append(f"{split}_{i:03d}")
+            name = f"{split}_{i:03d}"
+            names.append(name)
             kind, other = i % len(voc), (i + 7 * (i // len(voc))) % len(voc)
-            objects = [(voc[kind], 0), (voc[other], 0)] + [("dog", 1)] * (
-                voc[kind] == "cat" and i == kind
-            )
-            picture(base / f"JPEGImages/{names[-1]}.jpg", [kind / len(voc), other / len(voc)], rng)
-            xml = "".join(
-                f"<object><name>{name}</name><difficult>{difficult}</difficult></object>"
-                for name, difficult in objects
-            )
-            (base / f"Annotations/{names[-1]}.xml").write_text(f"<annotation>{xml}</annotation>")
-        (base / f"ImageSets/Main/{split}.txt").write_text("\n".join(names) + "\n")
+            objects = [(voc[kind], 0), (voc[other], 0)]
+            if voc[kind] == "cat" and i == kind:
+                objects.append(("dog", 1))
+            picture(base / f"JPEGImages/{name}.jpg", [kind / len(voc), other / len(voc)], rng)
+            xml = ""
+            for what, difficult in objects:
+                xml += f"<object><name>{what}</name><difficult>{difficult}</difficult></object>"
+            (base / f"Annotations/{name}.xml").write_text(f"<annotation>{xml}</annotation>")
+        (base / f"ImageSets/Main/{split}.txt").write_text("\r\n".join(names) + "\r\n")
     return base
 
 
-def load_stage():
-    with pytest.raises(SystemExit):  # call() keeps the module for the helpers below
-        call(
-            "06_transfer.py",
-            "folder",
-            "--data",
-            "/nonexistent",
-            "--backbone",
-            "random",
-            "--out",
-            "/nonexistent/out",
-        )
-    return call.modules["06_transfer"]
-
-
 def test_voc07(study, tmp_path, capsys):
-    stage, base = load_stage(), write_voc(tmp_path / "data")
-    classes, (_, labels), _ = stage.read_voc(tmp_path / "data")
-    cat, dog = classes.index("cat"), classes.index("dog")
+    base = write_voc(tmp_path / "data")
+    data = labelled.read_voc(tmp_path / "data")
+    cat, dog = data.classes.index("cat"), data.classes.index("dog")
+    labels = data.train.labels
     assert labels[cat, dog] == -1 and labels[cat, cat] == 1 and (labels == -1).sum() == 1
-    arguments = [
-        "voc07",
-        "--data",
-        tmp_path / "data",
-        "--backbone",
-        study / "x",
-        "--costs",
-        1,
-        10,
-        *SMALL,
-    ]
-    run("06_transfer.py", *arguments, "--out", tmp_path / "one", processes=2)
+    arguments = ["voc07", "--data", tmp_path / "data", "--backbone", study / "x"]
+    arguments += ["--costs", 1, 10, *SMALL]
+    run(TRANSFER, *arguments, "--out", tmp_path / "one", processes=2)
     one = result(tmp_path / "one")
-    assert one["results"]["map"]["mean"] > 50 and set(one["results"]) == {
-        "map",
-        "map_11point",
-        "top1",
-    }
-    assert set(one["average_precision"]) == set(classes) and set(one["svm_c"].values()) <= {1, 10}
-    call("06_transfer.py", *arguments, "--out", tmp_path / "two")
+    assert one["results"]["map"]["mean"] > 50
+    assert set(one["results"]) == {"map", "map_11point", "top1"}
+    assert set(one["average_precision"]) == set(data.classes)
+    assert set(one["svm_c"].values()) <= {1, 10}
+    call(TRANSFER, *arguments, "--out", tmp_path / "two")
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
     assert "mAP is the usual measure" in capsys.readouterr().out
+
+    call(TRANSFER, *arguments, "--pool", 1, "--out", tmp_path / "pooled")  # the whole 2 x 2 map
+    assert result(tmp_path / "pooled")["results"]["map"]["mean"] > 50
+    no = ["--out", tmp_path / "no"]
+    assert "--pool 9 is larger" in refused(capsys, TRANSFER, *arguments, "--pool", 9, *no)
     file = base / "Annotations/test_003.xml"
     file.write_text(file.read_text().replace("boat", "dragon"))
-    assert "unknown class 'dragon'" in refused(
-        capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no"
-    )
+    assert "unknown class 'dragon'" in refused(capsys, TRANSFER, *arguments, *no)
     file.write_text("<annotation>")
-    assert "test_003.xml cannot be read" in refused(
-        capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no"
-    )
+    assert "test_003.xml cannot be read" in refused(capsys, TRANSFER, *arguments, *no)
+    (base / "ImageSets/Main/test.txt").write_text("\n")
+    assert "no images" in refused(capsys, TRANSFER, *arguments, *no)
 
 
-def test_coco(study, tmp_path, capsys):
+def write_coco(root):
+    """COCO of 2014 with three categories, each in half of the images."""
     rng = np.random.default_rng(0)
-    (tmp_path / "data/annotations").mkdir(parents=True)
+    (root / "annotations").mkdir(parents=True)
+    names = {10: "cup", 20: "fork", 30: "tv"}
+    categories = [{"id": number, "name": name} for number, name in names.items()]
     for split, n in (("train", 60), ("val", 24)):
         images, marks = [], []
         for i in range(n):
             kinds = [k for k in range(3) if rng.random() < 0.5]
-            picture(
-                tmp_path / f"data/{split}2014/{i:03d}.jpg", [k / 4 for k in kinds or [3]], rng
-            ) if len(kinds) != 3 else picture(
-                tmp_path / f"data/{split}2014/{i:03d}.jpg", [0, 0.25, 0.5, 0.5], rng
-            )
+            hues = [k / 4 for k in kinds] or [0.75]
+            if len(hues) == 3:
+                hues.append(0.5)
+            picture(root / f"{split}2014/{i:03d}.jpg", hues, rng)
             images.append({"id": 1000 + i, "file_name": f"{i:03d}.jpg"})
-            marks += [
-                {"image_id": 1000 + i, "category_id": 10 * (k + 1), "iscrowd": 0} for k in kinds
-            ]
-        content = {
-            "images": images,
-            "annotations": marks,
-            "categories": [
-                {"id": 10 * (k + 1), "name": name} for k, name in enumerate(("cup", "fork", "tv"))
-            ],
-        }
-        (tmp_path / f"data/annotations/instances_{split}2014.json").write_text(json.dumps(content))
+            for k in kinds:
+                mark = {"image_id": 1000 + i, "category_id": 10 * (k + 1), "iscrowd": 0}
+                marks.append(mark)
+        content = {"images": images, "annotations": marks, "categories": categories}
+        (root / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
+    return content
+
+
+def test_coco(study, tmp_path, capsys):
+    content = write_coco(tmp_path / "data")
     arguments = ["coco", "--data", tmp_path / "data", "--backbone", study / "x", *SMALL]
-    run("06_transfer.py", *arguments, "--out", tmp_path / "one")
+    run(TRANSFER, *arguments, "--out", tmp_path / "one")
     one = result(tmp_path / "one")
-    assert one["results"]["map"]["mean"] > 90 and set(one["average_precision"]) == {
-        "cup",
-        "fork",
-        "tv",
-    }
+    assert one["results"]["map"]["mean"] > 90
+    assert set(one["average_precision"]) == {"cup", "fork", "tv"}
+    annotations = tmp_path / "data/annotations/instances_val2014.json"
+    no = ["--out", tmp_path / "no"]
     content["annotations"][0]["category_id"] = 7
-    (tmp_path / "data/annotations/instances_val2014.json").write_text(json.dumps(content))
-    assert "7 is missing or unknown" in refused(
-        capsys, "06_transfer.py", *arguments, "--out", tmp_path / "no"
-    )
+    annotations.write_text(json.dumps(content))
+    assert "7 is missing or unknown" in refused(capsys, TRANSFER, *arguments, *no)
+    content["annotations"][0]["category_id"] = 10
+    content["categories"][0]["name"] = "mug"
+    annotations.write_text(json.dumps(content))
+    assert "other categories" in refused(capsys, TRANSFER, *arguments, *no)
 
 
-def test_places365(study, tmp_path, capsys):
-    stage = load_stage()
-    data, names = tmp_path / "lists", {"a": "/a/abbey", "b": "/b/bar", "c": "/c/cave/outdoor"}
-    for split, listing in (("train", "places365_train_standard.txt"), ("val", "places365_val.txt")):
+def write_places(root, data):
+    """The class folders `data` in the layout of the official lists of Places365."""
+    names = {"a": "/a/abbey", "b": "/b/bar", "c": "/c/cave/outdoor"}
+    folders = {"train": "data_256_standard", "val": "val_256"}
+    listings = {"train": "places365_train_standard.txt", "val": "places365_val.txt"}
+    for split, folder in folders.items():
         lines = []
         for label, (kind, name) in enumerate(names.items()):
-            for i, file in enumerate(sorted((study / "data" / split / kind).iterdir())):
-                inside = (
-                    f"{name}/{i:08d}.png"
-                    if split == "train"
-                    else f"Places365_val_{label}{i:07d}.png"
-                )
-                target = (
-                    data
-                    / {"train": "data_256_standard", "val": "val_256"}[split]
-                    / inside.lstrip("/")
-                )
+            for i, file in enumerate(sorted((data / split / kind).iterdir())):
+                inside = f"{name}/{i:08d}.png"
+                if split == "val":
+                    inside = f"Places365_val_{label}{i:07d}.png"
+                target = root / folder / inside.lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, target)
                 lines.append(f"{inside} {label}")
-        (data / listing).write_text("\n".join(lines) + "\n")
-    assert stage.read_places(data)[0] == ["abbey", "bar", "cave/outdoor"]
-    folders = study / "data"
-    for kind, where, out in (
-        ("places365", data, "a"),
-        ("places365", folders, "b"),
-        ("folder", folders, "c"),
-    ):
-        call(
-            "06_transfer.py",
-            kind,
-            "--data",
-            where,
-            "--backbone",
-            study / "x",
-            "--out",
-            tmp_path / out,
-            *SMALL,
-        )
+        (root / listings[split]).write_text("\n".join(lines) + "\n")
+
+
+def test_places365(study, tmp_path, capsys):
+    lists, folders = tmp_path / "lists", study / "data"
+    write_places(lists, folders)
+    assert labelled.read_places(lists).classes == ["abbey", "bar", "cave/outdoor"]
+    for kind, data, out in (("places365", lists, "a"), ("places365", folders, "b")):
+        backbone = ["--backbone", study / "x", "--out", tmp_path / out]
+        call(TRANSFER, kind, "--data", data, *backbone, *SMALL)
         assert result(tmp_path / out)["results"]["top1"]["mean"] == 100
-    with open(data / "places365_val.txt", "a") as file:
-        file.write("Places365_val_x.png 365\n")
-    assert "labels [365]" in refused(
-        capsys,
-        "06_transfer.py",
-        "places365",
-        "--data",
-        data,
-        "--backbone",
-        study / "x",
-        "--out",
-        tmp_path / "no",
-        *SMALL,
-    )
+    places = ["places365", "--data", lists, "--backbone", study / "x", "--out", tmp_path / "no"]
+    listing = lists / "places365_val.txt"
+    content = listing.read_text()
+    listing.write_text(f"{content}Places365_val_x.png 365\n")
+    assert "labels [365]" in refused(capsys, TRANSFER, *places, *SMALL)
+    listing.write_text(f"{content}Places365_val_x.png\n")
+    assert "is not a path and the number" in refused(capsys, TRANSFER, *places, *SMALL)
+
+
+def test_class_folders(study, tmp_path):
+    arguments = ["folder", *of(study)]
+    call(TRANSFER, *arguments, "--out", tmp_path / "one")
+    assert result(tmp_path / "one")["results"]["top1"]["mean"] == 100
+    run(TRANSFER, *arguments, "--out", tmp_path / "two", processes=2)
+    assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
+    again = run(TRANSFER, *arguments, "--out", tmp_path / "two", processes=2).stdout
+    assert again.count("is finished") == 1
+
+
+# ------------------------------------------------------------------ all three
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked(study, tmp_path, method):
+    """macOS spawns; Linux uses a fork server from Python 3.14 on."""
+    small = ["--epochs", 1, "--batch-size", 20]
+    stages = {
+        LINEAR: of(study, *small, "--out", tmp_path / "linear"),
+        SEMISUP: of(study, *small, "--percent", 100, "--out", tmp_path / "semi"),
+        TRANSFER: ["folder", *of(study, "--out", tmp_path / "folder")],
+    }
+    for script, arguments in stages.items():
+        arguments = [*arguments, "--workers", 1]
+        run("tests/start_method.py", method, script, *arguments)
+    assert len(list(tmp_path.glob("*/result.json"))) == 3
+
+
+@pytest.mark.parametrize("script", (LINEAR, SEMISUP, TRANSFER))
+def test_help_is_light(script):
+    """--help answers at once: it imports no torch."""
+    code = f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
+    code += f"try: runpy.run_path('{script}', run_name='__main__')\n"
+    code += "except SystemExit: raise SystemExit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0

@@ -1,6 +1,7 @@
-"""Crops, extraction, kNN, logistic regression and average precision against independent computations."""
+"""Crops, extraction, kNN, logistic regression, average precision, against other computations."""
 
-import importlib.util
+import itertools
+import os
 import subprocess
 import sys
 from functools import partial
@@ -12,19 +13,15 @@ from conftest import ROOT, write_images
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from torchvision.transforms import v2
+from sklearn.model_selection import cross_val_score
+from sklearn.svm import LinearSVC
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.transforms import InterpolationMode, v2
 
-from models.features import (
-    accuracy,
-    centre_crop,
-    confusion,
-    extract,
-    knn,
-    per_class,
-    random_crop,
-    read_splits,
-    summary,
-)
+from models import features, labelled, linear, multi_label
+from models.evaluation import confusion, per_class, summary
+from models.features import accuracy, centre_crop, extract, knn, random_crop, squash
+from models.labelled import read_splits
 from models.linear import DECAYS, fit_linear, held_out, logistic_regression, scores, standardise
 from models.resnet import load_backbone
 
@@ -39,6 +36,14 @@ def test_centre_crop_is_torchvisions(shape):
     official = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])(Image.fromarray(image))
     assert np.abs(crop.astype(int) - np.asarray(official)).max() <= 1
     assert centre_crop(crop, 0, 0, size=224) is crop  # of the stored size: not resized again
+    bicubic = centre_crop(image, 0, 0, size=224, interpolation="bicubic")
+    resize = v2.Resize(256, InterpolationMode.BICUBIC)
+    official = v2.Compose([resize, v2.CenterCrop(224)])(Image.fromarray(image))
+    assert np.abs(bicubic.astype(int) - np.asarray(official)).max() <= 1
+    vissl = v2.Compose([v2.Resize(256), v2.Resize((224, 224))])(Image.fromarray(image))
+    squashed = squash(image, 0, 0, size=224)
+    distance = np.abs(squashed.astype(int) - np.asarray(vissl))
+    assert distance.max() <= 2 and (distance > 1).mean() < 1e-4  # resized twice, rounded twice
 
 
 def test_random_crop_depends_on_its_names_only():
@@ -57,7 +62,7 @@ def test_random_crop_depends_on_its_names_only():
 def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     write_images(tmp_path / "train")
     write_images(tmp_path / "val", each=3)
-    _, (files, _), _ = read_splits(tmp_path)
+    files = read_splits(tmp_path).train.files
     backbone, width, _ = load_backbone("random", "resnet10", True)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     images = (
@@ -79,25 +84,129 @@ def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
+def test_several_passes(tmp_path):
+    """Epoch 0 is the centre crop as it is without more passes; the others are random crops."""
+    write_images(tmp_path, each=3, size=40)
+    files, _ = labelled.read_folder(tmp_path)
+    backbone = load_backbone("random", "resnet10", True)[0]
+    crop = partial(features.centre_then_random, size=32)
+    one, rows = extract(backbone, files, crop, CPU, workers=0)
+    three, more = extract(backbone, files, crop, CPU, workers=0, passes=3)
+    assert torch.equal(three[: len(one)], one) and torch.equal(more, rows.repeat(3))
+    crop = partial(random_crop, size=32, seed=0)
+    pixels, _ = features.read_crops([(file, 2, i) for i, file in enumerate(files)], crop)
+    torch.testing.assert_close(three[18:], features.embed(backbone, pixels, CPU))
+
+
+def test_reading_takes_an_endless_order(tmp_path):
+    """The order of a whole training is never a list: it would be gigabytes for ImageNet."""
+    write_images(tmp_path, each=3)
+    files, _ = labelled.read_folder(tmp_path)
+    asked = []
+
+    def order():
+        for step in itertools.count():
+            asked.append(step)
+            yield [(step, 0), (step, 5)]
+
+    crop = partial(random_crop, size=16, seed=0)
+    batches = iter(features.read_batches(files, order(), crop, 0, CPU))
+    for _ in range(3):
+        pixels, indices = next(batches)
+        assert pixels.shape == (2, 16, 16, 3) and indices.tolist() == [0, 5]
+    assert len(asked) < 6
+
+
+class Diverging(torch.nn.Module):
+    """Features that are not a number for dark images."""
+
+    def forward(self, pixels):
+        colours = pixels.mean((2, 3))
+        return torch.where(colours > 0, colours, torch.nan)
+
+
+def test_features_that_are_not_finite(tmp_path, capsys):
+    for i, level in enumerate((200, 20, 220, 10)):
+        Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / f"{i}.png")
+    files = [str(tmp_path / f"{i}.png") for i in range(4)]
+    with pytest.raises(SystemExit):
+        extract(Diverging(), files, partial(centre_crop, size=32), CPU, workers=0, batch=3)
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "features of 2 images are not finite" in sentence and "1.png" in sentence
+
+
+# ------------------------------------------------------------------ where features live
+def test_memory_that_is_only_reserved_is_free(monkeypatch):
+    """During a training almost all of a GPU is PyTorch's own reserve."""
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * gib, 24 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * gib)
+    cuda = torch.device("cuda", 0)
+    assert features.free_memory(cuda) == 21 * gib
+    assert features.home_of(gib // 1024, 1024, cuda) == cuda  # 4 GiB
+    assert features.home_of(4 * gib // 1024, 1024, cuda) == CPU  # 16 GiB
+    assert features.home_of(4 * gib // 1024, 1024, CPU) == CPU
+
+
+@pytest.mark.parametrize("home", ("cpu", "cuda"))
+def test_no_operation_mixes_devices(home, monkeypatch):
+    """On tensors without data, which refuse it as a GPU does; features on the CPU or on the GPU."""
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(features, "home_of", lambda rows, width, device: torch.device(home))
+    monkeypatch.setattr(features, "refuse_infinite", lambda files, rows, finite: None)
+    monkeypatch.setattr(features, "read_crops", lambda batch, crop: crops(len(batch)))
+    monkeypatch.setattr(
+        features,
+        "read_batches",
+        lambda files, batches, crop, workers, device: (crops(len(one)) for one in batches),
+    )
+
+    def crops(n):
+        return torch.zeros(n, 32, 32, 3, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64)
+
+    one, two = (load_backbone("random", "resnet10", True)[0] for _ in range(2))
+    files = [str(i) for i in range(30)]
+    labels = torch.zeros(30, dtype=torch.int64)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, rows = extract(one, files, None, cuda, batch=8, passes=2)
+        val = features.extract_all(two, files[:7], None, cuda, batch=8)
+        assert (x.device.type, rows.device, val.device) == (home, CPU, cuda)
+        votes = knn(x[:30], labels[rows[:30]], val, 3)
+        assert votes.device == cuda and votes.shape == (7, 3)
+        mean, sd = standardise(x, cuda)
+        W = torch.zeros(3, x.shape[1] + 1, dtype=torch.float64, device=cuda)
+        y = labels[rows].to(x.device)
+        weight = torch.ones(60).to(x.device)
+        loss, gradient = linear.loss_and_gradient(W, x, y, weight)
+        assert loss.device == gradient.device == cuda
+        assert scores(W, (val - mean) / sd).device == cuda
+
+
 WORKER = """
 import sys, torch
 from functools import partial
-from models.features import centre_crop, extract, gather, knn, read_splits
+from models import run
+from models.features import centre_crop, extract, extract_all, knn
+from models.labelled import read_splits
 from models.linear import fit_linear, held_out, scores, standardise
 from models.resnet import load_backbone
-from models.old_run import rank, start
+from models.parallel import rank
 class args: device = "cpu"
-device = start(args)
-classes, (files, labels), (val_files, _) = read_splits(sys.argv[1])
-backbone, _, _ = load_backbone("random", "resnet10", True)
-run = partial(extract, backbone, crop=partial(centre_crop, size=32), device=device, workers=0, batch=4)
-train, rows = run(files)
-val = gather(*run(val_files), len(val_files))
-votes = knn(train, labels[rows], val, 3, k=5)
-mean, sd = standardise(train, device)
-W, decay, losses = fit_linear(train, labels[rows], 3, held_out(labels, 0)[rows], device)
-if rank() == 0:
-    torch.save([val, votes, scores(W, (val - mean) / sd), torch.tensor(list(losses.values()))], sys.argv[2])
+def main(args, device):
+    data = read_splits(sys.argv[1])
+    files, labels = data.train
+    backbone, _, _ = load_backbone("random", "resnet10", True)
+    options = dict(crop=partial(centre_crop, size=32), device=device, workers=0, batch=4)
+    train, rows = extract(backbone, files, **options)
+    val = extract_all(backbone, data.val.files, **options)
+    votes = knn(train, labels[rows], val, 3, k=5)
+    mean, sd = standardise(train, device)
+    W, decay, losses = fit_linear(train, labels[rows], 3, held_out(labels, 0)[rows], device)
+    if rank() == 0:
+        losses = torch.tensor(list(losses.values()))
+        torch.save([val, votes, scores(W, (val - mean) / sd), losses], sys.argv[2])
+run.launch(main, args)
 """
 
 
@@ -115,10 +224,7 @@ def test_two_processes_are_one(tmp_path):
             tmp_path / "out.pth",
         ]
         subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            env={**__import__("os").environ, "PYTHONPATH": ROOT},
+            command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ROOT}
         )
         results.append(torch.load(tmp_path / "out.pth"))
     for one, two in zip(*results, strict=True):
@@ -167,6 +273,17 @@ def test_logistic_regression_is_scikit_learns():
     assert np.abs(W[2, :-1].numpy() - theirs.coef_[0]).max() < 0.02 * np.abs(theirs.coef_).max()
 
 
+def test_a_few_labels_are_scikit_learns_default():
+    (x, y), (new, _) = noisy_classes(50), noisy_classes(2000, seed=1)
+    mean, sd = standardise(x, CPU)
+    W, decay = linear.fit_few(x, y, 5, len(x), CPU)
+    theirs = LogisticRegression(C=1.0, max_iter=1000, tol=1e-6).fit(x.numpy(), y.numpy())
+    assert decay == 1 / 50
+    guesses = scores(W, (new - mean) / sd).argmax(1).numpy()
+    assert (guesses == theirs.predict(((new - mean) / sd).numpy())).mean() > 0.99
+    assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
+
+
 def test_separable_and_shuffled():
     g = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 3
@@ -196,7 +313,17 @@ def test_knn_against_a_loop():
         for i in cosines.argsort(descending=True)[:4]:
             expected[y[i]] += torch.exp(cosines[i] / 0.07)
         torch.testing.assert_close(vote, expected, rtol=1e-3, atol=1e-3)
-    assert knn(x[:3], y[:3], new, 5).shape == (7, 5)  # fewer images than neighbours
+    few = knn(x[:3], y[:3], new, 5)  # fewer images than neighbours
+    torch.testing.assert_close(few, knn(x[:3], y[:3], new, 5, k=3))
+
+
+def test_knn_in_pieces(monkeypatch):
+    """The products are cut to a size that fits; where they are cut changes nothing."""
+    (x, y), (new, _) = noisy_classes(60), noisy_classes(17, seed=1)
+    whole = knn(x, y, new, 5)
+    monkeypatch.setattr(features, "TRAIN_ROWS", 7)
+    monkeypatch.setattr(features, "VAL_ROWS", 4)
+    torch.testing.assert_close(knn(x, y, new, 5), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_accuracy_confusion_summary():
@@ -213,30 +340,114 @@ def test_accuracy_confusion_summary():
 
 
 # ------------------------------------------------------------------ average precision
+def vissls(guess, truth):
+    """The area under the precision, each replaced by the best at that recall or more: a loop."""
+    order = np.argsort(-guess)
+    points = []
+    for n in range(1, len(order) + 1):
+        hits = truth[order[:n]].sum()
+        points.append((hits / truth.sum(), hits / n))
+    area = last = 0.0
+    for recall, _ in points:
+        best = max(precision for other, precision in points if other >= recall)
+        area += (recall - last) * best
+        last = recall
+    return area
+
+
 def test_average_precision():
-    spec = importlib.util.spec_from_file_location("transfer", ROOT / "06_transfer.py")
-    transfer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(transfer)
     # ranks of the two positives 1 and 3: precisions 1 and 2/3, recalls 1/2 and 1
-    exact, eleven = transfer.average_precision([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
-    assert exact == pytest.approx(0.5 * 1 + 0.5 * 2 / 3) and eleven == pytest.approx(
-        (6 * 1 + 5 * 2 / 3) / 11
-    )
-    assert transfer.average_precision([0.5, 0.5, 0.5], [1, 0, 0]) == pytest.approx(
-        (1 / 3, 1 / 3)
-    )  # equal scores
-    assert all(np.isnan(transfer.average_precision([0.5, 0.1], [0, 0])))
+    found = multi_label.average_precisions([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
+    assert found["plain"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert found["11point"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    equal = multi_label.average_precisions([0.5, 0.5, 0.5], [1, 0, 0])
+    assert list(equal.values()) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    none = multi_label.average_precisions([0.5, 0.1], [0, 0])
+    assert all(np.isnan(value) for value in none.values())
     rng = np.random.default_rng(0)
     for _ in range(20):
         guess, truth = rng.integers(0, 15, 60) / 3, rng.random(60) < 0.3
-        assert transfer.average_precision(guess, truth)[0] == pytest.approx(
-            average_precision_score(truth, guess)
-        )
+        found = multi_label.average_precisions(guess, truth)
+        assert found["plain"] == pytest.approx(average_precision_score(truth, guess))
+        guess = rng.random(60)
+        found = multi_label.average_precisions(guess, truth)
+        assert found["interpolated"] == pytest.approx(vissls(guess, truth))
+        assert found["interpolated"] >= found["plain"]
     # -1 is not counted: neither in the precision nor for top-1
-    guess, labels = (
-        np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7]]),
-        np.array([[-1, 1], [1, 0], [0, 1]]),
-    )
-    results, by_class = transfer.multi_label(guess, labels, ["a", "b"])
+    guess = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7]])
+    labels = np.array([[-1, 1], [1, 0], [0, 1]])
+    results, by_class = multi_label.measure(guess, labels, ["a", "b"], "plain")
     assert by_class["a"] == 100 and by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
     assert results["top1"]["mean"] == 100
+    results, by_class = multi_label.measure(guess, labels, ["a", "b"], "interpolated")
+    assert by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
+
+
+def test_svms_are_vissls():
+    """The procedure of its svm_trainer.py: C by cross_val_score, difficult images as negatives."""
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(60, 8)), rng.normal(size=(20, 8))
+    labels = (train[:, :2] + rng.normal(size=(60, 2)) > 0.5).astype(np.int64)
+    labels[:3, 0] = -1
+    costs = [0.01, 1.0, 100.0]
+    guess, chosen = multi_label.svm_scores(train, labels, test, costs, seed=0)
+
+    def unit(x):
+        return x / (np.linalg.norm(x, axis=1)[:, None] + 1e-5)
+
+    for kind in (0, 1):
+        targets = np.where(labels[:, kind] == 1, 1, -1)
+        quality, machines = [], []
+        for cost in costs:
+            machine = LinearSVC(
+                C=cost,
+                class_weight={1: 2, -1: 1},
+                intercept_scaling=1.0,
+                dual=True,
+                tol=1e-4,
+                max_iter=2000,
+                random_state=0,
+            )
+            folds = cross_val_score(
+                machine, unit(train), targets, cv=3, scoring="average_precision"
+            )
+            quality.append(folds.mean())
+            machines.append(machine.fit(unit(train), targets))
+        best = int(np.argmax(quality))
+        assert chosen[kind] == costs[best]
+        expected = machines[best].decision_function(unit(test))
+        assert guess[:, kind] == pytest.approx(expected, abs=1e-6)
+
+
+# ------------------------------------------------------------------ labels
+def test_some_of_each():
+    labels = torch.tensor([0] * 30 + [1] * 5 + [2] * 2)
+
+    def count(n):
+        return 3
+
+    mask = labelled.some_of_each(labels, count, 0, "name")
+    assert [int(mask[labels == k].sum()) for k in range(3)] == [3, 3, 2]
+    assert torch.equal(mask, labelled.some_of_each(labels, count, 0, "name"))
+    assert not torch.equal(mask, labelled.some_of_each(labels, count, 1, "name"))
+    assert not torch.equal(mask, labelled.some_of_each(labels, count, 0, "other"))
+
+
+def test_subset_files(tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("a/1.png", "a/2.png", "b/1.png", "b/3.png")]
+    listing = tmp_path / "list.txt"
+    # of an editor on Windows: a byte-order mark, carriage returns, an empty line
+    listing.write_bytes("\ufeffa/1.png\r\n\r\n3.png\r\n".encode())
+    assert labelled.read_subset(listing, tmp_path, files) == [0, 3]
+    listing.write_text("1.png\n3.png\n")
+    with pytest.raises(SystemExit):
+        labelled.read_subset(listing, tmp_path, files)
+    sentence = capsys.readouterr().err
+    assert "1.png fits 2 images" in sentence and files[0] in sentence and files[2] in sentence
+
+
+def test_system_folders_are_no_classes(tmp_path):
+    write_images(tmp_path, each=1)
+    (tmp_path / "__MACOSX/a").mkdir(parents=True)
+    (tmp_path / "__MACOSX/a/._000.png").write_bytes(b"\0\5\x16\7")
+    assert sorted(set(labelled.read_folder(tmp_path)[1])) == ["a", "b", "c"]
