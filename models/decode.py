@@ -1,5 +1,6 @@
 """Image files of any common kind -> uint8 (H, W, 3) RGB."""
 
+import functools
 import io
 import logging
 import warnings
@@ -193,6 +194,12 @@ def _shown_bands(values, says_rgb, opacity):
 
 
 # ---------------------------------------------------------------- one rule for a whole folder
+@functools.cache
+def warn_once(message):
+    """One line on stderr, however often a stage looks at the same folder."""
+    run.warn(message)
+
+
 def check_values(root, paths):
     """Refuse a folder whose images have more than 8 bits, where nothing says what is white.
 
@@ -224,7 +231,7 @@ def check_values(root, paths):
         return
     found = f"{root} holds {levels.describe(types, numbers)}"
     if types == {"uint16"} and max(numbers) >= 2**15:
-        run.warn(f"{found}: 0 is taken for black, 65535 for white; --levels chooses others")
+        warn_once(f"{found}: 0 is taken for black, 65535 for white; --levels chooses others")
         return
     run.fail(
         f"{found} ({looked_at} were looked at), and nothing says which value is black and which "

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from models.decode import check_values
+from models.decode import check_values, warn_once
 from models.decode import read_image as read_image  # users of folders find it here
-from models.run import atomic, fail, warn
+from models.run import atomic, fail
 
 # Folders of systems and archives. They hold thumbnails and old copies.
 SYSTEM_FOLDERS = frozenset(
@@ -43,7 +43,7 @@ SYSTEM_FOLDERS = frozenset(
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IM", "IPTC", "MPEG", "PCD", "WMF"}
 
 MISSING = 255  # an index of generated_files: there is no such file
-STRIP = 8  # an image of more squares than this is cut before it is resized
+STRIP = 8  # squares; a longer image is cut before it is resized
 
 
 # ---------------------------------------------------------------- finding
@@ -82,8 +82,8 @@ def find_images(root):
             images, folders = _look_into(path, others)
         except OSError as error:
             fail(
-                f"The folder {path} cannot be read ({error.strerror}): make it readable, or move "
-                "it out of the way."
+                f"{error.filename or path} cannot be read ({error.strerror}): make it readable, or "
+                "move it out of the way."
             )
         prefix = below + "/" if below else ""
         _check_stems(root, prefix, images)
@@ -92,7 +92,9 @@ def find_images(root):
     if not found:
         fail(f"{root} holds no images{_counted(others)}.", 2)
     if others:
-        warn(f"{root}: files that are no images by their names were passed over{_counted(others)}")
+        warn_once(
+            f"{root}: files that are no images by their names were passed over{_counted(others)}"
+        )
     found.sort()
     check_values(root, found)
     return found
@@ -228,7 +230,7 @@ def _files_by_stem(folder):
     except (FileNotFoundError, NotADirectoryError):
         return files
     except OSError as error:
-        fail(f"The folder {folder} cannot be read ({error.strerror}): make it readable.")
+        fail(f"{folder} cannot be read ({error.strerror}): make it readable.")
     for name in names:
         if name.startswith(".") or _extension(name) not in known:
             continue
@@ -272,31 +274,33 @@ def read_ahead(items, read, workers, device, prefetch=2):
 
 
 # ---------------------------------------------------------------- squares and files
+def without_ends(image):
+    """The middle of a strip, an image longer than STRIP squares; all others as they are.
+
+    For whoever resizes an image and then cuts out its centre: resized whole to 256 pixels, a strip
+    of 1 x 100,000 pixels would take 20 GB."""
+    height, width = image.shape[:2]
+    longest = STRIP * min(height, width)
+    if max(height, width) <= longest:
+        return image
+    top = max(0, height - longest) // 2
+    left = max(0, width - longest) // 2
+    return np.ascontiguousarray(image[top : top + longest, left : left + longest])
+
+
 def square(image, size):
     """Shorter side to `size` (Pillow bicubic, antialiased), centre crop: uint8 (size, size, 3)."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    if image.shape[:2] == (size, size):
         return image
-    shorter = min(height, width)
-    if max(height, width) > STRIP * shorter:
-        # Resized whole, a strip of 1 x 100,000 pixels would have 256 x 25,600,000.
-        image = _centre(image, STRIP * shorter)
-        height, width = image.shape[:2]
-    scale = size / shorter
+    image = without_ends(image)
+    height, width = image.shape[:2]
+    scale = size / min(height, width)
     height = max(size, round(height * scale))
     width = max(size, round(width * scale))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     left = (width - size) // 2
     top = (height - size) // 2
     return np.asarray(resized.crop((left, top, left + size, top + size)))
-
-
-def _centre(image, side):
-    """The middle of an image, at most `side` pixels wide and high."""
-    height, width = image.shape[:2]
-    top = max(0, height - side) // 2
-    left = max(0, width - side) // 2
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 def write_image(path, image):

@@ -135,9 +135,9 @@ def test_unreadable_folder_is_an_error(capsys):
             os.seteuid(65534)
         try:
             said = sentence(capsys, images.find_images, root, code=1)
-            assert f"The folder {root}/b cannot be read (Permission denied)" in said
+            assert f"{root}/b cannot be read (Permission denied)" in said
             said = sentence(capsys, images.generated_files, root, ["b/2.jpg"], code=1)
-            assert f"The folder {root}/b cannot be read (Permission denied)" in said
+            assert f"{root}/b cannot be read (Permission denied)" in said
         finally:
             os.seteuid(os.getuid())
             (root / "b").chmod(0o755)
