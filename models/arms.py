@@ -73,8 +73,9 @@ class Arm:
     def cells(self):
         """{name of a column: text} of all that describes the arm."""
         run = self.one
+        lacks = f" ({', '.join(run.lacks)})" if run.lacks else ""
         found = {
-            "data": run.data,
+            "data": run.data + lacks,
             "method": run.method,
             "network": run.network,
             "epochs": "" if run.epochs is None else str(run.epochs),

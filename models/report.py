@@ -183,18 +183,33 @@ def has_result(key, results):
     return False
 
 
+def columns_with_results(key, results):
+    """Numbers of a table's columns in which there is a number of ours."""
+    found = []
+    for number, (_, column) in enumerate(TABLES[key]["columns"]):
+        if any(entries(results, row["arm"], column) for row in TABLES[key]["rows"]):
+            found.append(number)
+    return found
+
+
 def dissertation_table(key, results, everything=False):
-    """(text, Markdown) of one table or figure. Rows without any number only with `everything`."""
+    """(text, Markdown) of one table or figure.
+
+    Columns without a number of ours and rows without any number only with `everything`.
+    """
     about = TABLES[key]
     chosen = results_for(key, results)
+    numbers = range(len(about["columns"])) if everything else columns_with_results(key, chosen)
     notes = Notes()
-    header = two_columns(about["columns"])
+    header = two_columns([about["columns"][number] for number in numbers])
     with_text = any("text" in row for row in about["rows"])
     rows = []
     for row in about["rows"]:
         cells = [row["name"]]
         worth = everything or "text" in row
-        for (_, column), value in zip(about["columns"], row["values"], strict=True):
+        for number in numbers:
+            column = about["columns"][number][1]
+            value = row["values"][number]
             groups = entries(chosen, row["arm"], column)
             cells += [shown(value), here(groups, column, key, row, notes)]
             worth = worth or value is not None or bool(groups)

@@ -93,12 +93,16 @@ def similarities(pairs, size, workers, what):
     read = partial(similarity_of_files, size=size)
     mine = pairs[parallel.rank() :: parallel.world()]
     values = [0.0] * len(pairs)
+    problem = None
     with run.progress(len(pairs), what) as bar:
         found = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
         for number, value in enumerate(found):
             if isinstance(value, str):
-                run.fail(value)
+                problem = value
+                break
             values[parallel.rank() + number * parallel.world()] = value
             bar.update(min(parallel.world(), len(pairs) - bar.n))
+    if problem:
+        run.fail(problem)
     # Each value is 0 on all processes but one.
     return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]
