@@ -1,0 +1,241 @@
+"""What spoils a folder, for tests/test_bad_inputs.py, and what must be there afterwards.
+
+Each function here returns another one, which is called with the folder.
+"""
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image
+
+from models import images
+
+
+# ---------------------------------------------------------------- files and folders
+def nothing(root):
+    """Only the command is wrong."""
+
+
+def place(root, name):
+    """A path below root; names of bytes need not be UTF-8."""
+    return os.path.join(os.fsencode(root), os.fsencode(name))
+
+
+def put(name, content=b""):
+    def spoil(root):
+        file = place(root, name)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb") as target:
+            target.write(content)
+
+    return spoil
+
+
+def edit(name, change):
+    """change(the bytes of a file) are its new bytes."""
+
+    def spoil(root):
+        file = Path(root, name)
+        file.write_bytes(change(file.read_bytes()))
+
+    return spoil
+
+
+def remove(name):
+    def spoil(root):
+        path = Path(root, name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return spoil
+
+
+def rename(old, new):
+    def spoil(root):
+        os.renames(place(root, old), place(root, new))
+
+    return spoil
+
+
+def copy(old, new):
+    def spoil(root):
+        source = Path(root, old)
+        target = Path(root, new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+
+    return spoil
+
+
+def link(name, target):
+    def spoil(root):
+        Path(root, name).symlink_to(target)
+
+    return spoil
+
+
+def all_of(*spoils):
+    def spoil(root):
+        for one in spoils:
+            one(root)
+
+    return spoil
+
+
+# ---------------------------------------------------------------- images
+def picture(size=(32, 32), kind="PNG"):
+    """The bytes of an image file of (width, height) pixels."""
+    data = io.BytesIO()
+    Image.effect_noise(size, 60).convert("RGB").save(data, kind)
+    return data.getvalue()
+
+
+def convert(folder, *suffixes):
+    """The images below a folder get other extensions, in turn."""
+
+    def spoil(root):
+        for i, file in enumerate(sorted(Path(root, folder).rglob("*.png"))):
+            new = file.with_suffix(suffixes[i % len(suffixes)])
+            Image.open(file).save(new, quality=95)
+            file.unlink()
+
+    return spoil
+
+
+def tiffs(change, **options):
+    """The images become TIFFs of the values change(uint8 (H, W, 3))."""
+
+    def spoil(root):
+        for file in Path(root, "data/train").rglob("*.png"):
+            values = change(images.read_image(file))
+            tifffile.imwrite(file.with_suffix(".tif"), values, **options)
+            file.unlink()
+
+    return spoil
+
+
+def floats(values):
+    return values[..., 0].astype(np.float32) / 255
+
+
+def twelve_bits(values):
+    return values[..., 0].astype(np.uint16) * 16
+
+
+def sixteen_bits(values):
+    return values[..., 0].astype(np.uint16) * 257
+
+
+def five_bands(values):
+    """Blue, green, red and two more."""
+    bands = np.concatenate([values[..., ::-1], values[..., :2]], 2)
+    return bands.astype(np.uint16)
+
+
+def invert(root):
+    """Other pixels under the same names, in files of the same sizes."""
+    for file in Path(root, "data/train").rglob("*.bmp"):
+        pixels = 255 - images.read_image(file)
+        Image.fromarray(pixels).save(file)
+
+
+# ---------------------------------------------------------------- weights
+def weights(change):
+    """change(the backbone's state dict) is what its file holds."""
+
+    def spoil(root):
+        file = Path(root, "runs/base/backbone.pth")
+        content = change(torch.load(file, weights_only=True))
+        torch.save(content, file)
+
+    return spoil
+
+
+def with_value(name, value):
+    def change(state):
+        state[name].view(-1)[3] = value
+        return state
+
+    return weights(change)
+
+
+def with_prefix(prefix):
+    def change(state):
+        return {"state_dict": {prefix + name: value for name, value in state.items()}}
+
+    return weights(change)
+
+
+def two_networks(state):
+    content = {}
+    for name, value in state.items():
+        content[f"one.{name}"] = value
+        content[f"two.{name}"] = value
+    return content
+
+
+def doubled(state):
+    return {name: 2 * value for name, value in state.items()}
+
+
+def without(name):
+    def change(state):
+        del state[name]
+        return state
+
+    return weights(change)
+
+
+# ---------------------------------------------------------------- what must be there
+def there(*names):
+    def right(root):
+        for name in names:
+            assert os.path.exists(place(root, name)), name
+
+    return right
+
+
+def unread(*names):
+    """failed.jsonl names these images and no others; all others are done."""
+
+    def right(root):
+        lines = Path(root, "out/failed.jsonl").read_text().splitlines()
+        assert [json.loads(line)["path"] for line in lines] == list(names)
+        found = images.find_images(Path(root, "data/train"))
+        done = images.find_images(Path(root, "out/view0"))
+        assert len(done) == len(found) - len(names)
+
+    return right
+
+
+def same_colours(root, channels=3):
+    """The blurred mirror `out` has the colours of `gen`; its noise is another one."""
+    for file in Path(root, "gen/view0").rglob("*.png"):
+        expected = images.read_image(file)
+        found = images.read_image(Path(root, "out", file.relative_to(Path(root, "gen"))))
+        difference = found.mean((0, 1)) - expected.mean((0, 1))
+        assert np.abs(difference[:channels]).max() < 3, file
+
+
+def same_red(root):
+    """The same of images of which only the first band was kept, as gray."""
+    same_colours(root, 1)
+
+
+def lines_of(name, number):
+    def right(root):
+        assert len(Path(root, name).read_text().splitlines()) == number
+
+    return right
+
+
+def images_of(name, number):
+    def right(root):
+        assert len(images.find_images(Path(root, name))) == number
+
+    return right
