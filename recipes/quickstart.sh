@@ -1,63 +1,121 @@
 #!/usr/bin/env bash
-# The whole chain on NASA's Blue Marble, on two CPU cores in some eight minutes: tiles -> VQGAN ->
-# MaskGIT -> in-painting -> three pretrainings -> linear evaluation -> report.md and report.png.
+# The demo: what a generated view is, and what an encoder learns from it, in about 8 minutes on two
+# slow CPU cores. It ends with a table, RUNS/report.png and RUNS/report.json.
 #
 #   make demo     or     bash recipes/quickstart.sh
+#   GENERATOR=train bash recipes/quickstart.sh    trains the digits' generator from nothing as well
 #
-# A demo that was interrupted is continued by the same command. It shows that the chain runs. For
-# numbers that mean something, with seeds and all controls, run recipes/figure33_satellite.sh.
+# A demo that was interrupted is continued by the same command. recipes/digits.sh is the same
+# question with five seeds and all controls.
 source "$(dirname "$0")/start.sh"
 RUNS=${RUNS:-$RUN_ROOT/quickstart}
-DATA=${DATA:-$DATA_ROOT/bluemarble}
-MASK=0.5
-EPOCHS=${EPOCHS:-2}
-TOKENIZER="--filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512 --code-dim 16
-  --groups 16 --gan-weight 0 --perceptual-weight 0 --learning-rate 1e-3 --batch-size 64 --epochs 2"
-TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 1e-3 --batch-size 64
-  --epochs 1"
-PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw --learning-rate 2e-3
-  --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --epochs $EPOCHS --log-every 5"
+DIGITS=${DIGITS:-$DATA_ROOT/digits}
+TILES=${TILES:-$DATA_ROOT/tiles}
+SEEDS=${SEEDS:-"0 1"}
+GENERATOR=${GENERATOR:-recipes/weights/digits.pth}
+SATELLITE=${SATELLITE:-recipes/weights/bluemarble.pth}
+LABELS=10 # of a class
+DRAWS=20
+TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --epochs 0"
+TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 2e-3 --batch-size 64
+  --epochs 8 --workers 0"
+INPAINT="--steps 6 --batch-size 64 --top-k 24"
+PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images --size 32
+  --store-size 32 --view-preset digits --in-memory --optimizer adamw --learning-rate 1.77e-4
+  --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --epochs 4
+  --log-every 10"
+SUPERVISED="--from-scratch --percent 100 --architecture resnet10 --small-images --size 32
+  --epochs 3 --batch-size 128 --eval-every 3"
 if [ -n "${TINY:-}" ]; then
-  LIMIT="--limit 96"
-  TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 32 --batch-size 16 --epochs 1"
-  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
-  PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32 --epochs 1"
+  SEEDS="0"
+  DRAWS=2
+  LABELS=1
+  FEW_DIGITS="--limit 8"
+  FEW_TILES="--limit 16"
+  INPAINT="$INPAINT --steps 2"
+  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --batch-size 16 --epochs 1"
+  TOKENIZER="$TOKENIZER --codes 32"
+  PRETRAIN="$PRETRAIN --batch-size 16 --projector 16-16 --epochs 1 --log-every 1"
+  SUPERVISED="$SUPERVISED --epochs 1 --batch-size 16 --eval-every 1"
 fi
 
-say "1 of 6: tiles of 32 px, labelled by climate"
-run python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
+cat <<'PLAN'
+What will happen, with times on two slow cores:
+  1  the images: 5,000 digits and some hundred satellite tiles                           20 s
+  2  tokens: each image becomes 64 tokens and an image again                             30 s
+  3  in-painting: a trained MaskGIT predicts a quarter of each digit's tokens             2 min
+  4  encoders: hand-crafted, generated, control, oracle; two seeds each                   4 min
+  5  one table, one picture                                                              10 s
+PLAN
 
-say "2 of 6: a tokenizer (VQGAN), 64 tokens a tile"
-run python 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" --size 32 \
-  $TOKENIZER --workers 0
+say "1 of 5: the images"
+run python recipes/digits.py --out "$DIGITS" ${FEW_DIGITS:-}
+run python recipes/bluemarble.py --out "$TILES" ${FEW_TILES:---limit 240}
 
-say "3 of 6: a label-free transformer (MaskGIT) that fills in masked tokens"
-run python 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS/vqgan" \
-  --out "$RUNS/maskgit" $TRANSFORMER --workers 0
+if [ "$GENERATOR" = train ]; then
+  say "a generator from nothing: k-means tokens and a label-free transformer"
+  run python 00_train_generator.py vqgan --data "$DIGITS/train" --out "$RUNS/vqgan" $TOKENIZER
+  run python 00_train_generator.py maskgit --data "$DIGITS/train" --tokenizer "$RUNS/vqgan" \
+    --out "$RUNS/maskgit" $TRANSFORMER
+  GENERATOR=$RUNS/maskgit
+fi
 
-say "4 of 6: in-painting: half of each tile's tokens masked and predicted"
-run python 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" \
-  --mask "random:$MASK" --steps 5 --batch-size 64 --out "$RUNS/inpaint" --workers 0
-
-say "5 of 6: three encoders, side by side: hand-crafted views; generated views; their control"
-export OMP_NUM_THREADS=$(( ($(nproc) + 2) / 3 ))
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-arm() {  # name, then the flags that make the arm
-  local name=$1; shift
-  run python 03_pretrain.py --data "$DATA/train" --out "$RUNS/$name" $PRETRAIN --workers 0 "$@"
-  local baselines=""
-  if [ "$name" = control ]; then baselines=--baselines; fi
-  run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$name" --out "$RUNS/linear-$name" \
-    --cache-features --knn --workers 0 $baselines
+paint() {  # images, weights, mask, name of the mirror
+  run python 02_augment.py inpaint --data "$1" --weights "$2" --mask "$3" --out "$RUNS/mirrors/$4" \
+    $INPAINT --workers 1
 }
-mkdir -p "$RUNS"
-arm baseline --mix 0 > "$RUNS/baseline.txt" 2>&1 &
-arm generated --generated "$RUNS/inpaint" > "$RUNS/generated.txt" 2>&1 &
-arm control --generated real  # the bar you see; the two others run along
-for job in $(jobs -p); do
-  wait "$job" || { tail -n 3 "$RUNS/baseline.txt" "$RUNS/generated.txt"; exit 1; }
-done
+say "2 of 5: tokens, and images from them again"
+paint "$TILES/val" "$SATELLITE" none tiles-none
+paint "$DIGITS/val" "$GENERATOR" none digits-val-none
+paint "$DIGITS/train" "$GENERATOR" none reconstruction
 
-say "6 of 6: the table and the picture"
-run python 07_metrics.py report "$RUNS"
-run python recipes/quickstart_picture.py "$DATA" "$RUNS"
+say "3 of 5: in-painting: tokens are masked and predicted from their surroundings"
+for percent in 25 50 75; do
+  paint "$TILES/val" "$SATELLITE" "random:0.$percent" "tiles-$percent"
+done
+paint "$DIGITS/train" "$GENERATOR" random:0.25 generated
+run python 02_augment.py same-class --data "$DIGITS/train" --size 32 --out "$RUNS/mirrors/oracle"
+
+say "4 of 5: encoders, two at a time; the oracle's partner is another digit of the same class"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+encoder() {  # arm, seed, then the flags that make the arm
+  local name=$1-seed$2 seed=$2
+  shift 2
+  run python 03_pretrain.py --data "$DIGITS/train" --out "$RUNS/$name" --seed "$seed" $PRETRAIN \
+    --workers 0 "$@"
+  local baselines=""
+  if [[ $name == baseline-* ]]; then baselines=--baselines; fi
+  run python 04_linear_eval.py --data "$DIGITS" --backbone "$RUNS/$name" --cache-features \
+    --labels-per-class "$LABELS" --draws "$DRAWS" --workers 0 $baselines
+}
+mkdir -p "$RUNS/logs"
+for seed in $SEEDS; do
+  for pair in "baseline generated" "control oracle"; do
+    for arm in $pair; do
+      case $arm in
+        baseline) flags="--mix 0" ;;
+        control) flags="--generated real --mix 0.5" ;;
+        *) flags="--generated $RUNS/mirrors/$arm --mix 0.5" ;;
+      esac
+      echo "$arm, seed $seed"
+      encoder "$arm" "$seed" $flags > "$RUNS/logs/$arm-$seed.txt" 2>&1 &
+    done
+    for job in $(jobs -p); do
+      wait "$job" || { tail -n 3 "$RUNS"/logs/*.txt; exit 1; }
+    done
+  done
+done
+echo "supervised, all labels"
+run python 05_semisup_eval.py --data "$DIGITS" --out "$RUNS/supervised" $SUPERVISED --workers 0
+
+say "5 of 5: the table and the picture"
+run python recipes/showcase.py --digits "$DIGITS" --tiles "$TILES" --runs "$RUNS" \
+  --labels "$LABELS" --seconds "$SECONDS"
+cat <<'NEXT'
+
+What next:
+  bash recipes/digits.sh                            the same question with five seeds and all controls
+  python 02_augment.py inpaint --help               masks, sampling, your own generator
+  bash recipes/figure33_satellite.sh                the satellite study on embedded tiles
+NEXT

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Does a generated view help where labels are few? 5,000 digits, five seeds, on a CPU.
+#
+#   bash recipes/digits.sh                    about an hour on two slow cores
+#   SEEDS="0" bash recipes/digits.sh          one seed
+#   GENERATOR=train bash recipes/digits.sh    with a generator trained from nothing, an hour more
+#
+# SimCLR, a 10-layer ResNet, 4 epochs of 4,000 digits; half of the second views come from the arm:
+#   baseline         hand-crafted views only
+#   control          the real image where the generated one would stand
+#   reconstruction   the tokenizer's reconstruction, nothing masked
+#   mask25, mask50   in-painted: 25 % or 50 % of the tokens are predicted
+#   oracle           another digit of the same class: no generator can be better, it uses the labels
+# Frozen features, logistic regression on 1, 4 and 10 labels a class (20 draws) and on all labels.
+# A seed trains the encoder anew; the generator and its images are made once.
+source "$(dirname "$0")/start.sh"
+DATA=${DATA:-$DATA_ROOT/digits}
+RUNS=${RUNS:-$RUN_ROOT/digits}
+SEEDS=${SEEDS:-"0 1 2 3 4"}
+ARMS=${ARMS:-"baseline control reconstruction mask25 mask50 oracle"}
+LABELS=${LABELS:-"1 4 10"}
+GAMMA=${GAMMA:-0.5}
+GENERATOR=${GENERATOR:-recipes/weights/digits.pth}
+DRAWS=20
+TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --epochs 0"
+TRANSFORMER="--layers 4 --dim 128 --heads 4 --ema 0.999 --learning-rate 2e-3 --batch-size 64
+  --epochs 100 --workers 0"
+INPAINT="--steps 8 --batch-size 64 --workers 0 --top-k 24"
+PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images --size 32
+  --store-size 32 --view-preset digits --in-memory --optimizer adamw --learning-rate 1.77e-4
+  --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --epochs 4
+  --log-every 31 --workers 0"
+EVAL="--cache-features --workers 0"
+if [ -n "${TINY:-}" ]; then
+  LIMIT="--limit 8"
+  SEEDS="0"
+  ARMS="baseline control mask25 oracle"
+  LABELS="1"
+  GENERATOR=train
+  DRAWS=2
+  TOKENIZER="$TOKENIZER --codes 32"
+  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
+  INPAINT="$INPAINT --steps 2"
+  PRETRAIN="$PRETRAIN --batch-size 16 --projector 16-16 --epochs 1 --log-every 1"
+fi
+
+say "5,000 digits"
+run python recipes/digits.py --out "$DATA" ${LIMIT:-}
+
+if [ "$GENERATOR" = train ]; then
+  say "the generator: a k-means tokenizer and a label-free transformer, on the training digits alone"
+  run python 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" $TOKENIZER
+  run python 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS/vqgan" \
+    --out "$RUNS/maskgit" $TRANSFORMER
+  GENERATOR=$RUNS/maskgit
+fi
+
+declare -A MASK=([reconstruction]=none [mask25]=random:0.25 [mask50]=random:0.5)
+for arm in $ARMS; do
+  if [ -n "${MASK[$arm]:-}" ]; then
+    say "generated images: $arm"
+    run python 02_augment.py inpaint --data "$DATA/train" --weights "$GENERATOR" \
+      --mask "${MASK[$arm]}" --out "$RUNS/mirrors/$arm" $INPAINT
+  elif [ "$arm" = oracle ]; then
+    say "the oracle's images"
+    run python 02_augment.py same-class --data "$DATA/train" --out "$RUNS/mirrors/oracle" --size 32
+  fi
+done
+
+for seed in $SEEDS; do
+  for arm in $ARMS; do
+    case $arm in
+      baseline) flags="--mix 0" ;;
+      control) flags="--generated real --mix $GAMMA" ;;
+      *) flags="--generated $RUNS/mirrors/$arm --mix $GAMMA" ;;
+    esac
+    say "$arm, seed $seed"
+    run python 03_pretrain.py --data "$DATA/train" --out "$RUNS/$arm-seed$seed" --seed "$seed" \
+      $PRETRAIN $flags
+    baselines=""
+    if [ "$arm" = baseline ]; then baselines=--baselines; fi
+    for labels in $LABELS; do
+      run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" \
+        --labels-per-class "$labels" --draws "$DRAWS" $baselines $EVAL
+    done
+    run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" $baselines $EVAL
+  done
+done
+run python 07_metrics.py report "$RUNS"

@@ -1,0 +1,138 @@
+"""The losses against the official code: values and gradients."""
+
+import pytest
+import torch
+from ssl_goldens import gold, tolerance
+from torch import nn
+
+from models import losses
+from models.heads import build_method
+
+# ---------------- losses ----------------
+PAIR = "in/pair/x", "in/pair/y"
+CASES = [
+    ("vicreg/f64/repr", losses.vicreg_loss, PAIR, dict(invariance=1, variance=0, covariance=0)),
+    ("vicreg/f64/std", losses.vicreg_loss, PAIR, dict(invariance=0, variance=1, covariance=0)),
+    ("vicreg/f64/cov", losses.vicreg_loss, PAIR, dict(invariance=0, variance=0, covariance=1)),
+    ("vicreg/f64/total", losses.vicreg_loss, PAIR, {}),
+    ("barlow/f64/lambd0_0051", losses.barlow_loss, PAIR, {}),
+    ("barlow/f64/lambd0", losses.barlow_loss, PAIR, dict(lambd=0)),
+    ("simclr_tf/f64/T0.1", losses.simclr_loss, PAIR, {}),
+    ("simclr_tf/f64/T0.5", losses.simclr_loss, PAIR, dict(temperature=0.5)),
+    ("byol/f64", losses.byol_loss, ("in/byol/p1", "in/byol/p2", "in/byol/z1", "in/byol/z2"), {}),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("key, loss, inputs, options", CASES, ids=[case[0] for case in CASES])
+def test_pair_losses(key, loss, inputs, options, dtype):
+    inputs = [x.requires_grad_() for x in gold(*inputs, dtype=dtype)]
+    value, terms = loss(*inputs, **options)
+    value.backward()
+    assert all(not t.requires_grad and t.ndim == 0 for t in terms.values())
+    torch.testing.assert_close(
+        value.detach(), *gold(f"{key}/loss", dtype=dtype), **tolerance(dtype)
+    )
+    for x, name in zip(inputs, ("p1", "p2") if "byol" in key else ("x", "y"), strict=False):
+        torch.testing.assert_close(
+            x.grad, *gold(f"{key}/grad_{name}", dtype=dtype), **tolerance(dtype, True)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "key, center, epoch",
+    [("center0", False, 0), ("center", True, 0), ("warm_ep5", True, 5), ("two_global", True, 0)],
+)
+def test_dino(key, center, epoch, dtype):
+    student, teacher, c = gold("in/dino/student", "in/dino/teacher", "in/dino/center", dtype=dtype)
+    student = student[:12] if key == "two_global" else student
+    temp = (0.04, 0.07, 30) if key == "warm_ep5" else (0.04, 0.04, 0)
+    module = build_method("dino", nn.Identity(), 4, projector=(4, 4, 32), teacher_temp=temp).to(
+        dtype
+    )
+    module.center.copy_(c * center)
+    student.requires_grad_()
+    scores = student.unflatten(0, (-1, 6)), teacher.unflatten(0, (-1, 6))
+    loss, _ = losses.dino_loss(*scores, module.center, teacher_temp=module.temperature(epoch + 0.5))
+    loss.backward()
+    torch.testing.assert_close(
+        loss.detach(), *gold(f"dino/f64/{key}/loss", dtype=dtype), **tolerance(dtype)
+    )
+    expected = gold(f"dino/f64/{key}/grad_student", dtype=dtype)
+    torch.testing.assert_close(student.grad, *expected, **tolerance(dtype, True))
+    if key != "two_global":
+        module.move_center(scores[1])
+        expected = gold(f"dino/f64/{key}/center_after", dtype=dtype)
+        torch.testing.assert_close(module.center, *expected, **tolerance(dtype, True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "key, local, queue", [("two_crops", 0, 0), ("multicrop", 6, 0), ("multicrop_queue", 6, 16)]
+)
+def test_swav(key, local, queue, dtype):
+    z, w, old = gold("in/swav/z", "in/swav/prototypes", "in/swav/queue", dtype=dtype)
+    module = build_method(
+        "swav", nn.Identity(), 16, projector=(16, 20), queue=queue, queue_start=0.0
+    )
+    module.to(dtype).projector = nn.Identity()
+    module.prototypes.weight.data.copy_(w)
+    module.queue.copy_(old[:, :queue])
+    z = z[: 8 * (2 + local)].requires_grad_()
+    crops = z.split(8)
+    loss, _, embedding = module(crops[:2], crops[2:])
+    loss.backward()
+    torch.testing.assert_close(
+        loss.detach(), *gold(f"swav/f64/{key}/loss", dtype=dtype), **tolerance(dtype)
+    )
+    for grad, name in (z.grad, "z"), (module.prototypes.weight.grad, "prototypes"):
+        expected = gold(f"swav/f64/{key}/grad_{name}", dtype=dtype)
+        torch.testing.assert_close(grad, *expected, **tolerance(dtype, True))
+    if queue:
+        expected = gold(f"swav/f64/{key}/queue_after", dtype=dtype)
+        torch.testing.assert_close(module.queue, *expected, **tolerance(dtype, True))
+    else:
+        q = module.assign(
+            nn.functional.normalize(z.detach(), dim=1)[:16].unflatten(0, (2, 8)), False
+        )
+        torch.testing.assert_close(
+            q, *gold(f"swav/f64/{key}/q", dtype=dtype), **tolerance(dtype, True)
+        )
+
+
+def test_sinkhorn_survives_large_scores():
+    q = losses.sinkhorn(torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) + 1000)
+    torch.testing.assert_close(q.sum(1), torch.ones(8))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_gram_form_equals_the_d_x_d_form(same):
+    a, b = torch.randn(2, 7, 19, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a.requires_grad_()
+    grads, values = [], []
+
+    def official(a, b, diagonal):
+        return ((a.T @ b) * (1 - torch.eye(19))).square().sum()
+
+    for form in losses.off_diagonal_squares, official:
+        b = a if same else b
+        values.append(form(a, b, (a * b).sum(0)))
+        grads += torch.autograd.grad(values[-1], a)
+    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
+
+
+def test_embedding_stats():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(200, 32, generator=g)
+    stats = losses.embedding_stats(z)
+    assert 28 < stats["effective_rank"] <= 32 and stats["embedding_std"] == pytest.approx(
+        1, abs=0.05
+    )
+    stats = losses.embedding_stats(z[:1].expand(200, 32))
+    assert stats["effective_rank"] == pytest.approx(1, abs=1e-4) and stats["embedding_std"] < 1e-6
+    wide = losses.embedding_stats(
+        torch.randn(8, 64, generator=g) @ torch.diag((torch.arange(64) < 4).float())
+    )
+    assert 3 < wide["effective_rank"] < 4.001

@@ -1,0 +1,216 @@
+"""Pairs of a real and a generated view: the data set's promises."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from photographs import photographs
+from torch.utils.data import DataLoader
+
+from models import device_views
+from models import views as V
+from models.images import read_image, square, write_image
+from models.pairs import PairDataset
+from models.run import seed_rng
+from models.small_pairs import SmallPairs
+
+
+# ---------------------------------------------------------------- the data set
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Eight photographs, JPEG and PNG, and three mirrors: mirror m is everywhere of level 60 *
+    m.
+    """
+    root = tmp_path_factory.mktemp("views")
+    paths = [f"c{i % 2}/{i}.{'png' if i % 3 else 'jpg'}" for i in range(8)]
+    photos = photographs((60, 80))
+    for i, path in enumerate(paths):
+        write_image(root / "real" / path, photos[i % len(photos)])
+        for m in range(3):
+            stored = root / f"view{m}" / path
+            write_image(
+                stored.with_suffix(".png" if m else ".jpg"), np.full((48, 48, 3), 60 * m, np.uint8)
+            )
+    return root, paths, [root / f"view{m}" for m in range(3)]
+
+
+def items(data, epochs=1):
+    return [data[(epoch, index)] for epoch in range(epochs) for index in range(len(data))]
+
+
+def level(view):
+    """The mirror that a view shows, or None for a photograph."""
+    return round(view.max().item() / 60) if view.min() == view.max() else None
+
+
+def test_without_mixing_it_is_the_baseline(folders):
+    root, paths, _ = folders
+    plain = items(PairDataset(root / "real", paths, V.VICREG, 32, local_crops=2, local_size=16))
+    absent = items(
+        PairDataset(
+            root / "real",
+            paths,
+            V.VICREG,
+            32,
+            local_crops=2,
+            local_size=16,
+            mix=0.0,
+            pair=["blur"],
+            generated=[root / "nowhere"],
+            local_from="generated",
+        )
+    )
+    mixed = items(
+        PairDataset(
+            root / "real",
+            paths,
+            V.VICREG,
+            32,
+            local_crops=2,
+            local_size=16,
+            mix=0.5,
+            pair=["none"],
+            generated=folders[2],
+        )
+    )
+    for (a, _, i), (b, _, _), (c, _, j) in zip(plain, absent, mixed, strict=True):
+        assert i == j and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        partner = c.pop(1)  # generated or the very view of the baseline
+        assert level(partner) is not None or torch.equal(partner, a[1])
+        del a[1]
+        assert all(torch.equal(x, y) for x, y in zip(a, c, strict=True))
+    again = items(PairDataset(root / "real", paths, V.VICREG, 32), epochs=2)
+    assert torch.equal(again[0][0][0], plain[0][0][0])
+    assert not torch.equal(again[0][0][0], again[len(paths)][0][0])  # another epoch, another view
+
+
+def test_mixing_rate_and_mirrors(folders):
+    root, paths, mirrors = folders
+    data = PairDataset(
+        root / "real", paths, V.VICREG, 16, mix=0.3, pair=["none"], generated=mirrors
+    )
+    shown = [level(views[1]) for views, _, _ in items(data, epochs=60)]
+    share = np.mean([m is not None for m in shown])
+    assert abs(share - 0.3) < 4 * (0.21 / len(shown)) ** 0.5
+    counts = np.bincount([m for m in shown if m is not None], minlength=3)
+    assert len(counts) == 3 and counts.min() > 0.2 * counts.sum()  # each mirror is drawn as often
+
+    data = PairDataset(root / "real", paths, V.VICREG, 16, mix=1.0, generated=mirrors, partners=3)
+    orders = [tuple(level(view) for view in views[1:]) for views, _, _ in items(data, epochs=4)]
+    assert {frozenset(order) for order in orders} == {frozenset({0, 1, 2})} and len(set(orders)) > 2
+
+    data = PairDataset(
+        root / "real",
+        paths,
+        V.DINO,
+        16,
+        mix=1.0,
+        generated=mirrors[:2],
+        partners=2,
+        local_crops=4,
+        local_size=8,
+        local_from="generated",
+    )
+    for views, _, _ in items(data):
+        shown = [level(view) for view in views]
+        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[3:]) == {0, 1}
+
+
+def test_control_takes_the_generated_image_s_way(folders):
+    root, paths, mirrors = folders
+    settings = dict(mix=0.5, pair=["flip"], seed=3)
+    control = PairDataset(
+        root / "real", paths, V.VICREG, 32, generated="real", store_size=48, **settings
+    )
+    generated = PairDataset(root / "real", paths, V.VICREG, 32, generated=mirrors, **settings)
+    taken = 0
+    for i, ((views, _, _), (other, _, _)) in enumerate(
+        zip(items(control), items(generated), strict=True)
+    ):
+        if level(other[1]) is None:
+            assert torch.equal(views[1], other[1])
+            continue
+        taken += 1
+        stored = square(read_image(root / "real" / paths[i]), 48)
+        expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
+        if V.draw_choices(control.pair, 48, 48, seed_rng(3, 0, i, "pair", 0))[1]:
+            expected = cv2.flip(expected, 1)
+        assert (views[1].numpy() == expected).all()
+    assert 0 < taken < len(paths)
+
+
+def test_device_path_and_collation(folders):
+    root, paths, _ = folders
+    settings = dict(local_crops=1, local_size=16)
+    workers = PairDataset(root / "real", paths, V.VICREG, 32, **settings)
+    device = PairDataset(root / "real", paths, V.VICREG, 32, on_device=True, **settings)
+    order = [[(2, i) for i in range(len(paths))]]
+    a, p, index = next(iter(DataLoader(workers, batch_sampler=order)))
+    b, q, _ = next(iter(DataLoader(device, batch_sampler=order)))
+    assert index.tolist() == list(range(len(paths))) and len(a) == len(p) == 3
+    assert (
+        a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3) and a[0].dtype == torch.uint8
+    )
+    norm = V.FIRST["mean"], V.FIRST["std"]
+    for x, y, neutral, params in zip(a, b, p, q, strict=True):
+        x, y = (
+            device_views.colour_and_normalise(x, neutral, *norm),
+            device_views.colour_and_normalise(y, params, *norm),
+        )
+        assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
+
+
+def test_small_images_in_memory_give_the_same_views(tmp_path):
+    """The same choices, crops equal up to two levels: real, generated, control, local crops."""
+    photos = photographs((32, 32))
+    paths = [f"{i}.png" for i in range(12)]
+    for i, path in enumerate(paths):
+        write_image(tmp_path / "real" / path, photos[i % len(photos)])
+        write_image(tmp_path / "view0" / path, 255 - photos[i % len(photos)][:24, :24])
+    batch = [(epoch, index) for epoch in (0, 3) for index in range(12)]
+    for generated in ([tmp_path / "view0"], "real"):
+        pairs = PairDataset(
+            tmp_path / "real",
+            paths,
+            V.SIMCLR,
+            32,
+            mix=0.5,
+            generated=generated,
+            local_crops=1,
+            local_size=16,
+            local_from="generated",
+            store_size=28,
+            on_device=True,
+        )
+        small = SmallPairs(pairs, torch.device("cpu"))
+        crops, choices, indices = small.batch(batch)
+        expected, their_choices, their_indices = pairs.batch(batch)
+        assert torch.equal(indices, their_indices) and len(crops) == len(expected) == 3
+        for ours, theirs in zip(crops, expected, strict=True):
+            difference = (ours.int() - theirs.int()).abs()
+            assert difference.max() <= 2 and difference.float().mean() < 0.2
+        assert all(map(torch.equal, choices, their_choices))
+        pairs.on_device = False  # now both apply the colour on the CPU
+        crops, choices, _ = small.batch(batch)
+        expected, their_choices, _ = pairs.batch(batch)
+        for ours, theirs in zip(crops, expected, strict=True):
+            assert (ours.int() - theirs.int()).abs().float().mean() < 1
+        assert all(map(torch.equal, choices, their_choices))
+
+
+def test_bad_input_is_named(folders, tmp_path, capsys):
+    root, paths, mirrors = folders
+    for path in paths[:5]:
+        write_image((tmp_path / "part" / path).with_suffix(".jpg"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(SystemExit) as error:
+        PairDataset(
+            root / "real", paths, V.VICREG, 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
+        )
+    assert error.value.code == 1
+    said = capsys.readouterr().err
+    assert "3 of 8" in said and paths[5] in said and "part" in said and len(said.splitlines()) == 1
+    with pytest.raises(SystemExit):
+        PairDataset(root / "real", paths, V.VICREG, 32, mix=0.5, generated=mirrors, partners=4)
+    (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
+    with pytest.raises(OSError, match="broken.jpg"):
+        PairDataset(tmp_path, ["broken.jpg"], V.VICREG, 32)[(0, 0)]
