@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from models import run
+from models.arms import column_order
 from models.images import MISSING, as_stored, generated_files, read_image, square
 from models.matching import spread
 from models.pairs import mirrors_of
@@ -18,6 +19,7 @@ from models.tables import half_width
 COLUMNS = 8  # images of the strip
 MIRRORS = 6  # rows of the strip, beside the originals and the control
 CURVES = 12
+STYLES = (":", "--", "-.")
 
 
 # ---------------------------------------------------------------- the dissertation's figures
@@ -71,40 +73,61 @@ def draw_figure(key, results, path):
 # ---------------------------------------------------------------- report.png
 def names_of(arms):
     """A short name for each arm: what not all arms have in common."""
-    all_cells = [arm.cells for arm in arms]
     names = []
-    for cells in all_cells:
+    for arm in arms:
         words = []
-        for key, value in cells.items():
-            differs = any(other[key] != value for other in all_cells)
-            if value and (differs or key == "generated view"):
+        for key, value in arm.cells.items():
+            differs = any(other.cells[key] != value for other in arms)
+            if key == "generated view":
+                words.append("no generated view" if value == "none" else value)
+            elif value and differs:
                 words.append(f"gamma {value}" if key == "gamma" else value)
-        names.append(", ".join(words).replace("none", "no generated view"))
+        names.append(", ".join(words))
     return names
 
 
-def draw_accuracies(axis, arms, names):
-    """One point with its 95 % interval for each arm, for the kind of measurement most arms have."""
+def commonest_column(arms):
+    """The kind of measurement that most arms have; of several, linear evaluation."""
     count = defaultdict(int)
     for arm in arms:
         for column in arm.values:
             count[column] += 1
-    column = max(
-        count, key=lambda one: (count[one], one.evaluation == "linear", one.metric == "top1")
-    )
-    shown = [(name, arm) for name, arm in zip(names, arms, strict=True) if column in arm.values]
-    for place, (_, arm) in enumerate(shown):
+    most = max(count.values())
+    columns = [column for column in count if count[column] == most]
+    return min(columns, key=column_order)
+
+
+def baselines_of(arms, column):
+    """{name: mean percent} of what the accuracies of a column must be held against."""
+    found = defaultdict(list)
+    for result in [result for arm in arms for result in arm.results]:
+        if (result.evaluation, result.cached) == (column.evaluation, column.cached):
+            for name, value in result.baselines.items():
+                found[name].append(value)
+    return {name: fmean(values) for name, values in found.items()}
+
+
+def draw_accuracies(axis, arms, names):
+    """One point with its 95 % interval for each arm, and the baselines as lines."""
+    column = commonest_column(arms)
+    shown = []
+    for name, arm in zip(names, arms, strict=True):
+        if column not in arm.values:
+            continue
         values = list(arm.values[column].values())
-        axis.errorbar(fmean(values), place, xerr=half_width(values), fmt="o", color="C0", capsize=4)
-        axis.annotate(
-            f"{fmean(values):.1f}",
-            (fmean(values), place),
-            (0, 6),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    axis.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
+        mean = fmean(values)
+        place = len(shown)
+        shown.append(name)
+        axis.errorbar(mean, place, xerr=half_width(values), fmt="o", color="C0", capsize=4)
+        above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+        axis.annotate(f"{mean:.1f}", (mean, place), **above)
+    baselines = baselines_of(arms, column)
+    for number, (name, value) in enumerate(baselines.items()):
+        style = STYLES[number % len(STYLES)]
+        axis.axvline(value, color="gray", linestyle=style, label=f"{name} {value:.1f}")
+    if baselines:
+        axis.legend(fontsize=7)
+    axis.set_yticks(range(len(shown)), shown, fontsize=8)
     axis.invert_yaxis()
     axis.margins(y=0.15)
     axis.grid(axis="x", alpha=0.3)
@@ -153,10 +176,11 @@ def read_beside(folder, paths):
     suffixes, index = generated_files(folder, paths)
     if MISSING in index:
         return []
-    stems = [os.path.splitext(path)[0] for path in paths]
-    return [
-        read_image(Path(folder, stem + suffixes[i])) for stem, i in zip(stems, index, strict=True)
-    ]
+    images = []
+    for path, number in zip(paths, index, strict=True):
+        stem = os.path.splitext(path)[0]
+        images.append(read_image(Path(folder, stem + suffixes[number])))
+    return images
 
 
 def strip_of(arms):

@@ -1,0 +1,333 @@
+"""07_metrics.py fid: against pytorch-fid; features of backbones, caches, processes, bad input."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, call, refused, run
+from PIL import Image
+
+from models import fid
+
+pytest_plugins = ["metric_fixtures"]
+SCRIPT = "07_metrics.py"
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A random state dict under the official names: torchvision's, 1008 classes, no second head."""
+    from torchvision.models import Inception3
+
+    torch.manual_seed(0)
+    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+    rng = torch.Generator().manual_seed(1)
+    for name, value in network.state_dict().items():
+        if "running" in name or "bn.weight" in name:
+            value.uniform_(0.5, 1.5, generator=rng)
+        elif "bn.bias" in name:
+            value.normal_(0, 0.3, generator=rng)
+    path = tmp_path_factory.mktemp("weights") / "pt_inception-2015-12-05-6726825d.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def official(weights, folders):
+    """pytorch-fid with these weights: (network, (mu, sigma) of each folder, the FID).
+
+    Its square root of a matrix takes a minute at 2048 features. All moments of 2 x 8 images lie in
+    16 dimensions: in a basis of those the distance is the same."""
+    import pytorch_fid.inception as theirs
+    from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
+
+    original = theirs.load_state_dict_from_url
+    theirs.load_state_dict_from_url = lambda *_, **__: torch.load(weights)
+    network = theirs.InceptionV3().eval()
+    theirs.load_state_dict_from_url = original
+    files = [sorted((folders / side).rglob("*.png")) for side in "ab"]
+    found = [calculate_activation_statistics(f, network, 4, num_workers=0) for f in files]
+    spanning = np.stack(
+        [found[0][0] - found[1][0], *(row for _, sigma in found for row in sigma[:40])]
+    )
+    basis = np.linalg.svd(spanning, full_matrices=False)[2][:16]
+    assert all(
+        np.trace(basis @ sigma @ basis.T) == pytest.approx(np.trace(sigma), rel=1e-9)
+        for _, sigma in found
+    )
+    projected = [
+        statistic for mu, sigma in found for statistic in (basis @ mu, basis @ sigma @ basis.T)
+    ]
+    return network, found, calculate_frechet_distance(*projected)
+
+
+# ---------------------------------------------------------------- FID
+def test_inception_is_pytorch_fids(weights, official, photographs):
+    ours, _ = fid.load_inception(weights)
+    images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))
+    with torch.no_grad():
+        theirs = official[0](images.permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
+        torch.testing.assert_close(ours(images), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_inception_of_another_kind(tmp_path, weights):
+    state = torch.load(weights)
+    old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")  # as PyTorch before 0.4.1 wrote them
+    fid.load_inception(tmp_path / "old.pth")
+    del old["Mixed_7c.branch1x1.conv.weight"]
+    torch.save(old, tmp_path / "part.pth")
+    with pytest.raises(SystemExit):
+        fid.load_inception(tmp_path / "part.pth")
+
+
+def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
+    """The whole command, the cache, and pytorch-fid's own file."""
+    common = ("--weights", weights, "--workers", 0, "--batch-size", 5)
+    call(SCRIPT, "fid", folders / "a", folders / "b", *common, "--cache", "one")
+    printed = capsys.readouterr()
+    assert "8 images, fewer than the 2048 features" in printed.err
+    value = float(printed.out.split(": ")[-1])
+    assert value == pytest.approx(official[2], rel=1e-4)
+    with np.load(folders / "a.one.npz") as file:
+        mu, sigma = file["mu"], file["sigma"]
+    np.testing.assert_allclose(mu, official[1][0][0], rtol=1e-4)
+    np.testing.assert_allclose(sigma, official[1][0][1], atol=1e-4 * np.abs(sigma).max())
+    np.savez(tmp_path / "theirs.npz", mu=official[1][0][0], sigma=official[1][0][1])
+    call(SCRIPT, "fid", tmp_path / "theirs.npz", folders / "b", *common, "--cache", "one")
+    assert float(capsys.readouterr().out.split(": ")[-1]) == pytest.approx(value, rel=1e-4)
+    said = refused(
+        capsys, SCRIPT, "fid", folders / "a", folders / "b", *common, "--cache", "one", "--size", 32
+    )
+    assert "other settings (size was 0, now 32)" in said
+
+
+def test_moments_of_batches():
+    rng = np.random.default_rng(0)
+    rows = (
+        rng.standard_normal((300, 40)) * np.linspace(0.1, 3, 40) + 1000
+    )  # far from zero: sums of squares would fail
+    moments = fid.Moments(40)
+    for part in np.split(rows, [1, 7, 120, 121]):
+        moments.add(torch.from_numpy(part))
+    n, mean, covariance = moments.result()
+    assert n == 300
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n1, n2", [(500, 600), (40, 700), (700, 40), (30, 50), (2, 3)])
+def test_frechet_distance(n1, n2):
+    """Against pytorch-fid, and the exact value of the samples: a sum of singular values."""
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    rng, width = np.random.default_rng(n1), 100
+    x = rng.standard_normal((n1, width)) * np.linspace(0.001, 2, width)
+    y = (
+        rng.standard_normal((n2, width))
+        @ (np.eye(width) + 0.1 * rng.standard_normal((width, width)))
+        + 0.3
+    )
+    statistics = [s for z in (x, y) for s in (z.mean(0), np.cov(z, rowvar=False))]
+    root = np.linalg.svd((x - x.mean(0)) @ (y - y.mean(0)).T, compute_uv=False).sum() / np.sqrt(
+        (n1 - 1) * (n2 - 1)
+    )
+    exact = (
+        ((x.mean(0) - y.mean(0)) ** 2).sum()
+        + np.trace(statistics[1])
+        + np.trace(statistics[3])
+        - 2 * root
+    )
+    value = fid.frechet_distance(*statistics)
+    assert value == pytest.approx(exact, rel=1e-9)
+    assert value == pytest.approx(
+        calculate_frechet_distance(*statistics), rel=1e-6 if min(n1, n2) > width else 1e-5
+    )
+    assert fid.frechet_distance(*statistics[:2], *statistics[:2]) == pytest.approx(0, abs=1e-8)
+
+
+def test_features_of_a_backbone(folders, backbone, capsys):
+    command = (
+        "fid",
+        folders / "a",
+        folders / "b",
+        "--features",
+        backbone,
+        "--size",
+        32,
+        "--workers",
+        0,
+        "--cache",
+        "resnet",
+    )
+    call(SCRIPT, *command)
+    first = capsys.readouterr()
+    assert (
+        "Frechet distance (resnet10 features)" in first.out
+        and "fewer than the 256 features" in first.err
+    )
+    call(SCRIPT, *command)
+    assert capsys.readouterr().out == first.out
+    run(SCRIPT, *command[:-1], "two", "--batch-size", 3, processes=2)
+    with np.load(folders / "a.resnet.npz") as one, np.load(folders / "a.two.npz") as two:
+        assert one["n"] == two["n"] == 8
+        for key in ("mu", "sigma"):
+            np.testing.assert_allclose(
+                two[key], one[key], rtol=1e-4, atol=1e-6 * np.abs(one[key]).max()
+            )
+
+
+def write_noise(root, number, rng, invert=False):
+    """BMPs: of equal sizes whatever is in them."""
+    for i in range(number):
+        pixels = rng.integers(0, 120, (32, 32, 3)).astype(np.uint8)
+        (root / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - pixels if invert else pixels).save(root / "a" / f"{i:02d}.bmp")
+
+
+def test_fid_of_changed_pixels(backbone, tmp_path, capsys):
+    """Names and sizes stay, the pixels change: what was kept of the folder does not count."""
+    write_noise(tmp_path / "a", 12, np.random.default_rng(0))
+    write_noise(tmp_path / "b", 12, np.random.default_rng(1))
+    command = ("fid", tmp_path / "a", tmp_path / "b", "--features", backbone, "--workers", 0)
+    call(SCRIPT, *command)
+    before = capsys.readouterr()
+    assert "kept" not in before.err and "unchanged" not in before.err
+    call(SCRIPT, *command)
+    again = capsys.readouterr()
+    assert again.out == before.out
+    assert f"{tmp_path / 'a'}: unchanged, its statistics are read from" in again.err
+    write_noise(tmp_path / "b", 12, np.random.default_rng(1), invert=True)
+    call(SCRIPT, *command)
+    after = capsys.readouterr()
+    assert f"{tmp_path / 'b'}: unchanged" not in after.err
+    values = [float(said.out.split(": ")[-1]) for said in (before, after)]
+    assert values[1] > 2 * values[0]
+    call(SCRIPT, *command, "--cache", "fresh")
+    assert capsys.readouterr().out == after.out
+
+
+def test_fid_twice_under_two_processes(backbone, tmp_path, folders):
+    """The second time all comes from the cache; also of a folder and itself."""
+    for side in ("a", "b"):
+        shutil.copytree(folders / side, tmp_path / side)
+    options = ("--features", backbone, "--workers", 0, "--size", 32)
+    first = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
+    again = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert again.stderr.count("unchanged") == 2
+    (tmp_path / "a.fid.npz").unlink()
+    itself = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "a", *options, processes=2)
+    assert itself.stdout.splitlines()[-1].endswith(": 0.0000")
+
+
+def test_images_of_many_sizes_are_one_batch(weights, photographs):
+    """The features are those of each image alone, and the network is called once."""
+    from models.feature_statistics import read_batch
+
+    network, _ = fid.load_inception(weights)
+    images = [photographs[0][: 90 + 10 * i, : 80 + 7 * i] for i in (0, 1, 0, 2)]
+    stacks = [np.stack([images[0], images[2]]), images[1][None], images[3][None]]
+    stacks = [torch.from_numpy(np.ascontiguousarray(stack)) for stack in stacks]
+    calls = []
+    network.Mixed_7c.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        together = network(stacks)
+        alone = torch.cat([network(stack) for stack in stacks])
+    assert len(calls) == 1 + 3
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert callable(pickle.loads(pickle.dumps(partial(read_batch, size=0))))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked(method, folders, backbone, tmp_path):
+    code = (
+        "import multiprocessing, runpy, sys\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{method}')\n"
+        "    sys.argv = sys.argv[1:]\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    fid_flags = ["fid", "--features", backbone, "--cache", method, "--size", 32]
+    for flags in (fid_flags, ["ssim", "--out", tmp_path / "ssim"]):
+        words = [SCRIPT, flags[0], folders / "a", folders / "b", *flags[1:], "--workers", 1]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):
+    """The sentence names the first image."""
+    from models.resnet import ResNet
+
+    forward = ResNet.forward
+
+    def broken(self, x):
+        features = forward(self, x)
+        features[3:, 0] = torch.nan
+        return features
+
+    monkeypatch.setattr(ResNet, "forward", broken)
+    options = ("--features", backbone, "--workers", 0, "--size", 32, "--cache", "broken")
+    said = refused(capsys, SCRIPT, "fid", folders / "a", folders / "b", *options)
+    assert f"{folders / 'a' / 'class0' / '06.png'} are not finite" in said
+    assert not (folders / "a.broken.npz").exists()
+    monkeypatch.undo()
+    bad = {"mu": np.full(256, np.nan), "sigma": np.eye(256), "settings": "{}"}
+    np.savez(tmp_path / "nan.npz", **bad)
+    said = refused(capsys, SCRIPT, "fid", tmp_path / "nan.npz", folders / "b", *options)
+    assert "not finite" in said
+
+
+def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
+    """Any extension will do; originals that could not be read are left out, in words."""
+    mirror = tmp_path / "mine"
+    shutil.copytree(tiny["inpaint"], mirror)
+    (mirror / "view0").rename(mirror / "old")
+    for number, file in enumerate(sorted((mirror / "old").rglob("*.png"))):
+        target = mirror / "view0" / file.relative_to(mirror / "old")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if number:
+            image = Image.open(file)
+            image.save(target.with_suffix((".JPEG", ".webp", ".PNG", ".jpeg")[number % 4]))
+        else:
+            missing = file.relative_to(mirror / "old").as_posix()
+    shutil.rmtree(mirror / "old")
+    (mirror / "failed.jsonl").write_text(json.dumps({"path": missing, "reason": "cut"}) + "\n")
+    options = ("--workers", 0, "--size", 32)
+    call(SCRIPT, "fid", tiny["train"], mirror / "view0", "--features", backbone, *options)
+    said = capsys.readouterr()
+    assert "1 images of" in said.err and "are left out" in said.err
+    assert "(23 images)" in said.out
+    call(SCRIPT, "ssim", tiny["train"], mirror / "view0", *options)
+    assert "(23 pairs)" in capsys.readouterr().out
+
+
+def test_fid_bad_input(folders, tmp_path, capsys):
+    options = ("--features", "random", "--workers", 0)
+    four = {"mu": np.zeros(4), "sigma": np.eye(4)}
+    for name, content, sentence in (
+        ("text.npz", {"x": np.zeros(3)}, "mu and sigma"),
+        ("made.npz", four, "does not say which features"),
+        ("small.npz", four | {"settings": "{}"}, "4 features, these have 2048"),
+    ):
+        np.savez(tmp_path / name, **content)
+        assert sentence in refused(capsys, SCRIPT, "fid", tmp_path / name, folders / "b", *options)
+    mirror = tmp_path / "mirror"
+    for file in sorted((folders / "b").rglob("*.png"))[2:]:
+        target = mirror / "view0" / file.relative_to(folders / "b")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file)
+    (mirror / "augment.json").write_text("{}")
+    said = refused(capsys, SCRIPT, "fid", folders / "a", mirror / "view0", *options)
+    assert "2 are only in" in said and "class0/00.png, class0/02.png" in said
+    assert "give one of its views" in refused(capsys, SCRIPT, "ssim", folders / "a", mirror)
+    assert "is not a folder" in refused(
+        capsys, SCRIPT, "fid", folders / "c", folders / "b", *options
+    )
