@@ -36,6 +36,7 @@ BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
 BACKBONE_GB = 0.1  # that a finished pretraining leaves
 
 IMAGENET = 1_281_167
+IMAGENET_VAL = 50_000
 IMAGENET100 = 126_689
 WILDFIRE = 30_250
 TRANSFER = {  # images for training and for evaluation
@@ -150,6 +151,9 @@ def augment(args, images, made):
         views = args.views
         flop = views * operations.icgan()
         size = 256
+    elif args.strategy in ("crop", "jitter", "blur"):  # no network; Table 6 makes them of val
+        images = IMAGENET_VAL
+        flop, views, size = 0, 1, args.size
     else:
         encoder, unet, decoder, texts = operations.sdxl_turbo()
         flop = encoder + texts
