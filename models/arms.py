@@ -281,8 +281,7 @@ def baseline_rows(arms, names, columns):
     found = defaultdict(lambda: defaultdict(list))
     for result in [result for arm in arms for result in arm.results]:
         for name, value in result.baselines.items():
-            column = Column(result.evaluation, result.cached, "top1")
-            found[name, result.data][column].append(value)
+            found[name, result.data][columns_of(result)[0]].append(value)
     rows = []
     for (name, data), values in found.items():
         cells = {"data": data, "generated view": name}

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from models import run
-from models.arms import column_order
+from models.arms import column_order, columns_of
 from models.images import MISSING, as_stored, generated_files, read_image, square
 from models.matching import spread
 from models.pairs import mirrors_of
@@ -101,7 +101,7 @@ def baselines_of(arms, column):
     """{name: mean percent} of what the accuracies of a column must be held against."""
     found = defaultdict(list)
     for result in [result for arm in arms for result in arm.results]:
-        if (result.evaluation, result.cached) == (column.evaluation, column.cached):
+        if columns_of(result)[0] == column:
             for name, value in result.baselines.items():
                 found[name].append(value)
     return {name: fmean(values) for name, values in found.items()}
