@@ -3,6 +3,7 @@
 import matplotlib
 
 matplotlib.use("Agg")  # draw without a screen
+matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
 
 from matplotlib import pyplot as plt  # noqa: E402
 
@@ -34,7 +35,9 @@ def bars(path, values, title):
     figure, axis = plt.subplots(figsize=(7, height))
     axis.barh(range(len(names)), [values[name] for name in names], height=0.8 if few else 1)
     if few:
-        axis.set_yticks(range(len(names)), names)
+        # What is not UTF-8 in a name cannot be drawn: it becomes "?".
+        drawn = [name.encode("utf-8", "replace").decode() for name in names]
+        axis.set_yticks(range(len(names)), drawn)
     else:
         axis.set_yticks([])
     axis.set(xlim=(0, 100), xlabel="percent", title=title)
