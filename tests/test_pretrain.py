@@ -21,6 +21,7 @@ SMALL = {
     "byol": "16-8",
     "swav": "16-8-12",
 }
+START = ROOT / "tests" / "start_method.py"
 TIMES = ("images_per_second", "time", "memory_gib")
 
 
@@ -248,6 +249,53 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path)
     assert all(bad.isinf() for _, _, bad in checkpoint["meter"].values())
 
 
+def test_two_processes_train_what_one_does(tiny, tmp_path):
+    """Loss, terms and weights, with BatchNorm over both; and a second start says it is finished."""
+    fixed = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--epochs", 1]
+    fixed += ["--projector", "16-16", *PRETRAIN]
+    run("03_pretrain.py", *fixed, "--out", tmp_path / "one")
+    for _ in range(2):
+        done = run("03_pretrain.py", *fixed, "--out", tmp_path / "two", processes=2)
+    assert "is finished" in done.stdout
+    one, two = steps(tmp_path / "one")[0], steps(tmp_path / "two")[0]
+    for name in ("loss", "invariance", "variance", "covariance"):
+        assert two[name] == pytest.approx(one[name], rel=1e-6)
+    # Rounding of float32; test_heads.py compares gradients in float64.
+    assert two["gradient"] == pytest.approx(one["gradient"], rel=1e-4)
+    one, two = load(tmp_path / "one/backbone.pth"), load(tmp_path / "two/backbone.pth")
+    for name, value in one.items():
+        if "running" in name:  # AdamW turns rounding errors of the gradient into steps
+            torch.testing.assert_close(two[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked(tiny, tmp_path, method):
+    flags = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--epochs", 1]
+    flags += ["--projector", "16-16", *PRETRAIN, "--workers", 1]
+    run(START, method, "03_pretrain.py", *flags, "--out", tmp_path / "x", cold=True)
+    run("03_pretrain.py", *flags, "--out", tmp_path / "forked")
+    run(START, method, "03_pretrain.py", *flags, "--in-memory", "--out", tmp_path / "m", cold=True)
+    assert same(tmp_path / "x", tmp_path / "forked")
+
+
+def test_in_memory_training_is_close_to_the_ordinary_one(tiny, tmp_path):
+    flags = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--epochs", 1]
+    flags += ["--projector", "16-16", *PRETRAIN]
+    run("03_pretrain.py", *flags, "--out", tmp_path / "files")
+    run("03_pretrain.py", *flags, "--out", tmp_path / "memory", "--in-memory")
+    first, second = steps(tmp_path / "files")[0], steps(tmp_path / "memory")[0]
+    assert second["loss"] == pytest.approx(first["loss"], rel=0.02)
+
+
+def test_what_changes_behind_a_run_is_noticed(tiny, tmp_path, capsys):
+    shutil.copytree(tiny["train"], tmp_path / "data")
+    flags = ["--data", tmp_path / "data", "--out", tmp_path / "x", "--epochs", 1]
+    flags += ["--projector", "16-16", *PRETRAIN]
+    run("03_pretrain.py", *flags)
+    (tmp_path / "data/a/000.png").rename(tmp_path / "data/a/new.png")
+    assert "another list of images" in refused(capsys, "03_pretrain.py", *flags, code=2)
+
+
 def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     def no(*extra, code=None):
         return refused(
@@ -273,6 +321,11 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "--pair takes any of" in no("--generated", tiny["inpaint"], "--pair", "rotate", code=2)
     assert "more than the 24 images" in no("--batch-size", 48, code=2)
     assert "There is no backbone" in no("--backbone", "vgg", code=2)
+    assert "BatchNorm and the loss need at least 2" in no("--batch-size", 1, code=2)
+    assert "/typo" in no("--knn", "/typo", code=2)
+    assert "lies inside --data" in no("--out", tiny["train"] / "x", code=2)
+    assert "vicreg has no such setting" in no("--temperature", 0.5, code=2)
+    assert "0 < LOW <= HIGH <= 1" in no("--crop-scale", 0.5, 0.2, code=2)
     part = tmp_path / "part"
     shutil.copytree(tiny["inpaint"], part)
     (part / "view0" / "b" / "003.png").unlink()
