@@ -17,8 +17,7 @@ is silent, the method's published recipe; models/heads.py lists both with their 
 
 Reads a folder tree of images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth
 (torchvision's names, loads strictly), log.jsonl, curves.png, views.png (the first batch as the
-network sees it). The same command continues an interrupted run, bit for bit on a CPU, and returns
-at once when the run is finished.
+network sees it). The same command continues an interrupted run, bit for bit on a CPU.
 
 Before the first step on a GPU, the memory of a step is counted and compared with the card. If it
 does not fit, --grad-checkpoint trades a third more time for most of it. Gradient accumulation is
@@ -204,7 +203,7 @@ import torch
 
 from models import device_views, features, memory, parallel
 from models.heads import METHODS, build_method
-from models.images import find_images, read_ahead
+from models.images import class_of, find_images, read_ahead
 from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
 from models.losses import embedding_stats
 from models.meter import Meter
@@ -330,6 +329,7 @@ def main(args, device):
     inputs = inputs_of(paths, folders, made_by)
     mean, std = data.first["mean"], data.first["std"]
     noted = {"generated_by": made_by, "images": len(paths), "peak_lr": peak}
+    noted |= {"classes": sorted({class_of(path) for path in paths})}  # what data this is
     noted |= {"mean": mean, "std": std}  # evaluations must normalise as the training did
     out = run.open_run(args, STAGE, "backbone.pth", MAY_CHANGE, inputs, noted)
     if out is None:
