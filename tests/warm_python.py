@@ -93,6 +93,7 @@ def become(arguments, folder, environment):
             exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
         else:
             sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).resolve().parent)
+            sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep)
             runpy.run_path(arguments[0], run_name="__main__")
         code = 0
     except SystemExit as stop:
