@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 import cv2
@@ -10,9 +9,8 @@ import numpy as np
 import torch
 
 from models import run, views
-from models.images import as_stored, read_image
+from models.images import MISSING, as_stored, generated_files, read_image, views_of
 
-STORED_AS = (".jpg", ".png")  # what 02_augment.py writes
 REAL = -1  # the real image, as the source of a view
 STORED = -2  # the control: the real image, stored as a generated one would be
 
@@ -36,9 +34,7 @@ def mirrors_of(generated, mix):
                 "augment.json.",
                 2,
             )
-        found = [f for f in mirror.glob("view*") if re.fullmatch(r"view\d+", f.name)]
-        found.sort(key=lambda folder: int(folder.name[4:]))
-        folders += found or [mirror]
+        folders += views_of(mirror)
         noted = run.read_json(about[0])
         noted.pop("versions", None)
         noted["folder"] = str(mirror)
@@ -58,32 +54,24 @@ def inputs_of(paths, folders, made_by):
     return inputs
 
 
-def check_mirrors(paths, mirrors):
-    """The extension of each image's generated view: uint8 (len(mirrors), len(paths)), into
-    STORED_AS.
+def generated_suffixes(paths, mirrors):
+    """([suffixes of a mirror's files], uint8 (mirrors, paths) of indices into them), for each mirror.
 
-    Missing ones end the run with a sentence that counts and names some. Each folder is listed once.
+    Missing views end the run with a sentence that counts them and names some.
     """
-    extension = np.zeros((len(mirrors), len(paths)), np.uint8)
-    stems = [path.rpartition(".")[0] for path in paths]
-    for mirror, row in zip(mirrors, extension, strict=True):
-        files, missing = {}, []
-        for i, stem in enumerate(stems):
-            folder, _, name = stem.rpartition("/")
-            if folder not in files:
-                path = Path(mirror, folder)
-                files[folder] = set(os.listdir(path)) if path.is_dir() else set()
-            found = [k for k, suffix in enumerate(STORED_AS) if name + suffix in files[folder]]
-            if found:
-                row[i] = found[0]
-            else:
-                missing.append(paths[i])
-        if missing:
+    suffixes = []
+    index = np.zeros((len(mirrors), len(paths)), np.uint8)
+    for mirror, row in zip(mirrors, index, strict=True):
+        known, row[:] = generated_files(mirror, paths)
+        suffixes.append(known)
+        missing = np.flatnonzero(row == MISSING)
+        if len(missing):
+            names = ", ".join(paths[i] for i in missing[:3])
             run.fail(
-                f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such "
-                f"as {', '.join(missing[:3])}: finish 02_augment.py for this --data first."
+                f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such as "
+                f"{names}: finish 02_augment.py for this --data first."
             )
-    return extension
+    return suffixes, index
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -146,7 +134,7 @@ class PairDataset(torch.utils.data.Dataset):
                     f"{len(generated)}.",
                     2,
                 )
-            self.extension = check_mirrors(paths, generated)
+            self.suffixes, self.suffix_index = generated_suffixes(paths, generated)
 
     def __len__(self):
         return len(self.paths)
@@ -189,7 +177,7 @@ class PairDataset(torch.utils.data.Dataset):
             return read_image(os.path.join(self.root, path))
         if image == STORED:
             return as_stored(self.read(REAL, index), self.store_size)
-        suffix = STORED_AS[self.extension[image, index]]
+        suffix = self.suffixes[image][self.suffix_index[image, index]]
         return read_image(os.path.join(self.generated[image], path.rpartition(".")[0] + suffix))
 
     def __getitem__(self, item):

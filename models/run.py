@@ -35,7 +35,8 @@ MAY_CHANGE = {
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         text = action.help or ""
-        if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
+        hidden = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        if hidden or not action.option_strings or action.default == []:
             return text
         if isinstance(action.default, (list, tuple)):
             return f"{text} (default: {' '.join(map(str, action.default))})"

@@ -102,11 +102,9 @@ def call(script, *args):
         call.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     module = call.modules[name]
-    from models import old_run, run
+    from models.run import launch
 
-    arguments = module.arguments(list(map(str, args)))
-    launch = run.launch if module.main.__code__.co_argcount == 2 else old_run.run_main
-    return launch(module.main, arguments)
+    return launch(module.main, module.arguments(list(map(str, args))))
 
 
 call.modules = {}
