@@ -8,9 +8,13 @@
 `vqgan` learns to write an image as a grid of discrete tokens and to read it back. `maskgit` learns
 to fill in masked tokens. 02_augment.py --weights runs/maskgit then in- and out-paints with them.
 
-Reads any folder tree of images. Writes a run folder: generator.pth (the weights), log.jsonl,
-curves.png, and reconstructions.png or samples.png, renewed at most once a minute. The same command
-continues a run that was interrupted, and returns at once when it is finished.
+`vqgan` starts as k-means of image patches, so that it reconstructs well from the first step on;
+--epochs 0 keeps k-means alone, which takes seconds and suits small images.
+
+Reads any folder tree of images; each is resized and cropped to its centre square. Writes a run
+folder: generator.pth (the weights), log.jsonl, curves.png, and reconstructions.png or samples.png,
+renewed at most once a minute. The same command continues a run that was interrupted, and returns at
+once when it is finished.
 
 The defaults are the dissertation's satellite study: 128 px, 8x8-pixel patches, 16x16 tokens of
 1,024 codes, 300 epochs of batch 32; then 24 layers of width 768 without a label token, 3,000 epochs
@@ -40,12 +44,7 @@ def common_arguments(p, epochs, batch_size, learning_rate):
     add("--data", required=True, help="folder tree of images")
     add("--out", required=True, help="run folder")
     add("--epochs", type=float, default=epochs, help="passes over the images, also a fraction")
-    add(
-        "--batch-size",
-        type=run.positive,
-        default=batch_size,
-        help="images a step, over all processes",
-    )
+    add("--batch-size", type=run.positive, default=batch_size, help="images a step, all processes")
     add("--learning-rate", type=float, default=learning_rate, help="Adam's learning rate")
     add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
     add(
@@ -61,12 +60,7 @@ def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
     common_arguments(p, epochs=300.0, batch_size=32, learning_rate=1.44e-4)
     add = p.add_argument
-    add(
-        "--size",
-        type=run.positive,
-        default=128,
-        help="side in pixels: images are resized to it and cropped to the centre square",
-    )
+    add("--size", type=run.positive, default=128, help="side of the images in pixels")
     # ---- network
     add("--filters", type=run.positive, default=128, help="base width of the network, channels")
     add(
@@ -81,10 +75,7 @@ def vqgan_arguments(p):
     add("--codes", type=run.positive, default=1024, help="number of codes: the vocabulary")
     add("--code-dim", type=run.positive, default=256, help="numbers in a code")
     add(
-        "--groups",
-        type=run.positive,
-        default=32,
-        help="groups of the group norms; every width must be a multiple of it",
+        "--groups", type=run.positive, default=32, help="groups of a group norm; divides each width"
     )
     add(
         "--unshuffle",
@@ -92,6 +83,13 @@ def vqgan_arguments(p):
         default=1,
         help="pixels folded into channels before the first layer, each way; 2 is four times "
         "cheaper and a little less sharp",
+    )
+    add(
+        "--start",
+        default="kmeans",
+        choices=["kmeans", "random"],
+        help="the network before its training: kmeans of image patches, to which convolutions are "
+        "added; or random weights and convolutions alone, as published",
     )
     # ---- losses
     add("--commitment", type=float, default=0.25, help="weight of the commitment loss")
@@ -102,12 +100,7 @@ def vqgan_arguments(p):
         help="weight of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: "
         "without",
     )
-    add(
-        "--gan-weight",
-        type=float,
-        default=0.8,
-        help="weight of the PatchGAN loss, scaled adaptively; 0: without",
-    )
+    add("--gan-weight", type=float, default=0.8, help="weight of the PatchGAN loss; 0: without")
     add(
         "--gan-start",
         type=float,
@@ -153,31 +146,15 @@ import math
 import os
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import codebook, maskgit, parallel
-from models.generator_data import batches_of_paths, draw_masks, read_batch, to_float, tokenize
-from models.images import contact_sheet, find_images, read_ahead, read_image
+from models import codebook, generator_data, generator_log, maskgit, parallel, patch_start
+from models.images import find_images, read_ahead, read_image
 from models.meter import Meter
 from models.painting import load_maskgit
-from models.plots import curves
-from models.strategy import to_bytes
 from models.vqgan import VQGAN
 from models.vqgan_losses import PatchDiscriminator, Perceptual, adaptive_weight, hinge_loss
-
-PICTURE_MINUTES = 1  # pictures of the training are drawn at most so often
-
-
-def mean_over_processes(terms):
-    """{name: scalar tensor} -> the same, averaged over the processes.
-
-    Process 0 writes the checkpoint: what it has summed must then be what all have summed.
-    """
-    values = torch.stack([value.detach().double() for value in terms.values()])
-    means = parallel.all_sum(values) / parallel.world()
-    return dict(zip(terms, means, strict=True))
 
 
 # ---------------------------------------------------------------- vqgan
@@ -191,6 +168,8 @@ def check_vqgan(args, paths):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
     if min(read_image(os.path.join(args.data, paths[0])).shape[:2]) < patch:
         run.fail(f"{paths[0]} is smaller than the {patch} pixels a token covers.", 2)
+    if args.epochs <= 0 and args.start == "random":
+        run.fail("--epochs 0 trains nothing: it needs --start kmeans.", 2)
     run.check_batch(len(paths), args.batch_size)
 
 
@@ -203,7 +182,7 @@ def train_vqgan(args, device):
     if out is None:
         return
     per_epoch = len(paths) // args.batch_size
-    total = max(1, round(args.epochs * per_epoch))
+    total = max(1, round(args.epochs * per_epoch)) if args.epochs > 0 else 0
 
     # ---- networks
     torch.manual_seed(run.image_seed(args.seed, "init"))
@@ -215,9 +194,11 @@ def train_vqgan(args, device):
         args.code_dim,
         args.groups,
         args.unshuffle,
+        convolutions=total > 0,
+        patches=args.start == "kmeans",
     ).to(device)
     critic = PatchDiscriminator().to(device)
-    perceptual = Perceptual().to(device) if args.perceptual_weight else None
+    perceptual = Perceptual().to(device) if args.perceptual_weight and total else None
     adam = torch.optim.Adam(model.parameters(), args.learning_rate, betas=(0.5, 0.9))
     adam_critic = torch.optim.Adam(critic.parameters(), args.learning_rate, betas=(0.5, 0.9))
     used = torch.zeros(args.codes, device=device)  # how often, since the last restart of codes
@@ -234,22 +215,26 @@ def train_vqgan(args, device):
         first = saved["step"]
         meter = Meter(saved["meter"], device)
         del saved
+    elif args.start == "kmeans":
+        patch_start.start(model, paths, args, out, device)
     network = parallel.data_parallel(model, device)
     critic_network = parallel.data_parallel(critic, device)
 
     # ---- one pass of the loader over all the remaining steps
-    read = partial(read_batch, args.data, args.size, args.seed)
-    loader = read_ahead(batches_of_paths(paths, args, first, total), read, args.workers, device)
+    read = partial(generator_data.read_batch, args.data, args.size, args.seed)
+    loader = read_ahead(
+        generator_data.batches_of_paths(paths, args, first, total), read, args.workers, device
+    )
     every = math.ceil(len(paths) / 8)
-    shown = to_float(read([(None, path) for path in paths[::every]]), device)
+    shown = generator_data.to_float(read([(None, path) for path in paths[::every]]), device)
     bar = run.progress(total, "vqgan", first)
     checkpoints = run.CheckpointClock(args.checkpoint_minutes)
-    pictures = run.CheckpointClock(PICTURE_MINUTES)
+    pictures = run.CheckpointClock(generator_log.PICTURE_MINUTES)
     for step, images in enumerate(loader, first):
-        x = to_float(images, device)
+        x = generator_data.to_float(images, device)
         adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
         with run.autocast(device, args.precision):
-            if step == 0:
+            if step == 0 and args.start == "random":
                 codebook.start_at_features(model, x, args.seed)
             reconstruction, features, codes, ids = network(x)
             reconstruction = reconstruction.float()
@@ -280,7 +265,7 @@ def train_vqgan(args, device):
             adam_critic.zero_grad(set_to_none=True)
             terms["critic"].backward()
             adam_critic.step()
-        meter.add(step, mean_over_processes({"loss": loss, **terms}))
+        meter.add(step, generator_log.mean_over_processes({"loss": loss, **terms}))
 
         # ---- codes that nothing uses
         counts = codebook.count(ids, args.codes)
@@ -302,7 +287,7 @@ def train_vqgan(args, device):
             bar.set_postfix(psnr=f"{means['psnr']:.1f}", perplexity=f"{means['perplexity']:.0f}")
             epoch_used.zero_()
         if epoch_ends and pictures.due(step, total):
-            draw_reconstructions(out, model, shown, device, args)
+            generator_log.draw_reconstructions(out, model, shown, device, args)
         # Where a value was not finite, the next line of the log ends the run.
         if checkpoints.due(step, total) and meter.finite():
             run.save_checkpoint(
@@ -319,27 +304,12 @@ def train_vqgan(args, device):
     bar.close()
 
     # ---- result
-    draw_reconstructions(out, model, shown, device, args)
+    generator_log.draw_reconstructions(out, model, shown, device, args)
     if parallel.rank() == 0:
-        result = {
-            "tokenizer": model.state_dict(),
-            "tokenizer_config": model.config,
-            "size": args.size,
-        }
+        weights = model.state_dict()
+        result = {"tokenizer": weights, "tokenizer_config": model.config, "size": args.size}
         run.save(out / "generator.pth", result)
     run.remove_checkpoint(out)
-
-
-@torch.no_grad()
-def draw_reconstructions(out, model, images, device, args):
-    """Images above their reconstructions, and the curves of the log (process 0)."""
-    if parallel.rank() == 0:
-        with run.autocast(device, args.precision):
-            again = model.decode(model.encode(images))
-        contact_sheet(
-            out / "reconstructions.png", [to_bytes(images).numpy(), to_bytes(again).numpy()]
-        )
-        curves(out / "curves.png", run.read_log(out, "epoch"), ["l1", "psnr", "perplexity"])
 
 
 # ---------------------------------------------------------------- maskgit
@@ -359,7 +329,7 @@ def train_maskgit(args, device):
     if out is None:
         return
     tokenizer.to(device)
-    tokens = tokenize(tokenizer, args, paths, out, device)
+    tokens = generator_data.tokenize(tokenizer, args, paths, out, device)
     length = tokens.shape[2]
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch))
@@ -397,29 +367,19 @@ def train_maskgit(args, device):
     network = parallel.data_parallel(model, device)
 
     # ---- training
-    each = args.batch_size // parallel.world()
-    mine = slice(parallel.rank() * each, (parallel.rank() + 1) * each)
     bar = run.progress(total, "maskgit", first)
     checkpoints = run.CheckpointClock(args.checkpoint_minutes)
-    pictures = run.CheckpointClock(PICTURE_MINUTES)
-    steps = run.batches(len(paths), args.batch_size, args.seed, first, total)
-    for step, batch in enumerate(steps, first):
-        # Flips and masks are drawn for the whole batch, however many processes share it.
-        rng = run.seed_rng(args.seed, "masks", step, 0)
-        flips = torch.from_numpy(rng.integers(0, 2, args.batch_size)[mine])
-        all_hidden = draw_masks(rng, args.batch_size, length)
-        hidden = all_hidden[mine]
-        images = torch.tensor([index for _, index in batch])
-        target = tokens[images, flips].long().to(device, non_blocking=True)
-        masked = torch.from_numpy(hidden).to(device, non_blocking=True)
-        where = torch.from_numpy(np.flatnonzero(hidden)).to(device, non_blocking=True)
-
+    pictures = run.CheckpointClock(generator_log.PICTURE_MINUTES)
+    batches = generator_data.batches_of_tokens(tokens, args, first, total)
+    for step, (target, hidden, share) in enumerate(batches, first):
+        target = target.to(device, non_blocking=True)
+        # Which tokens are hidden is known on the CPU: nothing has to wait for the GPU.
+        where = hidden.flatten().nonzero()[:, 0].to(device, non_blocking=True)
+        masked = target.masked_fill(hidden.to(device, non_blocking=True), maskgit.MASK)
         torch.manual_seed(run.image_seed(args.seed, "dropout", step, parallel.rank()))
         with run.autocast(device, args.precision):
-            logits = network(target.masked_fill(masked, maskgit.MASK), where=where)
+            logits = network(masked, where=where)
         wanted = target.flatten()[where]
-        # Each hidden token counts the same, whichever process hid how many.
-        share = hidden.sum() * parallel.world() / all_hidden.sum()
         loss = F.cross_entropy(logits.float(), wanted, label_smoothing=args.label_smoothing) * share
         accuracy = (logits.detach().argmax(1) == wanted).float().mean() * share
         adam.zero_grad(set_to_none=True)
@@ -431,7 +391,7 @@ def train_maskgit(args, device):
         decay = min(args.ema, (1 + step) / (10 + step))
         weights = [parameter.detach() for parameter in model.parameters()]
         torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
-        meter.add(step, mean_over_processes({"loss": loss, "accuracy": accuracy}))
+        meter.add(step, generator_log.mean_over_processes({"loss": loss, "accuracy": accuracy}))
 
         # ---- looking and saving
         bar.update()
@@ -442,7 +402,7 @@ def train_maskgit(args, device):
             run.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
             bar.set_postfix(loss=f"{means['loss']:.3f}")
         if epoch_ends and pictures.due(step, total):
-            draw_samples(out, average, tokenizer, device, args)
+            generator_log.draw_samples(out, average, tokenizer, device, args)
         # Where a value was not finite, the next line of the log ends the run.
         if checkpoints.due(step, total) and meter.finite():
             run.save_checkpoint(
@@ -456,7 +416,7 @@ def train_maskgit(args, device):
     bar.close()
 
     # ---- result
-    draw_samples(out, average, tokenizer, device, args)
+    generator_log.draw_samples(out, average, tokenizer, device, args)
     if parallel.rank() == 0:
         result = {
             "tokenizer": tokenizer.state_dict(),
@@ -468,18 +428,6 @@ def train_maskgit(args, device):
         run.save(out / "generator.pth", result)
         (out / "tokens.pth").unlink(missing_ok=True)
     run.remove_checkpoint(out)
-
-
-@torch.no_grad()
-def draw_samples(out, model, tokenizer, device, args):
-    """Eight images made from nothing, and the curves of the log (process 0)."""
-    if parallel.rank() == 0:
-        empty = torch.full((8, model.config["tokens"]), maskgit.MASK, device=device)
-        rngs = [run.seed_rng(args.seed, "sample", i) for i in range(8)]
-        with run.autocast(device, args.precision):
-            images = tokenizer.decode(maskgit.sample(model, empty, None, rngs))
-        contact_sheet(out / "samples.png", [to_bytes(images).numpy()])
-        curves(out / "curves.png", run.read_log(out, "epoch"), ["loss", "accuracy"])
 
 
 def main(args, device):

@@ -82,6 +82,27 @@ def read_numbered(root, size, item):
     return start, read_batch(root, size, None, [(None, path) for path in paths])
 
 
+def batches_of_tokens(tokens, args, first, total):
+    """This process's batches of the steps from `first` to `total` - 1, to predict hidden tokens.
+
+    tokens: (n, 2, length) of the images and their mirror images. Yields, on the CPU, the tokens
+    (B, length) of images that are mirrored at random, which of them are hidden, bool (B, length),
+    and this process's share of the hidden tokens of all processes, times the number of these: the
+    weight of its loss, so that each hidden token counts the same.
+    """
+    each = args.batch_size // parallel.world()
+    mine = slice(parallel.rank() * each, (parallel.rank() + 1) * each)
+    batches = run.batches(len(tokens), args.batch_size, args.seed, first, total)
+    for step, batch in enumerate(batches, first):
+        # They are drawn for the whole batch, so that the number of processes does not matter.
+        rng = run.seed_rng(args.seed, "masks", step, 0)
+        mirrored = torch.from_numpy(rng.integers(0, 2, args.batch_size))
+        hidden = torch.from_numpy(draw_masks(rng, args.batch_size, tokens.shape[2]))
+        images = torch.tensor([index for _, index in batch])
+        share = int(hidden[mine].sum()) * parallel.world() / int(hidden.sum())
+        yield tokens[images, mirrored[mine]].long(), hidden[mine], share
+
+
 def draw_masks(rng, n, length):
     """The tokens that one training step hides, bool (n, length).
 

@@ -111,12 +111,24 @@ class VQGAN(nn.Module):
     levels shrink an image 2^(n-1) times. blocks: residual blocks a level. codes, dim: the size of
     the code book and of a code. groups: of the group norms, 32 in the official code. unshuffle: 1
     is the official stem; 2 folds 2x2 pixels into channels first, which is four times cheaper.
-    patch_path: adds a linear path from a token's own pixels to its features, and one from its code
-    back to the pixels, beside the convolutions (not in the official code; models/patch_start.py).
+
+    The official network is all convolutions. patches=True (ours) adds a linear path from a token's
+    own pixels to its features, and one from its code to the pixels. The convolutions are then added
+    to it times a gain that starts at zero (ReZero, Bachlechner et al. 2020, arXiv:2003.04887), so
+    that they can only improve on the patches. convolutions=False leaves the patches alone.
     """
 
     def __init__(
-        self, filters, multipliers, blocks, codes, dim, groups=32, unshuffle=1, patch_path=False
+        self,
+        filters,
+        multipliers,
+        blocks,
+        codes,
+        dim,
+        groups=32,
+        unshuffle=1,
+        convolutions=True,
+        patches=False,
     ):
         super().__init__()
         self.config = {
@@ -127,31 +139,39 @@ class VQGAN(nn.Module):
             "dim": dim,
             "groups": groups,
             "unshuffle": unshuffle,
-            "patch_path": patch_path,
+            "convolutions": convolutions,
+            "patches": patches,
         }
         self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels that a token covers, each way
-        self.patch_path = patch_path
-        self.encoder = Encoder(filters, multipliers, blocks, dim, groups, unshuffle)
-        self.decoder = Decoder(filters, multipliers, blocks, dim, groups, unshuffle)
+        if convolutions:
+            self.encoder = Encoder(filters, multipliers, blocks, dim, groups, unshuffle)
+            self.decoder = Decoder(filters, multipliers, blocks, dim, groups, unshuffle)
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
-        if patch_path:
+        if patches:
             values = 3 * self.patch**2
             self.patch_to_code = nn.Conv2d(values, dim, 1)
             self.code_to_patch = nn.Conv2d(dim, values, 1)
+        if patches and convolutions:
+            self.encoder_gain = nn.Parameter(torch.zeros(()))
+            self.decoder_gain = nn.Parameter(torch.zeros(()))
 
     def features(self, images):
         """(B, 3, H, W) in [0, 1] -> (B, dim, H/f, W/f): what is compared with the code book."""
-        x = self.encoder(images)
-        if self.patch_path:
-            x = x + self.patch_to_code(F.pixel_unshuffle(images, self.patch))
-        return x
+        if not self.config["patches"]:
+            return self.encoder(images)
+        linear = self.patch_to_code(F.pixel_unshuffle(images, self.patch))
+        if not self.config["convolutions"]:
+            return linear
+        return linear + self.encoder_gain * self.encoder(images)
 
     def pixels(self, codes):
         """(B, dim, H/f, W/f) -> (B, 3, H, W), linear: nothing clips it to [0, 1]."""
-        x = self.decoder(codes)
-        if self.patch_path:
-            x = x + F.pixel_shuffle(self.code_to_patch(codes), self.patch)
-        return x
+        if not self.config["patches"]:
+            return self.decoder(codes)
+        linear = F.pixel_shuffle(self.code_to_patch(codes), self.patch)
+        if not self.config["convolutions"]:
+            return linear
+        return linear + self.decoder_gain * self.decoder(codes)
 
     def nearest(self, features):
         """(N, dim) -> (N,) ids of the nearest codes, the first of equally near ones.

@@ -1,0 +1,44 @@
+"""What a generator's training shows: means over the processes, pictures and curves."""
+
+import torch
+
+from models import maskgit, parallel, run
+from models.images import contact_sheet
+from models.plots import curves
+from models.strategy import to_bytes
+
+PICTURE_MINUTES = 1  # pictures are drawn at most so often
+
+
+def mean_over_processes(terms):
+    """{name: scalar tensor} -> the same, averaged over the processes.
+
+    Process 0 writes the checkpoint: what it has summed must then be what all have summed.
+    """
+    values = torch.stack([value.detach().double() for value in terms.values()])
+    means = parallel.all_sum(values) / parallel.world()
+    return dict(zip(terms, means, strict=True))
+
+
+@torch.no_grad()
+def draw_reconstructions(out, model, images, device, args):
+    """Images above their reconstructions, and the curves of the log (process 0)."""
+    if parallel.rank() == 0:
+        with run.autocast(device, args.precision):
+            again = model.decode(model.encode(images))
+        contact_sheet(
+            out / "reconstructions.png", [to_bytes(images).numpy(), to_bytes(again).numpy()]
+        )
+        curves(out / "curves.png", run.read_log(out, "epoch"), ["l1", "psnr", "perplexity"])
+
+
+@torch.no_grad()
+def draw_samples(out, model, tokenizer, device, args):
+    """Eight images made from nothing, and the curves of the log (process 0)."""
+    if parallel.rank() == 0:
+        empty = torch.full((8, model.config["tokens"]), maskgit.MASK, device=device)
+        rngs = [run.seed_rng(args.seed, "sample", i) for i in range(8)]
+        with run.autocast(device, args.precision):
+            images = tokenizer.decode(maskgit.sample(model, empty, None, rngs))
+        contact_sheet(out / "samples.png", [to_bytes(images).numpy()])
+        curves(out / "curves.png", run.read_log(out, "epoch"), ["loss", "accuracy"])

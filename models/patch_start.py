@@ -1,0 +1,121 @@
+"""A tokenizer that starts as k-means of image patches: its training begins at a good picture.
+
+The codes are the means of clusters of patches, and a patch is replaced by the mean nearest to it.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from models import parallel, run
+from models.generator_data import read_batch, to_float
+from models.images import read_ahead
+from models.vqgan import rows
+
+SAMPLE_IMAGES = 2048  # images that patches are taken from
+PATCHES_PER_CODE = 128
+MOST_PATCHES = 2**17
+ITERATIONS = 10  # of k-means; more gain less than 0.05 dB
+READ = 64  # images at once
+CHUNK = 8192  # patches whose distances are held at once
+
+
+def start(model, paths, args, out, device):
+    """Make the model, a VQGAN with patches=True, the k-means tokenizer of the images' patches.
+
+    Process 0 does it. The others get the weights from it where DistributedDataParallel begins.
+    """
+    if parallel.rank() == 0:
+        patches = sample_patches(paths, args, model.patch, device)
+        psnr, used = start_at_patches(model, patches, args.seed)
+        run.log(out, event="kmeans", patches=len(patches), codes_used=used, psnr=psnr)
+        print(f"k-means: {used} codes, PSNR {psnr:.1f} dB on {len(patches)} patches", flush=True)
+    parallel.barrier()
+
+
+@torch.no_grad()
+def sample_patches(paths, args, patch, device):
+    """Random patches of random images: float (n, 3 * patch * patch) in [0, 1].
+
+    The values of a patch stand in the order of F.pixel_unshuffle.
+    """
+    rng = run.seed_rng(args.seed, "patches")
+    chosen = [paths[i] for i in rng.permutation(len(paths))[:SAMPLE_IMAGES]]
+    wanted = min(PATCHES_PER_CODE * args.codes, MOST_PATCHES)
+    each = math.ceil(wanted / len(chosen))
+    batches = []
+    for start in range(0, len(chosen), READ):
+        batches.append([(None, path) for path in chosen[start : start + READ]])
+    read = partial(read_batch, args.data, args.size, args.seed)
+    found = []
+    for images in read_ahead(batches, read, args.workers, device):
+        patches = rows(F.pixel_unshuffle(to_float(images, device), patch))
+        patches = patches.unflatten(0, (len(images), -1))
+        order = rng.random(patches.shape[:2]).argsort(1)[:, :each]
+        for one, places in zip(patches, order, strict=True):
+            found.append(one[torch.from_numpy(places).to(device)])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def start_at_patches(model, patches, seed):
+    """Make the model the k-means tokenizer of the patches (n, values).
+
+    A code holds its patch in the principal axes of the patches (PCA), as many as it has numbers,
+    scaled to a mean square of 1: the losses of the code book then weigh what they weigh in a
+    network with random weights. Returns (PSNR in dB, number of codes used) on the patches.
+    """
+    mean = patches.mean(0)
+    centred = patches - mean
+    dim = model.config["dim"]
+    _, axes = torch.linalg.eigh(centred.T @ centred / len(centred))  # the smallest variance first
+    axes = axes.flip(1)[:, :dim].T
+    variance = centred.square().sum(1).mean()
+    scale = (dim / variance.clamp(min=1e-4)).sqrt()  # constant images have no variance
+    projection = patches.new_zeros(dim, patches.shape[1])
+    projection[: len(axes)] = axes * scale
+
+    features = centred @ projection.T
+    codes = kmeans(features, model.config["codes"], run.seed_rng(seed, "kmeans"))
+    model.codebook.copy_(codes)
+    model.patch_to_code.weight.copy_(projection[:, :, None, None])
+    model.patch_to_code.bias.copy_(-projection @ mean)
+    model.code_to_patch.weight.copy_(projection.T[:, :, None, None] / scale**2)
+    model.code_to_patch.bias.copy_(mean)
+
+    ids, _ = nearest(features, codes)
+    again = codes[ids] @ projection / scale**2
+    mse = F.mse_loss(again, centred).item()
+    return -10 * math.log10(max(mse, 1e-10)), len(ids.unique())
+
+
+def kmeans(points, k, rng):
+    """Lloyd's algorithm: points (n, d) -> the means of k clusters (k, d).
+
+    It starts at random points. A mean that no point is nearest to moves to one of the points that
+    are farthest from their means. Where the points have fewer than k different values, some means
+    are equal.
+    """
+    chosen = rng.choice(len(points), k, replace=len(points) < k)
+    means = points[torch.from_numpy(chosen).to(points.device)]
+    for _ in range(ITERATIONS):
+        ids, distances = nearest(points, means)
+        counts = torch.bincount(ids, minlength=k)
+        sums = torch.zeros_like(means).index_add_(0, ids, points)
+        means = sums / counts.clamp(min=1)[:, None]
+        empty = (counts == 0).nonzero()[:, 0][: len(points)]
+        means[empty] = points[distances.topk(len(empty)).indices]
+    return means
+
+
+def nearest(points, means):
+    """(ids (n,) of the nearest means, squared distances (n,) to them)."""
+    lengths = means.square().sum(1)
+    ids, distances = [], []
+    for part in points.split(CHUNK):
+        least = (lengths - 2 * part @ means.T).min(1)
+        ids.append(least.indices)
+        distances.append(least.values + part.square().sum(1))
+    return torch.cat(ids), torch.cat(distances)
