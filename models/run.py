@@ -382,9 +382,9 @@ def load(path):
             f"{path} was refused: it holds more than tensors and plain values, so that reading it "
             "would run code."
         )
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        first_line = str(error).splitlines()[0]
-        fail(f"{path} is not a torch weight file, or it is damaged ({first_line}).")
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]  # torch's EOFError has no text
+        fail(f"{path} is not a torch weight file, or it is damaged ({lines[0]}).")
 
 
 def file_hash(path):
