@@ -26,7 +26,7 @@ UNSIGNED = 1  # a SampleFormat in TIFF 6.0
 RGB = 2  # a PhotometricInterpretation
 ALPHA = {1, 2}  # two kinds of ExtraSamples
 
-LARGEST = 2**30  # pixels of an image, as many as OpenCV takes
+LARGEST = 2**30  # values of a TIFF; OpenCV takes as many pixels
 ALWAYS_8_BITS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 LOOKED_AT = 100  # images that are looked at to judge a folder
 
@@ -107,7 +107,7 @@ def _to_picture(values):
     shown = levels.eight_bits(values[..., :3])
     if values.shape[2] == 1:
         shown = shown[..., 0]
-    if values.shape[2] == 4:
+    if values.shape[2] == 4 and values.dtype == np.uint16:
         opacity = values[..., 3:] >> 8
         shown = np.concatenate([shown, opacity.astype(np.uint8)], 2)
     return Image.fromarray(np.ascontiguousarray(shown))
@@ -117,7 +117,7 @@ def _stored_values(data, picture):
     """The values of a file that has not 8 bits a band, or has many bands; None for all others.
 
     picture: Pillow's image of it, or None. Returns (H, W, bands) of any type: gray; red, green,
-    blue; or these with opacity, of uint16. Raises levels.Unclear for other numbers of bands."""
+    blue; or these with opacity. Raises levels.Unclear for other numbers of bands."""
     if picture is None:
         return _tiff_values(data) if data[:4] in TIFF else _opencv_values(data)
     one_band = picture.mode == "F" or picture.mode.startswith("I;16")
@@ -146,10 +146,7 @@ def _opencv_values(data):
         raise UnidentifiedImageError
     if values.ndim == 2:
         return values[..., None]
-    order = [2, 1, 0]
-    if values.shape[2] == 4 and values.dtype == np.uint16:
-        order = [2, 1, 0, 3]
-    return values[..., order]
+    return values[..., [2, 1, 0, 3][: values.shape[2]]]
 
 
 def _tiff_values(data):
@@ -160,18 +157,19 @@ def _tiff_values(data):
         page = file.pages.first
         width = page.imagewidth
         height = page.imagelength
-        if width * height > LARGEST:
-            raise ValueError(f"{width} x {height} pixels are too many")
+        bands = page.samplesperpixel
+        if width * height * bands > LARGEST:
+            raise ValueError(f"{bands} bands of {width} x {height} pixels are too many")
         try:
             values = page.asarray(squeeze=False)  # (planes, 1, height, width, bands of a plane)
             values = np.moveaxis(values[:, 0], 0, -1).reshape(height, width, -1)
         except ValueError:
             interleaved = page.planarconfig == 1
-            if not interleaved or page.samplesperpixel > 4:
+            if not interleaved or bands not in (1, 3, 4):
                 raise
             values = _opencv_values(data)
         says_rgb = page.photometric == RGB
-        opacity = says_rgb and page.samplesperpixel == 4 and ALPHA & set(page.extrasamples)
+        opacity = says_rgb and bands == 4 and ALPHA & set(page.extrasamples)
     return _shown_bands(values, says_rgb, opacity and values.dtype == np.uint16)
 
 

@@ -479,6 +479,18 @@ def test_bands_of_colours_with_infrared(tmp_path, monkeypatch):
     assert (images.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_four_compressed_bands(tmp_path, monkeypatch, dtype):
+    """OpenCV decompresses what tifffile cannot."""
+    values = RNG.integers(0, 256, (20, 30, 4)).astype(dtype)
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 5]  # LZW
+    _, data = cv2.imencode(".tif", values[..., [2, 1, 0, 3]], options)
+    (tmp_path / "x.tif").write_bytes(data.tobytes())
+    monkeypatch.setenv(levels.LEVELS, "0 255")
+    monkeypatch.setenv(levels.BANDS, "4 2 1")
+    assert (images.read_image(tmp_path / "x.tif") == values[..., [3, 1, 0]]).all()
+
+
 def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
     """It is named, and the package that has it."""
     data = bytearray(tiff(BANDS, photometric="minisblack", planarconfig="contig"))
