@@ -55,7 +55,8 @@ def inputs_of(paths, folders, made_by):
 
 
 def generated_suffixes(paths, mirrors):
-    """([suffixes of a mirror's files], uint8 (mirrors, paths) of indices into them), for each mirror.
+    """([suffixes of a mirror's files], uint8 (mirrors, paths) of indices into them), for each
+    mirror.
 
     Missing views end the run with a sentence that counts them and names some.
     """
@@ -68,8 +69,8 @@ def generated_suffixes(paths, mirrors):
         if len(missing):
             names = ", ".join(paths[i] for i in missing[:3])
             run.fail(
-                f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such as "
-                f"{names}: finish 02_augment.py for this --data first."
+                f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such "
+                f"as {names}: finish 02_augment.py for this --data first."
             )
     return suffixes, index
 

@@ -62,9 +62,11 @@ def example(tmp_path):
         (tmp_path / name).write_text(block)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def start(name, *arguments):
+    def start(name, *arguments, code=0):
         command = [sys.executable, tmp_path / name, *map(str, arguments)]
-        subprocess.run(command, check=True, env=env, cwd=tmp_path)
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr[-3000:]
+        return done.stdout + done.stderr
 
     return start
 
@@ -83,6 +85,7 @@ def test_a_strategy_of_ones_own(example, tiny, tmp_path):
     example("my_strategy.py", "jigsaw", *flags)
     assert len(list((tmp_path / "gen" / "view0").rglob("*.jpg"))) == 24
     assert (tmp_path / "gen" / "samples.png").exists()
+    assert "is finished: 24 images" in example("my_strategy.py", "jigsaw", *flags)
 
 
 def test_a_mask_of_ones_own(example, tiny, tmp_path):
@@ -90,6 +93,8 @@ def test_a_mask_of_ones_own(example, tiny, tmp_path):
     weights = ["--weights", tiny["maskgit"], "--steps", 2]
     example("my_mask.py", "inpaint", "--mask", "checker", *weights, *flags)
     assert len(list((tmp_path / "gen" / "view0").rglob("*.png"))) == 24
+    said = example("my_mask.py", "inpaint", "--mask", "chequer", *weights, *flags, code=2)
+    assert "block:P, none, file:FOLDER, checker" in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
