@@ -24,7 +24,7 @@ fewer --multipliers and narrow networks: recipes/quickstart.sh shows a set that 
 a CPU.
 """
 
-from models import run
+from models import run, run_folder
 
 
 def arguments(argv=None):
@@ -178,7 +178,7 @@ def train_vqgan(args, device):
     paths = find_images(args.data)
     check_vqgan(args, paths)
     inputs = {"number of images": len(paths), "list of images": run.names_hash(paths)}
-    out = run.open_run(args, "00_train_generator vqgan", "generator.pth", inputs=inputs)
+    out = run_folder.open_run(args, "00_train_generator vqgan", "generator.pth", inputs=inputs)
     if out is None:
         return
     per_epoch = len(paths) // args.batch_size
@@ -205,7 +205,7 @@ def train_vqgan(args, device):
     epoch_used = torch.zeros(args.codes, device=device)
     first = 0
     meter = Meter()
-    if saved := run.load_checkpoint(out):
+    if saved := run_folder.load_checkpoint(out):
         model.load_state_dict(saved["model"])
         critic.load_state_dict(saved["critic"])
         adam.load_state_dict(saved["adam"])
@@ -228,8 +228,8 @@ def train_vqgan(args, device):
     every = math.ceil(len(paths) / 8)
     shown = generator_data.to_float(read([(None, path) for path in paths[::every]]), device)
     bar = run.progress(total, "vqgan", first)
-    checkpoints = run.CheckpointClock(args.checkpoint_minutes)
-    pictures = run.CheckpointClock(generator_log.PICTURE_MINUTES)
+    checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
+    pictures = run_folder.CheckpointClock(generator_log.PICTURE_MINUTES)
     for step, images in enumerate(loader, first):
         x = generator_data.to_float(images, device)
         adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
@@ -283,14 +283,14 @@ def train_vqgan(args, device):
         if epoch_ends or done == total:
             means = meter.read() | codebook.usage(epoch_used)
             means["psnr"] = -10 * math.log10(max(means["mse"], 1e-10))
-            run.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
+            run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
             bar.set_postfix(psnr=f"{means['psnr']:.1f}", perplexity=f"{means['perplexity']:.0f}")
             epoch_used.zero_()
         if epoch_ends and pictures.due(step, total):
             generator_log.draw_reconstructions(out, model, shown, device, args)
         # Where a value was not finite, the next line of the log ends the run.
         if checkpoints.due(step, total) and meter.finite():
-            run.save_checkpoint(
+            run_folder.save_checkpoint(
                 out,
                 step=done,
                 model=model.state_dict(),
@@ -309,7 +309,7 @@ def train_vqgan(args, device):
         weights = model.state_dict()
         result = {"tokenizer": weights, "tokenizer_config": model.config, "size": args.size}
         run.save(out / "generator.pth", result)
-    run.remove_checkpoint(out)
+    run_folder.remove_checkpoint(out)
 
 
 # ---------------------------------------------------------------- maskgit
@@ -325,7 +325,7 @@ def train_maskgit(args, device):
         "list of images": run.names_hash(paths),
         "tokenizer": files,
     }
-    out = run.open_run(args, "00_train_generator maskgit", "generator.pth", inputs=inputs)
+    out = run_folder.open_run(args, "00_train_generator maskgit", "generator.pth", inputs=inputs)
     if out is None:
         return
     tokenizer.to(device)
@@ -357,7 +357,7 @@ def train_maskgit(args, device):
     )
     first = 0
     meter = Meter()
-    if saved := run.load_checkpoint(out):
+    if saved := run_folder.load_checkpoint(out):
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         adam.load_state_dict(saved["adam"])
@@ -368,8 +368,8 @@ def train_maskgit(args, device):
 
     # ---- training
     bar = run.progress(total, "maskgit", first)
-    checkpoints = run.CheckpointClock(args.checkpoint_minutes)
-    pictures = run.CheckpointClock(generator_log.PICTURE_MINUTES)
+    checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
+    pictures = run_folder.CheckpointClock(generator_log.PICTURE_MINUTES)
     batches = generator_data.batches_of_tokens(tokens, args, first, total)
     for step, (target, hidden, share) in enumerate(batches, first):
         target = target.to(device, non_blocking=True)
@@ -399,13 +399,13 @@ def train_maskgit(args, device):
         epoch_ends = done % per_epoch == 0
         if epoch_ends or done == total:
             means = meter.read()
-            run.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
+            run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
             bar.set_postfix(loss=f"{means['loss']:.3f}")
         if epoch_ends and pictures.due(step, total):
             generator_log.draw_samples(out, average, tokenizer, device, args)
         # Where a value was not finite, the next line of the log ends the run.
         if checkpoints.due(step, total) and meter.finite():
-            run.save_checkpoint(
+            run_folder.save_checkpoint(
                 out,
                 step=done,
                 model=model.state_dict(),
@@ -427,7 +427,7 @@ def train_maskgit(args, device):
         }
         run.save(out / "generator.pth", result)
         (out / "tokens.pth").unlink(missing_ok=True)
-    run.remove_checkpoint(out)
+    run_folder.remove_checkpoint(out)
 
 
 def main(args, device):

@@ -20,7 +20,7 @@ import json
 import os
 from pathlib import Path
 
-from models import hub, parallel, run
+from models import hub, parallel, run, run_folder
 
 STAGE = "01_caption"
 SETTINGS = ("model", "prompt", "num_beams", "max_tokens")  # what the captions depend on
@@ -290,7 +290,7 @@ def main(args, device):
         model = load_blip(folder, device, args.precision)
         if parallel.rank() == 0:
             record = {name: getattr(args, name) for name in SETTINGS}
-            record |= {"stage": STAGE, "model_sha256": digest, **run.versions()}
+            record |= {"stage": STAGE, "model_sha256": digest, **run_folder.versions()}
             run.write_json(settings, record)
         caption_batches(args, device, batches, done, part, model)
     parallel.barrier()

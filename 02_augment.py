@@ -23,7 +23,7 @@ import json
 import os
 from pathlib import Path
 
-from models import parallel, run
+from models import parallel, run, run_folder
 from models.augmenters import STRATEGIES
 
 
@@ -76,7 +76,7 @@ def note(args, strategy):
     """
     path = Path(args.out, "augment.json")
     choose_views = STRATEGIES[args.strategy].choose_views
-    free = {*run.MAY_CHANGE, *choose_views}
+    free = {*run_folder.MAY_CHANGE, *choose_views}
     identity = {
         "stage": f"02_augment {args.strategy}",
         "args": {name: value for name, value in vars(args).items() if name not in free},
@@ -85,9 +85,9 @@ def note(args, strategy):
     extra = {
         "strategy": args.strategy,
         "parameters": strategy.parameters,
-        "versions": run.versions(),
+        "versions": run_folder.versions(),
     }
-    run.write_or_check(path, identity, "a mirror of this project", extra)
+    run_folder.write_or_check(path, identity, "a mirror of this project", extra)
     noted = run.read_json(path)
     before = dict(noted["args"])
     for name in choose_views:

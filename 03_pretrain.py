@@ -29,10 +29,15 @@ import time
 from functools import partial
 from pathlib import Path
 
-from models import run
+from models import run, run_folder
 
 STAGE = "03_pretrain"
-MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")  # on resume, beside run.MAY_CHANGE
+MAY_CHANGE = (
+    "log_every",
+    "knn",
+    "knn_every",
+    "colour_on",
+)  # on resume, beside run_folder.MAY_CHANGE
 
 
 def arguments(argv=None):
@@ -331,7 +336,7 @@ def main(args, device):
     noted = {"generated_by": made_by, "images": len(paths), "peak_lr": peak}
     noted |= {"classes": sorted({class_of(path) for path in paths})}  # what data this is
     noted |= {"mean": mean, "std": std}  # evaluations must normalise as the training did
-    out = run.open_run(args, STAGE, "backbone.pth", MAY_CHANGE, inputs, noted)
+    out = run_folder.open_run(args, STAGE, "backbone.pth", MAY_CHANGE, inputs, noted)
     if out is None:
         return
     if args.grad_checkpoint:
@@ -340,7 +345,7 @@ def main(args, device):
     network = parallel.data_parallel(model, device)
     optimizer = build_optimizer(model, recipe)
     first, meter = 0, Meter()
-    if saved := run.load_checkpoint(out):
+    if saved := run_folder.load_checkpoint(out):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         meter = Meter(saved["meter"], device)
@@ -369,7 +374,7 @@ def main(args, device):
         loader, render = read_ahead(order, data.batch, args.workers, device), None
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
-    checkpoints = run.CheckpointClock(args.checkpoint_minutes)
+    checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
     clock, clock_step = time.time(), first
     for step, batch in enumerate(loader, first):
         images, choices, _ = render(*batch) if render else batch
@@ -410,16 +415,16 @@ def main(args, device):
             event |= {"lr": optimizer.param_groups[0]["lr"], "images_per_second": speed}
             if device.type == "cuda":
                 event["memory_gib"] = torch.cuda.max_memory_reserved() / 2**30
-            run.log(out, event="step", **event)
+            run_folder.log(out, event="step", **event)
             bar.set_postfix(loss=f"{event['loss']:.3f}", rank=f"{event['effective_rank']:.0f}")
         if epoch_ends and parallel.rank() == 0:
             quantities = ["loss", *terms, "embedding_std", "effective_rank"]
-            curves(out / "curves.png", run.read_log(out, "step"), quantities)
+            curves(out / "curves.png", run_folder.read_log(out, "step"), quantities)
         if args.knn and epoch_ends and done < total and done // per_epoch % args.knn_every == 0:
             probe(args, model.encoder(), device, out, done // per_epoch)
         # Where a value was not finite, the next line of the log ends the run.
         if checkpoints.due(step, total) and meter.finite():
-            run.save_checkpoint(
+            run_folder.save_checkpoint(
                 out,
                 step=done,
                 model=model.state_dict(),
@@ -436,13 +441,13 @@ def main(args, device):
         print(f"{out / 'backbone.pth'} is written")
     if args.knn:
         probe(args, model.encoder(), device, out, args.epochs)
-    run.remove_checkpoint(out)
+    run_folder.remove_checkpoint(out)
 
 
 def probe(args, encoder, device, out, epoch):
     """kNN accuracy of the backbone as it is, on the labelled images of --knn."""
     top1 = features.knn_probe(encoder, args.knn, args.size, device, args.precision, args.workers)
-    run.log(out, event="knn", epoch=epoch, top1=top1)
+    run_folder.log(out, event="knn", epoch=epoch, top1=top1)
     if parallel.rank() == 0:
         print(f"epoch {epoch}: kNN top-1 {top1:.1f} %")
 

@@ -38,7 +38,7 @@ Cost: on ImageNet with ResNet-50 an epoch of the default takes about as long as 
 import math
 from functools import partial
 
-from models import evaluation, parallel, run
+from models import evaluation, parallel, run, run_folder
 
 STAGE = "04_linear_eval"
 LEARNING_RATES = {"vicreg": 0.02, "simclr": 0.1, "byol": 0.2}  # at batch 256; all others 0.3
@@ -131,7 +131,7 @@ from models.meter import Meter
 def published(args, out, backbone, data, crop, device):
     """(results, guesses of each seed) of a layer trained on random crops."""
     val = extract(args, backbone, data.val.files, crop, device, "val features")
-    state = run.load_checkpoint(out)
+    state = run_folder.load_checkpoint(out)
     done = state["done"] if state else []
     for seed in args.seeds[len(done) :]:
         if state and state["seed"] != seed:
@@ -206,8 +206,10 @@ def train_layer(args, out, backbone, data, val, seed, done, state, device):
             top1, top5 = features.accuracy(scores, data.val.labels)
             history.append([top1, top5])
             bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
-            run.log(out, event="epoch", seed=seed, epoch=epoch, **means, top1=top1, top5=top5)
-            run.save_checkpoint(
+            run_folder.log(
+                out, event="epoch", seed=seed, epoch=epoch, **means, top1=top1, top5=top5
+            )
+            run_folder.save_checkpoint(
                 out,
                 done=done,
                 seed=seed,

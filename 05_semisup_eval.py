@@ -42,7 +42,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from models import evaluation, parallel, run
+from models import evaluation, parallel, run, run_folder
 
 STAGE = "05_semisup_eval"
 RATES = {  # protocol: {percent: (learning rate of the backbone, of the head)}
@@ -237,7 +237,7 @@ def main(args, device):
         weight_decay=args.weight_decay,
     )
     history = []
-    if state := run.load_checkpoint(out):
+    if state := run_folder.load_checkpoint(out):
         model.load_state_dict(state["model"])
         solver.load_state_dict(state["solver"])
         history = state["history"]
@@ -276,8 +276,8 @@ def main(args, device):
             top1, top5 = features.accuracy(scores, data.val.labels)
             bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
         history.append([top1, top5])
-        run.log(out, event="epoch", epoch=epoch, **means, top1=top1, top5=top5)
-        run.save_checkpoint(
+        run_folder.log(out, event="epoch", epoch=epoch, **means, top1=top1, top5=top5)
+        run_folder.save_checkpoint(
             out, model=model.state_dict(), solver=solver.state_dict(), history=history
         )
     bar.close()

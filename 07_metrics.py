@@ -15,7 +15,7 @@ fid and cost need the weights of FID's Inception network. They are looked for in
 (~/.cache/gcl) and else downloaded. --features PATH takes the features of any backbone instead.
 """
 
-from models import run
+from models import run, run_folder
 
 
 def feature_arguments(p):
@@ -302,7 +302,7 @@ def open_cost(args):
             "stage": "07_metrics cost",
             "args": {name: getattr(args, name) for name in compared},
         }
-        run.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
+        run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
     parallel.barrier()
     file = out / "cost.json"
     found = run.read_json(file) if file.exists() else {"rows": {}}

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import run
+from models import run, run_folder
 
 STAGE = "train_augmenter"
 LOG_EVERY = 100  # steps
@@ -200,7 +200,7 @@ def train(args, device, out, features, modules, optimizers, loss_of):
     """Steps of all optimizers on loss_of(feature maps, numpy generators) of a batch."""
     first = 0
     meter = Meter()
-    if checkpoint := run.load_checkpoint(out):
+    if checkpoint := run_folder.load_checkpoint(out):
         states = checkpoint["states"]
         for module, optimizer, (weights, state) in zip(modules, optimizers, states, strict=True):
             module.load_state_dict(weights)
@@ -208,7 +208,7 @@ def train(args, device, out, features, modules, optimizers, loss_of):
         meter = Meter(checkpoint["meter"], device)
         first = checkpoint["step"]
     bar = run.progress(args.steps, args.augmenter, first)
-    clock = run.CheckpointClock(args.checkpoint_minutes)
+    clock = run_folder.CheckpointClock(args.checkpoint_minutes)
     batches = run.batches(len(features), args.batch_size, args.seed, first, args.steps)
     for step, batch in enumerate(batches, first):
         rngs = [run.seed_rng(args.seed, "step", step, i) for i in range(len(batch))]
@@ -225,13 +225,13 @@ def train(args, device, out, features, modules, optimizers, loss_of):
         done = step + 1
         if done % LOG_EVERY == 0 or done == args.steps:
             loss = meter.read()["loss"]
-            run.log(out, event="steps", step=done, loss=loss)
+            run_folder.log(out, event="steps", step=done, loss=loss)
             bar.set_postfix(loss=f"{loss:.4f}")
         if clock.due(step, args.steps) and meter.finite():
             states = []
             for module, optimizer in zip(modules, optimizers, strict=True):
                 states.append((module.state_dict(), optimizer.state_dict()))
-            run.save_checkpoint(out, step=done, states=states, meter=meter.state)
+            run_folder.save_checkpoint(out, step=done, states=states, meter=meter.state)
     bar.close()
 
 
@@ -390,7 +390,7 @@ def main(args, device):
     run.check_batch(len(paths) - held, args.batch_size)
     generator, encoder, weights = feature_map.load_icgan(args.weights)
     inputs = {"images": len(paths), "image names": run.names_hash(paths), "weights": weights}
-    out = run.open_run(args, stage, "result.json", inputs=inputs)
+    out = run_folder.open_run(args, stage, "result.json", inputs=inputs)
     if out is None:
         return
     generator.to(device)
@@ -399,7 +399,7 @@ def main(args, device):
     found = train_one(args, device, out, generator, features[held:], features[:held])
     result = {"stage": stage, "args": vars(args), "held_out": held, "weights": weights, **found}
     run.write_json(out / "result.json", result)
-    run.remove_checkpoint(out)
+    run_folder.remove_checkpoint(out)
     print(result["results"])
 
 

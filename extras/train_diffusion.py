@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import run
+from models import run, run_folder
 
 STAGE = "train_diffusion"
 TIMESTEPS = 1000  # of the noise schedule, as in DDPM
@@ -225,7 +225,7 @@ def main(args, device):
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size)
     inputs = {"images": len(paths), "image names": run.names_hash(paths)}
-    out = run.open_run(args, STAGE, "model_index.json", inputs=inputs)
+    out = run_folder.open_run(args, STAGE, "model_index.json", inputs=inputs)
     if out is None:
         return
     hub.library("diffusers")
@@ -243,7 +243,7 @@ def main(args, device):
     adam = torch.optim.Adam(unet.parameters(), args.learning_rate, fused=device.type == "cuda")
     first = 0
     meter = Meter()
-    if checkpoint := run.load_checkpoint(out):
+    if checkpoint := run_folder.load_checkpoint(out):
         unet.load_state_dict(checkpoint["unet"])
         adam.load_state_dict(checkpoint["adam"])
         average.load_state_dict(checkpoint["average"])
@@ -269,12 +269,12 @@ def main(args, device):
         pipe = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
         with run.autocast(device, args.precision):
             draw_samples(out / "samples.png", pipe, shown, args.seed)
-        curves(out / "curves.png", run.read_log(out, "steps"), ["loss"])
+        curves(out / "curves.png", run_folder.read_log(out, "steps"), ["loss"])
         return pipe
 
     # ---- loop
     bar = run.progress(total, "ddpm", first)
-    clock = run.CheckpointClock(args.checkpoint_minutes)
+    clock = run_folder.CheckpointClock(args.checkpoint_minutes)
     for step, batch in enumerate(loader, first):
         images, noise, timestep = [x.to(device, non_blocking=True) for x in batch]
         with run.autocast(device, args.precision):
@@ -293,10 +293,10 @@ def main(args, device):
         done = step + 1
         if done % LOG_EVERY == 0 or done == total:
             mean = meter.read()["loss"]
-            run.log(out, event="steps", step=done, epoch=done / per_epoch, loss=mean)
+            run_folder.log(out, event="steps", step=done, epoch=done / per_epoch, loss=mean)
             bar.set_postfix(loss=f"{mean:.4f}")
         if clock.due(step, total) and meter.finite() and parallel.rank() == 0:
-            run.save_checkpoint(
+            run_folder.save_checkpoint(
                 out,
                 step=done,
                 unet=unet.state_dict(),
@@ -312,7 +312,7 @@ def main(args, device):
     # ---- result
     if parallel.rank() == 0:
         save_pipeline(report(), out)
-        run.remove_checkpoint(out)
+        run_folder.remove_checkpoint(out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models import fid, parallel, run
+from models import fid, parallel, run, run_folder
 from models.augmenters import STRATEGIES
 from models.feature_statistics import moments_of_files
 from models.matching import matched, mirror_root, spread
@@ -133,10 +133,10 @@ def pretraining_speed(args):
     for file in Path(args.runs).rglob("args.json"):
         if run.read_json(file).get("stage") != "03_pretrain":
             continue
-        steps = [step.get("images_per_second") for step in run.read_log(file.parent, "step")]
+        steps = [step.get("images_per_second") for step in run_folder.read_log(file.parent, "step")]
         steps = [speed for speed in steps if speed]
         if steps:
-            devices = run.read_log(file.parent, "start")[0]["world"]
+            devices = run_folder.read_log(file.parent, "start")[0]["world"]
             speeds.append((float(np.median(steps)), devices))
     speeds.sort()
     return speeds[len(speeds) // 2] if speeds else None

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from models import run
+from models import run, run_folder
 from models.parallel import rank
 
 NAMES = {"map": "mAP", "map_11point": "11-point mAP"}  # all others are their own names
@@ -69,7 +69,7 @@ def default_out(backbone, ending):
 
 # ---------------------------------------------------------------- the run
 def open_run(args, stage, data, info, may_change=()):
-    """`run.open_run`, comparing backbone, images and labels with those that the run began with."""
+    """`run_folder.open_run`, comparing backbone, images and labels with those that the run began with."""
     for split in (data.train, data.val):
         if not split.files:
             run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")
@@ -78,7 +78,7 @@ def open_run(args, stage, data, info, may_change=()):
         "training set": fingerprint(data.train),
         "evaluation set": fingerprint(data.val),
     }
-    return run.open_run(args, stage, "result.json", may_change, inputs)
+    return run_folder.open_run(args, stage, "result.json", may_change, inputs)
 
 
 def fingerprint(split):
@@ -169,7 +169,7 @@ def conclude(out, args, stage, info, data, title, results, by_class, what, **mea
         "results": results,
     }
     run.write_json(out / "result.json", content | measured)
-    run.remove_checkpoint(out)
+    run_folder.remove_checkpoint(out)
 
 
 def conclude_classes(out, args, stage, info, data, title, results, guesses, **measured):

@@ -2,7 +2,7 @@
 
 import torch
 
-from models import maskgit, parallel, run
+from models import maskgit, parallel, run, run_folder
 from models.images import contact_sheet
 from models.plots import curves
 from models.strategy import to_bytes
@@ -29,7 +29,7 @@ def draw_reconstructions(out, model, images, device, args):
         contact_sheet(
             out / "reconstructions.png", [to_bytes(images).numpy(), to_bytes(again).numpy()]
         )
-        curves(out / "curves.png", run.read_log(out, "epoch"), ["l1", "psnr", "perplexity"])
+        curves(out / "curves.png", run_folder.read_log(out, "epoch"), ["l1", "psnr", "perplexity"])
 
 
 @torch.no_grad()
@@ -41,4 +41,4 @@ def draw_samples(out, model, tokenizer, device, args):
         with run.autocast(device, args.precision):
             images = tokenizer.decode(maskgit.sample(model, empty, None, rngs))
         contact_sheet(out / "samples.png", [to_bytes(images).numpy()])
-        curves(out / "curves.png", run.read_log(out, "epoch"), ["loss", "accuracy"])
+        curves(out / "curves.png", run_folder.read_log(out, "epoch"), ["loss", "accuracy"])

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from models import parallel, run
+from models import parallel, run, run_folder
 from models.generator_data import read_batch, to_float
 from models.images import read_ahead
 from models.vqgan import rows
@@ -30,7 +30,7 @@ def start(model, paths, args, out, device):
     if parallel.rank() == 0:
         patches = sample_patches(paths, args, model.patch, device)
         psnr, used = start_at_patches(model, patches, args.seed)
-        run.log(out, event="kmeans", patches=len(patches), codes_used=used, psnr=psnr)
+        run_folder.log(out, event="kmeans", patches=len(patches), codes_used=used, psnr=psnr)
         print(f"k-means: {used} codes, PSNR {psnr:.1f} dB on {len(patches)} patches", flush=True)
     parallel.barrier()
 

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from models import run
+from models import run, run_folder
 from models.arms import column_order, columns_of
 from models.images import MISSING, as_stored, generated_files, read_image, square
 from models.matching import spread
@@ -143,7 +143,7 @@ def logs_of(arms, folder):
     for number, arm in enumerate(arms):
         name = Path(arm.one.backbone.removesuffix("/backbone.pth")).name
         if name in runs:
-            events = run.read_log(runs[name], "step")
+            events = run_folder.read_log(runs[name], "step")
             if events and "loss" in events[0]:
                 found[number] = events
     return found

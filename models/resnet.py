@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from models import run
+from models import run, run_folder
 from models.parallel import rank
 
 # name: (block, blocks of each stage, channels of the first stage, width inside a bottleneck)
@@ -295,7 +295,7 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
         info["architecture"] = architecture(module)
         info["sha256"] = run.file_hash(path)
         if path.name == "backbone.pth":
-            info["args"] = run.run_arguments(path.parent)
+            info["args"] = run_folder.run_arguments(path.parent)
         if "mean" in info["args"]:
             module.normalisation = (info["args"]["mean"], info["args"]["std"])
         heads = [f"{key} ({n} tensors)" for key, n in info["left_out"].items()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run  # noqa: E402
+from models import run, run_folder  # noqa: E402
 
 ARMS = {  # name of the arm: (its line in the table, its short name in the picture)
     "baseline": ("hand-crafted views only", "hand-crafted"),
@@ -122,7 +122,7 @@ def draw_accuracies(axis, found, trivial, supervised, labels):
 
 def draw_learning(axis, runs):
     for place, (arm, (_, name)) in enumerate(ARMS.items()):
-        events = run.read_log(runs / f"{arm}-seed0", "step")
+        events = run_folder.read_log(runs / f"{arm}-seed0", "step")
         epochs = [event["epoch"] for event in events]
         found = [100 * event["contrastive_accuracy"] for event in events]
         axis.plot(epochs, found, color=f"C{place}", label=name)

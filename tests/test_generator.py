@@ -1,18 +1,36 @@
-"""00_train_generator.py and 02_augment.py in- and out-painting, run as a user would."""
+"""00_train_generator.py, run as a user would; and the k-means that a tokenizer starts from."""
 
-import json
 import random
-import resource
-import subprocess
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import MASKGIT, ROOT, VQGAN, command, hashes, refused, run, run_killed, write_images
+from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_images
 from PIL import Image
 
-from models.images import as_stored, read_image, square, stored_suffix, write_image
-from models.old_run import load, read_log
+from models import patch_start
+from models.generator_data import draw_masks
+from models.images import find_images, read_image
+from models.painting import load_maskgit
+from models.run import load, read_json, seed_rng
+from models.run_folder import read_log
+from models.vqgan import VQGAN as Tokenizer
+from models.vqgan_losses import adaptive_weight
+
+STAGE = "00_train_generator.py"
+
+
+def train(data, out, *more, script=(STAGE,), **how):
+    """Train a tokenizer; --epochs and --start are to be given."""
+    return run(*script, "vqgan", "--data", data, "--out", out, *VQGAN, *more, **how)
+
+
+def fill_in(tiny, out, *more, script=(STAGE,), **how):
+    """Train a transformer on the tiny tokenizer."""
+    common = ["--data", tiny["train"], "--tokenizer", tiny["vqgan"], "--out", out, *MASKGIT]
+    return run(*script, "maskgit", *common, *more, **how)
 
 
 def equal(a, b):
@@ -24,346 +42,285 @@ def equal(a, b):
     return a == b
 
 
-def quality(run_folder):
-    return [
-        {k: v for k, v in line.items() if k != "time"} for line in read_log(run_folder, "epoch")
-    ]
+def assert_close(a, b, tolerance):
+    """Two dicts of tensors differ by at most `tolerance`."""
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance)
 
 
-def test_generator_learns(tiny):
-    first, *_, last = read_log(tiny["vqgan"], "epoch")
-    assert last["l1"] < 0.7 * first["l1"] and last["psnr"] > first["psnr"] + 3
-    assert last["codes_used"] > 16 and last["perplexity"] > 8
+def reconstruction_error(folder, data):
+    """Mean squared error, in [0, 1] squared, of the images of a folder read back from tokens."""
+    tokenizer, _, _ = load_maskgit(folder)
+    images = np.stack([read_image(data / path) for path in find_images(data)])
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return float((tokenizer.decode(tokenizer.encode(images)) - images).square().mean())
+
+
+# ---------------------------------------------------------------- learning
+def test_generator_learns(tiny, tmp_path):
+    train(tiny["train"], tmp_path / "random", "--start", "random", "--epochs", 12)
+    first, *_, last = read_log(tmp_path / "random", "epoch")
+    assert last["l1"] < 0.7 * first["l1"]
+    assert last["psnr"] > first["psnr"] + 3
+    assert last["codes_used"] > 16
+    assert last["perplexity"] > 8
     first, *_, last = read_log(tiny["maskgit"], "epoch")
     assert last["loss"] < first["loss"]
-    for name in (
-        "vqgan/reconstructions.png",
-        "maskgit/samples.png",
-        "vqgan/curves.png",
-        "inpaint/samples.png",
-    ):
+    assert (tmp_path / "random/reconstructions.png").stat().st_size > 1000
+    for name in ("maskgit/samples.png", "vqgan/curves.png", "inpaint/samples.png"):
         assert (tiny["root"] / name).stat().st_size > 1000
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_vqgan_ends_as_the_uninterrupted_one(tiny, tmp_path, processes):
-    arguments = [
-        "vqgan",
-        "--data",
-        tiny["train"],
-        "--epochs",
-        4,
-        "--checkpoint-minutes",
-        0,
-        *VQGAN,
-        "--gan-weight",
-        0.5,
-        "--gan-start",
-        1,
-        "--restart-steps",
-        3,
-    ]
+def test_masks_follow_the_cosine_schedule():
+    """The mean share of hidden tokens is that of cos(pi/2 u), 2 / pi; each image has one."""
+    hidden = draw_masks(np.random.default_rng(0), 20_000, 64)
+    counts = hidden.sum(1)
+    assert counts.min() == 1 and counts.max() == 64
+    assert abs(counts.mean() / 64 - 2 / np.pi) < 0.02
+    assert np.ptp(hidden.mean(0)) < 0.03  # every place alike
+
+
+# ---------------------------------------------------------------- interrupted, shared, repeated
+KILLED = [(1, "random"), (2, "random"), (1, "kmeans"), (2, "kmeans")]
+
+
+@pytest.mark.parametrize("processes, start", KILLED)
+def test_killed_vqgan_ends_as_the_uninterrupted_one(tiny, tmp_path, processes, start):
+    more = ["--start", start, "--epochs", 4, "--checkpoint-minutes", 0, "--restart-steps", 3]
+    more += ["--gan-weight", 0.5, "--gan-start", 1]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run("00_train_generator.py", *arguments, "--out", whole, processes=processes)
-    assert run_killed(
-        "00_train_generator.py",
-        *arguments,
-        "--out",
-        broken,
-        processes=processes,
-        when=(broken / "checkpoint.pth").exists,
-        delay=random.uniform(0, 0.3),
-    )
+    train(tiny["train"], whole, *more, processes=processes)
+    command = [STAGE, "vqgan", "--data", tiny["train"], "--out", broken, *VQGAN, *more]
+    delay = random.uniform(0, 0.3)
+    begun = (broken / "checkpoint.pth").exists
+    assert run_killed(*command, processes=processes, when=begun, delay=delay)
     assert not (broken / "generator.pth").exists()
-    run("00_train_generator.py", *arguments, "--out", broken, processes=processes)
+    train(tiny["train"], broken, *more, processes=processes)
     assert equal(load(whole / "generator.pth"), load(broken / "generator.pth"))
-    assert quality(whole) == quality(broken)
+    assert read_log(whole, "epoch") == read_log(broken, "epoch")
 
 
-def test_killed_maskgit_ends_as_the_uninterrupted_one(tiny, tmp_path):
-    arguments = [
-        "maskgit",
-        "--data",
-        tiny["train"],
-        "--tokenizer",
-        tiny["vqgan"],
-        "--epochs",
-        15,
-        "--checkpoint-minutes",
-        0,
-        *MASKGIT,
-    ]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_maskgit_ends_as_the_uninterrupted_one(tiny, tmp_path, processes):
+    """What is resumed reads no image again: the tokens of the first start are kept."""
+    more = ["--epochs", 15, "--checkpoint-minutes", 0]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run("00_train_generator.py", *arguments, "--out", whole)
-    assert run_killed(
-        "00_train_generator.py",
-        *arguments,
-        "--out",
-        broken,
-        when=(broken / "checkpoint.pth").exists,
-        delay=random.uniform(0, 0.2),
-    )
-    run("00_train_generator.py", *arguments, "--out", broken)
+    fill_in(tiny, whole, *more, processes=processes)
+    data = shutil.copytree(tiny["train"], tmp_path / "data")
+    command = ["maskgit", "--data", data, "--tokenizer", tiny["vqgan"], "--out", broken, *MASKGIT]
+    command += more
+    delay = random.uniform(0, 0.2)
+    begun = (broken / "checkpoint.pth").exists
+    assert run_killed(STAGE, *command, processes=processes, when=begun, delay=delay)
+    for path in find_images(data):
+        (data / path).write_text("no image any more")
+    run(STAGE, *command, processes=processes)
     assert equal(load(whole / "generator.pth"), load(broken / "generator.pth"))
-    assert quality(whole) == quality(broken)
+    assert read_log(whole, "epoch") == read_log(broken, "epoch")
+    assert not list(broken.glob("tokens*")) + list(broken.glob("checkpoint*"))
     before = hashes(broken)
-    assert "is finished" in run("00_train_generator.py", *arguments, "--out", broken).stdout
+    assert "is finished" in run(STAGE, *command).stdout
+    assert "is finished" in run(STAGE, *command, processes=2).stdout
     assert hashes(broken) == before
 
 
-def test_inpainting_does_not_depend_on_batch_processes_or_kills(tiny, tmp_path):
-    fixed = [
-        "inpaint",
-        "--data",
-        tiny["train"],
-        "--weights",
-        tiny["maskgit"],
-        "--mask",
-        "random:0.5",
-        "--steps",
-        3,
-        "--workers",
-        0,
-    ]
-    reference = hashes(tiny["inpaint"], "view0/**/*")
-    assert len(reference) == 24
-    run("02_augment.py", *fixed, "--out", tmp_path / "two", "--batch-size", 5, processes=2)
-    assert hashes(tmp_path / "two", "view0/**/*") == reference
-    broken = tmp_path / "broken"
-    assert run_killed(
-        "02_augment.py",
-        *fixed,
-        "--out",
-        broken,
-        "--batch-size",
-        2,
-        processes=2,
-        when=lambda: any(broken.glob("view0/*/*.png")),
-        delay=random.uniform(0, 0.02),
-    )
-    kept = {path: (broken / path).stat().st_mtime_ns for path in hashes(broken, "view0/**/*")}
-    run("02_augment.py", *fixed, "--out", broken, "--batch-size", 2)
-    assert hashes(broken, "view0/**/*") == reference
-    assert not [f for f in broken.rglob(".*")]
-    unfinished = {
-        p
-        for a, b in zip(sorted(reference)[::2], sorted(reference)[1::2], strict=True)
-        for p in (a, b)
-        if not {a, b} <= kept.keys()
-    }
-    again = [p for p, t in kept.items() if (broken / p).stat().st_mtime_ns != t]
-    assert set(again) <= unfinished  # finished batches are not touched
-    before = hashes(broken)
-    assert "is finished" in run("02_augment.py", *fixed, "--out", broken, "--batch-size", 2).stdout
-    assert hashes(broken) == before
+@pytest.mark.parametrize("start", ["random", "kmeans"])
+def test_two_processes_train_the_tokenizer_as_one(tiny, tmp_path, start):
+    """With the discriminator, whose weight is a ratio of gradients of the whole batch."""
+    more = ["--start", start, "--epochs", 2, "--precision", "fp32", "--restart-steps", 3]
+    more += ["--gan-weight", 0.5, "--gan-start", 1]
+    train(tiny["train"], tmp_path / "one", *more)
+    train(tiny["train"], tmp_path / "two", *more, processes=2)
+    again = train(tiny["train"], tmp_path / "two", *more, processes=2)
+    assert "is finished" in again.stdout
+    one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
+    assert_close(one["tokenizer"], two["tokenizer"], 1e-3)
+    for a, b in zip(*(read_log(tmp_path / n, "epoch") for n in ("one", "two")), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
 
 
-def test_official_format_on_photographs(tmp_path):
-    """The tiny published-format checkpoint on images of every kind; corrupt ones are named, the rest is done."""
-    data = tmp_path / "data" / "n01440764"
-    write_images(data, ["."], each=2, size=160, suffix=".jpg")
-    photograph = Image.fromarray(read_image(data / "000.jpg")).resize((200, 150))
-    photograph.convert("L").save(data / "gray.png")
-    photograph.convert("CMYK").save(data / "cmyk.jpg")
-    photograph.convert("P").save(data / "palette.gif")
-    Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257).save(
-        data / "deep.png"
-    )
-    rgba = photograph.convert("RGBA")
-    rgba.putalpha(128)
-    rgba.save(data / "alpha.png")
-    exif = Image.Exif()
-    exif[0x112] = 6
-    photograph.save(data / "turned.jpg", exif=exif)
-    photograph.resize((3, 2)).save(data / "smallest.png")
-    (data / "cut.jpg").write_bytes((data / "001.jpg").read_bytes()[:2000])
-    (data / "text.jpg").write_text("no image")
-    done = run(
-        "02_augment.py",
-        "inpaint",
-        "--data",
-        data.parent,
-        "--weights",
-        ROOT / "tests/goldens/maskgit",
-        "--out",
-        tmp_path / "gen",
-        "--label",
-        3,
-        "--steps",
-        4,
-        "--workers",
-        2,
-        "--batch-size",
-        4,
-        code=1,
-    )
-    assert "2 of 11 images could not be read" in done.stderr
-    failed = [
-        json.loads(line) for line in (tmp_path / "gen" / "failed.jsonl").read_text().splitlines()
-    ]
-    assert [f["path"] for f in failed] == ["n01440764/cut.jpg", "n01440764/text.jpg"]
-    assert all(f["reason"] for f in failed)
-    assert len(list((tmp_path / "gen").glob("view0/*/*.jpg"))) == 9
-    about = json.loads((tmp_path / "gen" / "augment.json").read_text())
-    assert about["args"]["mask"] == "center" and about["parameters"] == 390030
-    (data / "cut.jpg").unlink()
-    (data / "text.jpg").unlink()
-    run(
-        "02_augment.py",
-        "outpaint",
-        "--data",
-        data.parent,
-        "--weights",
-        ROOT / "tests/goldens/maskgit",
-        "--out",
-        tmp_path / "out",
-        "--positions",
-        "center",
-        "upper-left",
-        "--steps",
-        2,
-        "--workers",
-        0,
-    )
-    assert sorted(f.name for f in (tmp_path / "out").glob("view*")) == ["view0", "view4"]
+def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
+    """Without dropout, whose noise is each process's own."""
+    more = ["--epochs", 4, "--precision", "fp32", "--dropout", 0]
+    fill_in(tiny, tmp_path / "one", *more)
+    fill_in(tiny, tmp_path / "two", *more, processes=2)
+    one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
+    assert_close(one["transformer"], two["transformer"], 1e-4)
+    for a, b in zip(*(read_log(tmp_path / n, "epoch") for n in ("one", "two")), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
 
 
-def test_images_are_converted_properly(tmp_path):
-    red = np.zeros((20, 30, 3), np.uint8)
-    red[:, :15] = (200, 20, 30)
-    for name, image in {
-        "cmyk.jpg": Image.fromarray(red).convert("CMYK"),
-        "plain.png": Image.fromarray(red),
-    }.items():
-        image.save(tmp_path / name, quality=100)
-        assert (
-            np.abs(read_image(tmp_path / name)[:, 2:13].astype(int) - (200, 20, 30)).max() < 12
-        ), name
-    Image.fromarray(np.full((4, 4), 32768, np.uint16)).save(tmp_path / "deep.png")
-    assert (read_image(tmp_path / "deep.png") == 128).all()
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (read_image(tmp_path / "clear.png") == 255).all()
-    exif = Image.Exif()
-    exif[0x112] = 6  # the camera was turned: rows are columns
-    Image.fromarray(red).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    assert read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_need_not_be_forked(tiny, tmp_path, method):
+    """macOS spawns; Linux uses a fork server from Python 3.14 on."""
+    script = ("tests/start_method.py", method, STAGE)
+    for start in ("kmeans", "random"):
+        more = ["--start", start, "--epochs", 1]
+        train(tiny["train"], tmp_path / "here", *more)
+        train(tiny["train"], tmp_path / "there", *more, "--workers", 2, script=script)
+        here, there = (load(tmp_path / n / "generator.pth") for n in ("here", "there"))
+        assert equal(here, there)
+        shutil.rmtree(tmp_path / "here")
+        shutil.rmtree(tmp_path / "there")
+    fill_in(tiny, tmp_path / "here", "--epochs", 1)
+    fill_in(tiny, tmp_path / "there", "--epochs", 1, "--workers", 2, script=script)
+    assert equal(*(load(tmp_path / n / "generator.pth") for n in ("here", "there")))
 
 
-def test_control_is_stored_as_a_generated_image_is(tmp_path):
-    image = (
-        np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8).repeat(5, 0).repeat(5, 1)
-    )
-    for size in (64, 256):
-        write_image(tmp_path / f"x{stored_suffix(size)}", square(image, size))
-        assert (as_stored(image, size) == read_image(tmp_path / f"x{stored_suffix(size)}")).all()
+def test_the_adaptive_weight_is_the_ratio_of_the_gradients():
+    layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    weight = adaptive_weight(layer.square().sum(), 2 * layer.sum(), layer)
+    assert float(weight) == pytest.approx(10 / (8**0.5 + 1e-4))
+    assert layer.grad is None
 
 
-def test_full_disk_is_one_sentence_and_loses_nothing(tiny, tmp_path):
-    """A limit on the size of files stands for the full disk: the write fails in the same place."""
-    fixed = [
-        "inpaint",
-        "--data",
-        tiny["train"],
-        "--weights",
-        tiny["maskgit"],
-        "--mask",
-        "random:0.5",
-        "--steps",
-        3,
-        "--workers",
-        0,
-        "--batch-size",
-        8,
-        "--out",
-        tmp_path / "gen",
-    ]
-    limit = max(f.stat().st_size for f in tiny["inpaint"].glob("view0/*/*")) - 100
+# ---------------------------------------------------------------- k-means
+def test_kmeans_finds_clusters():
+    """Every mean stands on its cluster; where points are few, all of them are found."""
+    rng = np.random.default_rng(0)
+    centres = torch.from_numpy(rng.normal(0, 100, (20, 3))).float()
+    points = centres.repeat(50, 1) + torch.from_numpy(rng.normal(0, 0.1, (1000, 3))).float()
+    means = patch_start.kmeans(points, 20, seed_rng(0))
+    ids, distances = patch_start.nearest(centres, means)
+    assert len(ids.unique()) == 20 and distances.max() < 0.1
+    few = torch.tensor([[0.0], [1.0], [5.0]]).repeat(4, 1)
+    for k in (3, 8, 50):
+        means = patch_start.kmeans(few, k, seed_rng(0))
+        assert sorted(set(means[:, 0].tolist())) == [0.0, 1.0, 5.0]
+        assert len(means) == k
 
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = subprocess.run(
-        command("02_augment.py", *fixed),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=small_files,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "too large" in done.stderr, (
-        done.stderr[-500:]
-    )
-    assert not [f for f in (tmp_path / "gen").rglob(".*")]
-    run("02_augment.py", *fixed)
-    assert hashes(tmp_path / "gen", "view0/**/*") == hashes(tiny["inpaint"], "view0/**/*")
+def test_kmeans_start_loses_nothing_of_kmeans(tiny, tmp_path):
+    """The tokenizer's reconstruction is that of k-means on raw patches, in --epochs 0 and 1."""
+    train(tiny["train"], tmp_path / "zero", "--epochs", 0, "--code-dim", 48, "--precision", "fp32")
+    saved = load(tmp_path / "zero/generator.pth")
+    assert not saved["tokenizer_config"]["convolutions"]
+    assert (tmp_path / "zero/generator.pth").stat().st_size < 100_000
+    assert (tmp_path / "zero/reconstructions.png").stat().st_size > 1000
+
+    images = np.stack([read_image(tiny["train"] / path) for path in find_images(tiny["train"])])
+    patches = torch.from_numpy(images.reshape(24, 8, 4, 8, 4, 3).swapaxes(2, 3))
+    patches = patches.reshape(-1, 48).float() / 255
+    means = patch_start.kmeans(patches, 32, seed_rng(0))
+    ids, _ = patch_start.nearest(patches, means)
+    kmeans_error = float((means[ids] - patches).square().mean())
+    error = reconstruction_error(tmp_path / "zero", tiny["train"])
+    assert error < 1.05 * kmeans_error
+    (noted,) = read_log(tmp_path / "zero", "kmeans")
+    assert noted["psnr"] == pytest.approx(-10 * np.log10(error), abs=0.01)
+
+    train(tiny["train"], tmp_path / "one", "--epochs", 3, "--learning-rate", 1e-3)
+    first, *_, last = read_log(tmp_path / "one", "epoch")
+    (noted,) = read_log(tmp_path / "one", "kmeans")
+    assert first["psnr"] > noted["psnr"] - 0.1
+    assert last["psnr"] > noted["psnr"]
+
+
+def test_kmeans_tokenizer_is_trained_on_and_loaded(tiny, tmp_path):
+    train(tiny["train"], tmp_path / "tokenizer", "--epochs", 0)
+    more = ["--tokenizer", tmp_path / "tokenizer", "--epochs", 1]
+    fill_in(tiny, tmp_path / "maskgit", *more)
+    tokenizer, transformer, _ = load_maskgit(tmp_path / "maskgit")
+    assert transformer is not None and tokenizer.image_size == 32
+    paint = ["inpaint", "--data", tiny["train"], "--weights", tmp_path / "maskgit", "--steps", 2]
+    run("02_augment.py", *paint, "--mask", "random:0.5", "--out", tmp_path / "gen", "--workers", 0)
+
+
+def solid(root, colours, mode="RGB", size=(32, 32)):
+    root.mkdir(parents=True)
+    for i, colour in enumerate(colours):
+        Image.new(mode, size, colour).save(root / f"{i:02}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "name, colours, mode, different",
+    [
+        ("fewer patches than codes", ["red", "blue", "black"] * 4, "RGB", 3),
+        ("constant images", ["#336699"] * 12, "RGB", 1),
+        ("gray images", [20 * i for i in range(12)], "L", 12),
+    ],
+)
+def test_kmeans_of_poor_images_is_exact(tmp_path, name, colours, mode, different):
+    data = solid(tmp_path / "data", colours, mode, size=(45, 37))  # no multiple of the patch
+    said = train(data, tmp_path / "out", "--epochs", 0, "--precision", "fp32").stdout
+    assert f"k-means: {different} codes" in said
+    assert reconstruction_error_of_squares(tmp_path / "out", data) < 1e-8
+    train(data, tmp_path / "trained", "--epochs", 1)
+    assert np.isfinite(read_log(tmp_path / "trained", "epoch")[-1]["psnr"])
+
+
+def reconstruction_error_of_squares(folder, data):
+    tokenizer, _, _ = load_maskgit(folder)
+    images = np.stack([read_image(data / path)[:32, :32] for path in find_images(data)])
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return float((tokenizer.decode(tokenizer.encode(images)) - images).square().mean())
+
+
+def test_patches_are_those_of_the_images(tiny):
+    """Every sampled patch stands in an image, and each image gives equally many."""
+    paths = find_images(tiny["train"])
+    args = SimpleNamespace(data=tiny["train"], size=32, seed=0, codes=4, workers=0)
+    patches = patch_start.sample_patches(paths, args, 4, torch.device("cpu"))
+    assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
+    images = np.stack([read_image(tiny["train"] / path) for path in paths])
+    there = images.reshape(24, 8, 4, 8, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)
+    rows = {row.tobytes() for row in there}
+    sampled = (patches * 255).round().byte().numpy()
+    assert all(row.tobytes() in rows for row in sampled)
+    assert len({row.tobytes() for row in sampled}) == len(sampled)  # none twice: they are noisy
+
+
+def test_the_published_topology_has_no_patches():
+    """A file without the keys of the linear path loads: the published one, and older runs."""
+    with torch.device("meta"):
+        tokenizer = Tokenizer(16, [1, 2], 1, codes=8, dim=4, groups=4)
+    assert not [name for name in tokenizer.state_dict() if "patch" in name or "gain" in name]
+
+
+# ---------------------------------------------------------------- refused
+def test_changed_inputs_are_refused(tiny, tmp_path, capsys):
+    data = shutil.copytree(tiny["train"], tmp_path / "data")
+    tokenizer = shutil.copytree(tiny["vqgan"], tmp_path / "tokenizer")
+    vqgan = ["vqgan", "--data", data, "--out", tmp_path / "v", *VQGAN, "--epochs", 0]
+    maskgit = ["maskgit", "--data", data, "--tokenizer", tokenizer, "--out", tmp_path / "m"]
+    maskgit += [*MASKGIT, "--epochs", 1]
+    run(STAGE, *vqgan)
+    run(STAGE, *maskgit)
+    noted = read_json(tmp_path / "m/args.json")["inputs"]
+    assert noted["number of images"] == 24 and list(noted["tokenizer"]) == ["generator.pth"]
+    shutil.copy(tiny["maskgit"] / "generator.pth", tokenizer)
+    assert "another tokenizer" in refused(capsys, STAGE, *maskgit, code=2)
+    shutil.move(data / "a/000.png", data / "a/new.png")
+    assert "another list of images" in refused(capsys, STAGE, *vqgan, code=2)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
-    generator, augment = "00_train_generator.py", "02_augment.py"
     vqgan = ["vqgan", "--data", tiny["train"], "--out", tmp_path / "x", *VQGAN]
+
+    def said(*more, code=None):
+        return refused(capsys, STAGE, *vqgan, *more, code=code)
+
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in refused(capsys, generator, *vqgan, "--data", tmp_path / "empty")
-    assert "is not a folder" in refused(capsys, generator, *vqgan, "--data", tmp_path / "nowhere")
-    assert "more than the 24 images" in refused(
-        capsys, generator, *vqgan, "--batch-size", 25, code=2
-    )
-    assert "is not a multiple" in refused(capsys, generator, *vqgan, "--size", 30, code=2)
-    assert "does not divide" in refused(capsys, generator, *vqgan, "--groups", 5, code=2)
+    assert "holds no images" in said("--data", tmp_path / "empty")
+    assert "is not a folder" in said("--data", tmp_path / "nowhere")
+    assert "more than the 24 images" in said("--batch-size", 25, code=2)
+    assert "is not a multiple" in said("--size", 30, code=2)
+    assert "does not divide" in said("--groups", 5, code=2)
+    assert "--epochs 0 trains nothing" in said("--epochs", 0, "--start", "random", code=2)
+    assert "inside --data" in said("--out", tiny["train"] / "out", code=2)
     write_images(tmp_path / "dots", each=8, size=3)
-    assert "smaller than the 4 pixels" in refused(
-        capsys, generator, *vqgan, "--data", tmp_path / "dots", code=2
-    )
+    assert "smaller than the 4 pixels" in said("--data", tmp_path / "dots", code=2)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-    assert "vgg16" in refused(capsys, generator, *vqgan, "--perceptual-weight", 1).lower()
+    assert "vgg16" in said("--perceptual-weight", 1).lower()
 
-    other = refused(capsys, generator, *vqgan, "--out", tiny["maskgit"], code=2)
-    assert "00_train_generator maskgit" in other
-    changed = refused(capsys, generator, *vqgan, "--out", tiny["vqgan"], "--epochs", 3, code=2)
-    assert "--epochs was 12.0, now 3.0" in changed
-    assert "not a run folder" in refused(capsys, generator, *vqgan, "--out", tiny["data"], code=2)
+    assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)
+    assert "--epochs was 12.0, now 3.0" in said("--out", tiny["vqgan"], "--epochs", 3, code=2)
+    assert "not a run folder" in said("--out", tiny["data"] / "val", code=2)
 
-    inpaint = [
-        "inpaint",
-        "--data",
-        tiny["train"],
-        "--weights",
-        tiny["maskgit"],
-        "--out",
-        tmp_path / "y",
-    ]
-    assert "holds neither" in refused(capsys, augment, *inpaint, "--weights", tmp_path / "empty")
-    assert "only a tokenizer" in refused(
-        capsys, augment, *inpaint, "--weights", tiny["vqgan"], code=2
-    )
-    assert "trained without labels" in refused(capsys, augment, *inpaint, "--label", 1, code=2)
-    assert "pass --label" in refused(
-        capsys, augment, *inpaint, "--weights", ROOT / "tests/goldens/maskgit", code=2
-    )
-    assert "mask" in refused(capsys, augment, *inpaint, "--mask", "random:1.5", code=2)
-    assert "mask" in refused(capsys, augment, *inpaint, "--mask", "centre", code=2)
-    assert "the positions are" in refused(
-        capsys, augment, "outpaint", *inpaint[1:], "--positions", "middle", code=2
-    )
-    assert "--mask was random:0.5" in refused(
-        capsys,
-        augment,
-        *inpaint,
-        "--out",
-        tiny["inpaint"],
-        "--steps",
-        3,
-        "--batch-size",
-        8,
-        "--mask",
-        "center",
-        code=2,
-    )
-    write_images(tmp_path / "twins", ["a"], each=1)
-    write_images(tmp_path / "twins", ["a"], each=1, suffix=".jpg")
-    assert "differ only in their extension" in refused(
-        capsys, augment, *inpaint, "--data", tmp_path / "twins", code=2
-    )
-    saved = torch.save(
-        {"a": torch.optim.SGD}, tmp_path / "empty" / "generator.pth"
-    )  # a class: code, not data
-    assert saved is None
-    assert "refused" in refused(capsys, augment, *inpaint, "--weights", tmp_path / "empty")
+    maskgit = ["maskgit", "--data", tiny["train"], "--out", tmp_path / "y", *MASKGIT]
+    maskgit += ["--tokenizer", tiny["vqgan"]]
+    assert "not a multiple of --heads 3" in refused(capsys, STAGE, *maskgit, "--heads", 3, code=2)
+    assert "holds neither" in refused(capsys, STAGE, *maskgit, "--tokenizer", tmp_path / "empty")
+    assert not (tmp_path / "y").exists()

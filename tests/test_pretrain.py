@@ -11,7 +11,8 @@ from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, 
 
 from models.heads import build_method
 from models.resnet import build_backbone
-from models.run import load, read_log, run_arguments
+from models.run import load
+from models.run_folder import read_log, run_arguments
 
 SMALL = {
     "vicreg": "16-16",

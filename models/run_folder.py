@@ -1,0 +1,177 @@
+"""The run folder: what a run was started with, its log, its checkpoints, whether it is finished.
+
+The same command starts, continues and finishes a run. A folder belongs to one command with one set
+of arguments and inputs; another one is refused.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from models.parallel import barrier, rank, world
+from models.run import ROOT, fail, load, read_json, save, write_json, write_text
+
+MAY_CHANGE = {"out", "workers", "device", "precision", "checkpoint_minutes"}  # on resume
+
+
+def versions():
+    """Versions of what a result may depend on."""
+    import torch
+    import torchvision
+
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        revision = described.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        revision = ""
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "git": revision,
+    }
+
+
+def write_or_check(path, identity, what, extra=None):
+    """Write `identity`, a dict, to `path`, or check that what stands there is equal (process 0).
+
+    A folder belongs to one stage with one set of arguments and inputs. Anything else is refused.
+    identity: "stage", "args" (the arguments), "inputs" (what was read: hashes, counts).
+    extra: written as well, but not compared.
+    """
+    path = Path(path)
+    identity = json.loads(json.dumps(identity, default=str))
+    if not path.exists():
+        occupied = path.parent.exists() and any(
+            not entry.name.startswith(".") for entry in path.parent.iterdir()
+        )
+        if occupied:
+            fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
+        write_json(path, {**(extra or {}), **identity})
+        return
+    there = read_json(path)
+    if there.get("stage") != identity["stage"]:
+        fail(
+            f"{path.parent} was made by {there.get('stage')}, not by {identity['stage']}: choose "
+            "another --out.",
+            2,
+        )
+    changed = []
+    for key, value in sorted(identity["args"].items()):
+        old = there.get("args", {}).get(key)
+        if old != value:
+            changed.append(f"--{key.replace('_', '-')} was {old}, now {value}")
+    if changed:
+        fail(
+            f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them "
+            "to go on, or choose another --out.",
+            2,
+        )
+    for key, value in sorted(identity.get("inputs", {}).items()):
+        old = there.get("inputs", {}).get(key)
+        if old != value:
+            fail(
+                f"{path.parent} was started with another {key.replace('_', ' ')} (it was {old}, "
+                f"now it is {value}): put the old one back to go on, or choose another --out.",
+                2,
+            )
+
+
+def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
+    """Create the run folder args.out, or check that it belongs to the same command.
+
+    stage: the stage's name. result: the file whose presence means that the run is finished.
+    may_change: arguments that may differ from those of the interrupted run, beside MAY_CHANGE.
+    inputs: what the run reads, in a comparable form (hashes, counts); extra: to be noted, too.
+    Returns the folder, or None if the run is finished, after a word to the user.
+    """
+    out = Path(args.out)
+    done = (out / result).exists()
+    barrier()  # every process has looked before process 0 writes
+    if rank() == 0:
+        free = {*MAY_CHANGE, *may_change}
+        arguments = {key: value for key, value in vars(args).items() if key not in free}
+        identity = {"stage": stage, "args": arguments, "inputs": inputs or {}}
+        write_or_check(out / "args.json", identity, "a run folder", extra)
+        if done:
+            print(f"{out} is finished: {out / result}")
+        elif not (out / "checkpoint.pth").exists():
+            first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
+            write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
+    barrier()
+    return None if done else out
+
+
+def run_arguments(folder):
+    """{argument: value} of the run in a folder, with what `open_run` noted beside; {} if none."""
+    path = Path(folder) / "args.json"
+    if not path.exists():
+        return {}
+    noted = read_json(path)
+    return noted | noted.pop("args", {})
+
+
+def log(out, **event):
+    """Append one line to log.jsonl (process 0)."""
+    if rank() == 0:
+        with open(Path(out) / "log.jsonl", "a") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+def read_log(out, event):
+    """The logged events of one kind."""
+    lines = (Path(out) / "log.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [one for one in events if one.get("event") == event]
+
+
+def save_checkpoint(out, **state):
+    """Everything needed to go on, with the length of the log that belongs to it (process 0)."""
+    if rank() == 0:
+        state["log_bytes"] = (Path(out) / "log.jsonl").stat().st_size
+        save(Path(out) / "checkpoint.pth", state)
+
+
+def load_checkpoint(out):
+    """The last checkpoint, or None; the log is cut back to it."""
+    path = Path(out) / "checkpoint.pth"
+    if not path.exists():
+        return None
+    state = load(path)
+    barrier()
+    if rank() == 0:
+        os.truncate(Path(out) / "log.jsonl", state["log_bytes"])
+    return state
+
+
+def remove_checkpoint(out):
+    """The run is finished: its result stands, the checkpoint is not needed any more (process 0)."""
+    if rank() == 0:
+        (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
+
+
+class CheckpointClock:
+    """Says when a checkpoint is due: every `minutes`, never at the last step."""
+
+    def __init__(self, minutes):
+        self.seconds = 60 * minutes
+        self.last = time.time()
+
+    def due(self, step, total):
+        """After step number `step` (from 0) of `total`."""
+        if step + 1 == total or time.time() - self.last <= self.seconds:
+            return False
+        self.last = time.time()
+        return True
