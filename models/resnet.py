@@ -273,7 +273,8 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
     solo-learn, lightly and others (see `read_state`, which `prefix` is for). `name`, `small_images`
     and `seed` are those of a random network; a file's are read off it. info: "source",
     "architecture", "sha256", "left_out" and "args", the arguments of the pretraining run ({} for
-    other files), whose normalisation of the pixels the module keeps. A line on process 0 says what was loaded.
+    other files), whose normalisation of the pixels the module keeps. A line on process 0 says what
+    was loaded.
     """
     info = {"source": str(source), "sha256": None, "left_out": {}, "args": {}}
     if source == "random":

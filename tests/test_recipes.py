@@ -1,4 +1,6 @@
-"""Every recipe is run with TINY=1, and every command of its full size is parsed by the stage that it is meant for."""
+"""Every recipe is run with TINY=1, and every command of its full size is parsed by the stage that
+it is meant for.
+"""
 
 import hashlib
 import importlib.util
@@ -233,7 +235,9 @@ def test_figure33(recipe, place):
 
 # ---------------------------------------------------------------- weights
 def test_weights(recipe, place):
-    """Without a network it ends with the address; with the files there it keeps their hashes and notices a change."""
+    """Without a network it ends with the address; with the files there it keeps their hashes and
+    notices a change.
+    """
     unplugged = {
         name: "http://127.0.0.1:9"
         for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")

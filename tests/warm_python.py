@@ -1,7 +1,9 @@
-"""`python` for tests that start hundreds of processes: what is heavy is imported once, every command is a fork of that.
+"""`python` for tests that start hundreds of processes: what is heavy is imported once, every
+command is a fork of that.
 
-A command still is the main program of a process of its own, with its own arguments, environment, folder and streams;
-only the seconds of imports are shared. warm(folder) gives the folder of such a `python`, to be put on the PATH.
+A command still is the main program of a process of its own, with its own arguments, environment,
+folder and streams; only the seconds of imports are shared. warm(folder) gives the folder of such a
+`python`, to be put on the PATH.
 """
 
 import contextlib
@@ -13,11 +15,15 @@ import sys
 from pathlib import Path
 
 HEAVY = """
-import cv2, diffusers, joblib, matplotlib.pyplot, msgpack, scipy.linalg, scipy.special, sklearn.svm, torch, torchvision
-import sklearn.model_selection, torch.distributed.nn.functional, torch.nn.parallel, torch.utils.checkpoint
-from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
+import cv2, diffusers, joblib, matplotlib.pyplot, msgpack, scipy.linalg, scipy.special, sklearn.svm,
+torch, torchvision
+import sklearn.model_selection, torch.distributed.nn.functional, torch.nn.parallel,
+torch.utils.checkpoint
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler,
+StableDiffusionXLImg2ImgPipeline
 from diffusers import UNet2DConditionModel
-from transformers import BertTokenizer, BlipForConditionalGeneration, BlipProcessor, CLIPTextModel, CLIPTokenizer
+from transformers import BertTokenizer, BlipForConditionalGeneration, BlipProcessor, CLIPTextModel,
+CLIPTokenizer
 from transformers import CLIPTextModelWithProjection
 """
 
