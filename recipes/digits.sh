@@ -22,10 +22,11 @@ LABELS=${LABELS:-"1 4 10"}
 GAMMA=${GAMMA:-0.5}
 GENERATOR=${GENERATOR:-recipes/weights/digits.pth}
 DRAWS=20
-TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --epochs 0"
-TRANSFORMER="--layers 4 --dim 128 --heads 4 --ema 0.999 --learning-rate 2e-3 --batch-size 64
-  --epochs 100 --workers 0"
-INPAINT="--steps 8 --batch-size 64 --workers 0 --top-k 24"
+TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --codes 512 --code-dim 48 --epochs 0
+  --perceptual-weight 0 --gan-weight 0 --workers 0"
+TRANSFORMER="--layers 3 --dim 96 --heads 3 --ema 0.999 --learning-rate 2e-3 --batch-size 64
+  --epochs 60 --workers 0"
+INPAINT="--steps 6 --top-k 24 --softmax-temperature 0.67 --batch-size 64 --workers 0"
 PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images --size 32
   --store-size 32 --view-preset digits --in-memory --optimizer adamw --learning-rate 1.77e-4
   --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --epochs 4

@@ -16,10 +16,11 @@ GENERATOR=${GENERATOR:-recipes/weights/digits.pth}
 SATELLITE=${SATELLITE:-recipes/weights/bluemarble.pth}
 LABELS=10 # of a class
 DRAWS=20
-TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --epochs 0"
+TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --codes 512 --code-dim 48 --epochs 0
+  --perceptual-weight 0 --gan-weight 0 --workers 0"
 TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 2e-3 --batch-size 64
   --epochs 8 --workers 0"
-INPAINT="--steps 6 --batch-size 64 --top-k 24"
+INPAINT="--steps 6 --top-k 24 --softmax-temperature 0.67 --batch-size 64"
 PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images --size 32
   --store-size 32 --view-preset digits --in-memory --optimizer adamw --learning-rate 1.77e-4
   --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --epochs 4

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -211,3 +212,11 @@ def tiny(tmp_path_factory):
         "maskgit": root / "maskgit",
         "inpaint": root / "inpaint",
     }
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine that nobody uses, as text."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])

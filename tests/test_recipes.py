@@ -15,6 +15,8 @@ import pytest
 from conftest import ROOT
 from warm_python import warm
 
+from models.run_folder import run_arguments
+
 FULL = {
     "DATA": "/data/imagenet",
     "PLACES": "/p",
@@ -111,7 +113,7 @@ def test_table3(recipe, place):
     for row in ("ICGAN", "ICGAN + Crop", "MaskGIT", "MaskGIT + Crop"):
         assert all(cells(runs, "Table 3", row))
     for arm in arms:
-        assert json.loads((runs / f"{arm}-seed0/args.json").read_text())["mix"] == 1
+        assert run_arguments(runs / f"{arm}-seed0")["mix"] == 1
 
 
 def test_table5(recipe, place):
@@ -136,7 +138,7 @@ def test_table6(recipe, place):
     recipe("table6_cost")
     runs = place / "runs/imagenet"
     rows = json.loads((runs / "cost/cost.json").read_text())["rows"]
-    assert rows.keys() == {"noise", "inpaint", "diffusion", "jitter"}
+    assert rows.keys() == {"noise", "inpaint", "outpaint", "diffusion/strength0.2", "jitter"}
     assert all(row["fid"] > 0 and row["latency_ms"] > 0 for row in rows.values())
     assert all(cells(runs, "Table 6", "In-Painting")) and cells(runs, "Table 6", "Out-Painting")[1]
     assert len(list((place / "data/generated/imagenet/outpaint").glob("view*/*/*"))) == 2 * 32
@@ -195,21 +197,40 @@ def test_figure31(recipe, place):
             f"{method}, 2 views, control: real image",
         ):
             assert cells(runs, "Figure 31", row)[1]
-    assert json.loads((runs / "swav-views2-seed0/args.json").read_text())["views"] == 2
+    assert run_arguments(runs / "swav-views2-seed0")["views"] == 2
 
 
 # ---------------------------------------------------------------- satellite images
 def test_quickstart(recipe, place):
-    recipe("quickstart")
+    said = recipe("quickstart")
     runs = place / "runs/quickstart"
-    assert {file.parent.name for file in runs.glob("*/result.json")} == {
-        "linear-baseline",
-        "linear-generated",
-        "linear-control",
-    }
-    assert (runs / "report.png").stat().st_size > 50_000 and "control" in (
-        runs / "report.md"
-    ).read_text()
+    assert results(runs, "1labels") == {"baseline", "generated", "control", "oracle"}
+    assert (runs / "report.png").stat().st_size > 50_000
+    showcase = json.loads((runs / "report.json").read_text())["showcase"]
+    assert showcase.keys() >= {"encoder", "trivial", "psnr", "seconds", "arms"}
+    assert showcase["psnr"] > 26 and showcase["psnr_digits"] > 23  # of the generators that ship
+    assert all(len(numbers) == 3 for numbers in showcase["arms"].values())
+    assert "control: the real image" in said and "What next" in said
+
+
+def test_quickstart_trains_its_generator_on_demand(place):
+    environment = {"TINY": "1", "DRY": "1", "GENERATOR": "train", "TINY_RUNS": f"{place}/dry"}
+    done = subprocess.run(
+        ["bash", "recipes/quickstart.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert "00_train_generator.py maskgit" in done.stdout
+
+
+def test_digits(recipe, place):
+    recipe("digits")
+    runs = place / "runs/digits"
+    assert results(runs, "1labels") == {"baseline", "control", "mask25", "oracle"}
+    assert results(runs, "cached") == {"baseline", "control", "mask25", "oracle"}
+    assert "Paired differences" in (runs / "report.txt").read_text()
 
 
 def test_figure33(recipe, place):

@@ -1,0 +1,225 @@
+"""What every stage stands on: errors as sentences, devices, files, the run folder, the meter."""
+
+import argparse
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+from models import parallel, run, run_folder
+from models.meter import Meter
+
+
+def said(capsys, main, args=None, code=1):
+    """The one sentence that a stage with this main ends in."""
+    with pytest.raises(SystemExit) as stop:
+        run.launch(main, args or argparse.Namespace())
+    assert stop.value.code == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+# ---------------------------------------------------------------- errors
+ERRORS = [
+    (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "Free some space"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/x"), "/data/x"),
+    (RuntimeError("unable to allocate shared memory(shm) for file"), "--ipc=host"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "--workers 0"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "memory is full"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is full"),
+]
+
+
+@pytest.mark.parametrize("error, words", ERRORS, ids=[str(e)[:30] for e, _ in ERRORS])
+def test_errors_from_outside_are_sentences(capsys, error, words):
+    def main(args, device):
+        raise error
+
+    sentence = said(capsys, main)
+    assert words in sentence
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        assert "the same command continues" not in sentence
+
+
+def test_a_full_gpu_is_a_sentence(capsys, monkeypatch):
+    properties = argparse.Namespace(total_memory=24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def main(args, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    sentence = said(capsys, main)
+    assert "24 GiB" in sentence and "--grad-checkpoint" in sentence and "--batch-size" in sentence
+
+
+def test_a_peer_that_died_is_a_sentence(capsys, monkeypatch):
+    monkeypatch.setattr(run, "world", lambda: 2)
+
+    def main(args, device):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]")
+
+    assert "lost its connection to another process" in said(capsys, main)
+
+
+def test_our_own_faults_stay_tracebacks():
+    def main(args, device):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run.launch(main, argparse.Namespace())
+
+
+# ---------------------------------------------------------------- devices
+def test_more_processes_than_gpus_are_refused(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    args = argparse.Namespace(device="auto")
+    sentence = said(capsys, lambda args, device: None, args, code=2)
+    assert "4 processes" in sentence and "--nproc_per_node=2" in sentence
+
+
+def test_no_gpu_for_cuda(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    args = argparse.Namespace(device="cuda")
+    assert "no GPU is visible" in said(capsys, lambda args, device: None, args, code=2)
+
+
+# ---------------------------------------------------------------- the run folder
+def open_run(out, inputs=None, **arguments):
+    args = argparse.Namespace(out=str(out), **arguments)
+    return run_folder.open_run(args, "stage", "result.json", ("pace",), inputs)
+
+
+def test_a_run_folder_belongs_to_one_command(tmp_path, capsys):
+    out = open_run(tmp_path / "x", {"weights": "abc"}, seed=0, pace=1)
+    assert run_folder.run_arguments(out)["seed"] == 0
+    assert open_run(out, {"weights": "abc"}, seed=0, pace=2) == out, "some arguments may change"
+    with pytest.raises(SystemExit):
+        open_run(out, {"weights": "abc"}, seed=1, pace=1)
+    assert "--seed was 0, now 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        open_run(out, {"weights": "xyz"}, seed=0, pace=1)
+    assert "another weights (it was abc, now it is xyz)" in capsys.readouterr().err
+    (out / "result.json").write_text("{}")
+    assert open_run(out, {"weights": "abc"}, seed=0, pace=1) is None
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        open_run(out, {"weights": "xyz"}, seed=0, pace=1)  # also of a finished run
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("")
+    with pytest.raises(SystemExit):
+        open_run(tmp_path / "other", seed=0)
+
+
+def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
+    out = open_run(tmp_path / "x")
+    run_folder.log(out, event="step", step=1)
+    run_folder.save_checkpoint(out, step=1)
+    run_folder.log(out, event="step", step=2)
+    assert run_folder.load_checkpoint(out)["step"] == 1
+    assert [line["step"] for line in run_folder.read_log(out, "step")] == [1]
+
+
+def test_folders_in_each_other_are_refused(tmp_path):
+    data = tmp_path / "data"
+    run.keep_apart(data, out=tmp_path / "runs")
+    for out in (data, data / "gen", tmp_path):
+        with pytest.raises(SystemExit):
+            run.keep_apart(data, out=out)
+
+
+# ---------------------------------------------------------------- files
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    name = "字" * 82 + ".json"  # 251 bytes
+    run.write_json(tmp_path / name, {"a": 1})
+    assert json.loads((tmp_path / name).read_text()) == {"a": 1}
+    with pytest.raises(ZeroDivisionError), run.atomic(tmp_path / name) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    assert json.loads((tmp_path / name).read_text()) == {"a": 1}
+    assert len(os.listdir(tmp_path)) == 1, "no temporary file is left"
+
+
+def test_text_that_a_person_has_edited(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n")
+    assert run.read_text(tmp_path / "list.txt").splitlines() == ["a", "b"]
+
+
+def test_code_in_a_weight_file_is_refused(tmp_path, capsys):
+    torch.save({"x": argparse.Namespace(a=1)}, tmp_path / "x.pth")
+    with pytest.raises(SystemExit):
+        run.load(tmp_path / "x.pth")
+    assert "would run code" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the meter
+def test_meter_means_and_the_first_bad_step(capsys):
+    meter = Meter()
+    for step, value in enumerate((1.0, 3.0)):
+        meter.add(step, {"loss": torch.tensor(value)})
+    again = Meter(meter.state)
+    assert again.read() == {"loss": 2.0} and again.state == {}
+    for step, value in enumerate((1.0, float("nan"), 2.0)):
+        meter.add(step + 5, {"loss": torch.tensor(value), "other": torch.tensor(1.0)})
+    assert not meter.finite()
+    with pytest.raises(SystemExit):
+        meter.read()
+    assert "Step 6: loss is not finite" in capsys.readouterr().err
+
+
+def test_meter_copies_nothing_from_the_host():
+    """On the meta device a value cannot be read: nothing but `read` and `finite` does."""
+    meter = Meter()
+    for step in range(3):
+        meter.add(step, {"loss": torch.ones((), device="meta")})
+    assert meter.state["loss"][1] == 3
+
+
+# ---------------------------------------------------------------- processes
+def worker(rank, port, folder):
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port,
+        GCL_TIMEOUT="1",
+    )
+    torch.set_num_threads(1)
+    parallel.join(torch.device("cpu"))
+    if rank == 1:
+        import time
+
+        time.sleep(3)  # longer than a collective may take
+    rows = torch.arange(rank, 5, 2)
+    found = {
+        "everyone": parallel.everyone({"rank": rank}),
+        "collect": parallel.collect(10.0 * rows, rows, 5).tolist(),
+        "sum": parallel.all_sum(torch.tensor([1.0, rank])).tolist(),
+        "dealt": list(parallel.deal(range(20), "items")),
+    }
+    parallel.barrier()
+    run.write_json(f"{folder}/{rank}.json", found)
+    parallel.leave()
+
+
+def test_two_processes_share_and_wait(tmp_path, free_port):
+    torch.multiprocessing.spawn(worker, (free_port, str(tmp_path)), nprocs=2)
+    first, second = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for found in (first, second):
+        assert found["everyone"] == [{"rank": 0}, {"rank": 1}]
+        assert found["collect"] == [0, 10, 20, 30, 40] and found["sum"] == [2, 1]
+    assert sorted(first["dealt"] + second["dealt"]) == list(range(20)), "each item once"
+
+
+def test_one_process_is_the_whole_world():
+    x = torch.ones(3)
+    assert parallel.all_sum(x) is x and parallel.gather(x) is x
+    assert parallel.everyone(1) == [1] and list(parallel.deal([3, 4], "x")) == [3, 4]
+    module = torch.nn.Linear(2, 2)
+    assert parallel.data_parallel(module, torch.device("cpu")) is module
