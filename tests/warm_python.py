@@ -15,16 +15,14 @@ import sys
 from pathlib import Path
 
 HEAVY = """
-import cv2, diffusers, joblib, matplotlib.pyplot, msgpack, scipy.linalg, scipy.special, sklearn.svm,
-torch, torchvision
-import sklearn.model_selection, torch.distributed.nn.functional, torch.nn.parallel,
-torch.utils.checkpoint
-from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler,
-StableDiffusionXLImg2ImgPipeline
-from diffusers import UNet2DConditionModel
-from transformers import BertTokenizer, BlipForConditionalGeneration, BlipProcessor, CLIPTextModel,
-CLIPTokenizer
-from transformers import CLIPTextModelWithProjection
+import cv2, diffusers, joblib, matplotlib.pyplot, msgpack
+import scipy.linalg, scipy.special, sklearn.model_selection, sklearn.svm
+import torch, torchvision
+import torch.distributed.nn.functional, torch.nn.parallel, torch.utils.checkpoint
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
+from diffusers import StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
+from transformers import BertTokenizer, BlipForConditionalGeneration, BlipProcessor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 """
 
 
