@@ -18,6 +18,8 @@ resized bilinearly, for DINO bicubically (its eval_linear.py). What differs from
   number stands beside it as best_top1.
 * The frozen backbone computes in bf16 on GPUs that have it; --precision fp32 is as published.
 * An incomplete last batch of an epoch is dropped; the published loaders keep it.
+* Pixels are normalised as in the backbone's pretraining; of other files by ImageNet's mean and
+  standard deviation, SwAV's too (its red is divided by 0.228, not 0.229).
 
 --cache-features computes the features once, on centre crops, and fits a multinomial logistic
 regression on them (standardised, L-BFGS, weight decay chosen on a stratified tenth of the training

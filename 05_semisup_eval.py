@@ -31,7 +31,8 @@ are our choice, and so are those of Barlow Twins for 10 %. What differs from the
 * BatchNorm takes its statistics over the whole batch, whatever the number of processes, as SwAV
   does. VICReg and Barlow Twins take them over the share of each GPU.
 * The network computes in bf16 on GPUs that have it; --precision fp32 is as published.
-* SwAV's colours are normalised by 0.228 in red, ours by 0.229, as the others.
+* Pixels are normalised as in the backbone's pretraining; of other files by ImageNet's mean and
+  standard deviation, SwAV's too (its red is divided by 0.228, not 0.229).
 
 --from-scratch trains the whole network from random weights: the dissertation's supervised baseline
 (section 5.7: 98.68 at 100 epochs, 99.20 at 1,000), which gives neither its learning rate nor its

@@ -69,9 +69,7 @@ def default_out(backbone, ending):
 
 # ---------------------------------------------------------------- the run
 def open_run(args, stage, data, info, may_change=()):
-    """`run_folder.open_run`, comparing backbone, images and labels with those that the run began
-    with.
-    """
+    """`run_folder.open_run`; backbone, images and labels must be those that the run began with."""
     for split in (data.train, data.val):
         if not split.files:
             run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")

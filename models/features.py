@@ -106,9 +106,11 @@ def normalise(pixels, device, backbone):
     mean, std = getattr(backbone, "normalisation", IMAGENET)
     mean = 255 * torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
     std = 255 * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
-    mean, std = (tensor.to(device, non_blocking=True) for tensor in (mean, std))
-    pixels = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-    return pixels.float().sub_(mean).div_(std)
+    pixels = pixels.to(device, non_blocking=True)
+    pixels = pixels.permute(0, 3, 1, 2).float()
+    pixels -= mean.to(device, non_blocking=True)
+    pixels /= std.to(device, non_blocking=True)
+    return pixels
 
 
 # ---------------------------------------------------------------- extraction
@@ -201,8 +203,13 @@ def extract_all(backbone, files, crop, device, *args, **kwargs):
 def accuracy(scores, labels, k=(1, 5)):
     """Top-k accuracies, percent, of scores (n, classes); with fewer than k classes it is 100."""
     most = min(max(k), scores.shape[1])
-    hits = scores.topk(most, 1).indices == labels.to(scores.device)[:, None]
-    return [100 * hits[:, :n].any(1).double().mean().item() for n in k]
+    guesses = scores.topk(most, 1).indices
+    hits = guesses == labels.to(scores.device)[:, None]
+    found = []
+    for n in k:
+        share = hits[:, :n].any(1).double().mean()
+        found.append(100 * share.item())
+    return found
 
 
 def knn(train, labels, val, classes, k=20, temperature=0.07):
@@ -211,22 +218,26 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
     DINO's eval_knn.py. train (m, d), labels (m,): of this process's images, on any device. val
     (n, d): the same on all processes. The votes are on the device of val.
     """
+    n, device = len(val), val.device
     val = F.normalize(val, dim=1)
-    cosines = val.new_full((len(val), k), -torch.inf)
-    owners = labels.new_zeros(len(val), k).to(val.device)
+    # The k nearest so far. With fewer than k images the rest keeps the cosine -inf, the weight 0.
+    cosines = val.new_full((n, k), -torch.inf)
+    owners = torch.zeros(n, k, dtype=torch.int64, device=device)
     for x, y in zip(train.split(TRAIN_ROWS), labels.split(TRAIN_ROWS), strict=True):
-        x, y = F.normalize(x.to(val.device), dim=1), y.to(val.device)
-        for start in range(0, len(val), VAL_ROWS):
+        x = F.normalize(x.to(device), dim=1)
+        y = y.to(device)
+        for start in range(0, n, VAL_ROWS):
             part = slice(start, start + VAL_ROWS)
-            near, indices = (val[part] @ x.T).topk(min(k, len(x)), 1)
-            near = torch.cat([cosines[part], near], 1)
+            scores = val[part] @ x.T
+            found, indices = scores.topk(min(k, len(x)), 1)
+            near = torch.cat([cosines[part], found], 1)
             whose = torch.cat([owners[part], y[indices]], 1)
             cosines[part], best = near.topk(k, 1)
             owners[part] = whose.gather(1, best)
     cosines, owners = nearest_of_all(cosines, owners)
-    # Where there are fewer than k images the rest has the cosine -inf, so the weight 0.
     weights = (cosines / temperature).exp()
-    return val.new_zeros(len(val), classes).scatter_add_(1, owners, weights)
+    votes = val.new_zeros(n, classes)
+    return votes.scatter_add_(1, owners, weights)
 
 
 def nearest_of_all(cosines, owners):
@@ -234,10 +245,13 @@ def nearest_of_all(cosines, owners):
     n, k = cosines.shape
     near = cosines.new_zeros(n, world(), k)
     whose = owners.new_zeros(n, world(), k)
-    near[:, rank()], whose[:, rank()] = cosines, owners
+    near[:, rank()] = cosines
+    whose[:, rank()] = owners
     parallel.barrier()
-    near, best = parallel.all_sum(near).flatten(1).topk(k, 1)
-    return near, parallel.all_sum(whose).flatten(1).gather(1, best)
+    near = parallel.all_sum(near).flatten(1)
+    whose = parallel.all_sum(whose).flatten(1)
+    cosines, best = near.topk(k, 1)
+    return cosines, whose.gather(1, best)
 
 
 def check_probe(root):
