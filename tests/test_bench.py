@@ -2,28 +2,53 @@
 
 from pathlib import Path
 
+import bench
+import bench_generators
+import bench_tools
+import bench_training
 import numpy as np
+import pytest
 import torch
 from conftest import run
 
-import bench
 from models.biggan import generator_config
 
 GOLDENS = Path(__file__).parent / "goldens"
 
 
 def test_every_figure_appears():
-    lines = run("bench.py", *bench.NAMES, "--quick", "--rounds", 1).stdout.splitlines()
-    for name in bench.NAMES:
+    done = run("tests/bench.py", "--quick", "--rounds", 1)
+    lines = done.stdout.splitlines()
+    for name in bench.FILES:
         ratios = [float(line[91:99]) for line in lines if line.startswith(f"{name},")]
         assert ratios and all(ratio > 0 for ratio in ratios), name
+        assert f"\n{name} " in bench.__doc__
+
+
+def test_a_figure_by_its_name():
+    lines = run("tests/bench.py", "ssim", "--quick", "--rounds", 1).stdout.splitlines()
+    assert lines[-1].startswith("ssim,") and lines[-2].startswith("figure")
+    assert "'views'" in run("tests/bench.py", "sim", code=2).stderr
+
+
+def test_different_values_end_the_run(capsys):
+    device = torch.device("cpu")
+    functions = [lambda: [1.0, 100.0], lambda: [1.2, 100.0]]
+    bench_tools.compare(device, 1, *functions, equal=0.003)
+    with pytest.raises(SystemExit):
+        bench_tools.compare(device, 1, *functions, equal=0.001)
+    assert "differ by 0.002 of the value" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench_tools.check(float("nan"), 1.0, equal=0.1)
 
 
 def test_plain_loss_is_the_official_one():
-    gold = {
-        key: torch.from_numpy(value) for key, value in np.load(GOLDENS / "ssl/losses.npz").items()
-    }
-    loss = bench.plain_loss(gold["in/pair/x"].double(), gold["in/pair/y"].double())
+    gold = {}
+    for key, value in np.load(GOLDENS / "ssl/losses.npz").items():
+        gold[key] = torch.from_numpy(value)
+    x = gold["in/pair/x"].double()
+    y = gold["in/pair/y"].double()
+    loss = bench_training.plain_loss(x, y)
     torch.testing.assert_close(loss, gold["vicreg/f64/total/loss"].double(), rtol=1e-10, atol=0)
 
 
@@ -31,8 +56,9 @@ def test_plain_generator_gives_the_official_images():
     state = torch.load(GOLDENS / "icgan/release/G_ema_best0.pth", weights_only=True)
     golden = np.load(GOLDENS / "icgan/images.npz")
     config = generator_config(state)
-    z, feature = (torch.from_numpy(golden[f"tiny_{name}"]) for name in ("z", "feature"))
-    images = bench.plain_generator(
-        state, config, z[:, : config["chunk"] * len(config["channels"])], feature
-    )
-    assert (images - torch.from_numpy(golden["tiny_image"])).abs().max() < 1e-4
+    z = torch.from_numpy(golden["tiny_z"])
+    z = z[:, : config["chunk"] * len(config["channels"])]
+    feature = torch.from_numpy(golden["tiny_feature"])
+    images = bench_generators.plain_generator(state, config, z, feature)
+    expected = torch.from_numpy(golden["tiny_image"])
+    assert (images - expected).abs().max() < 1e-4
