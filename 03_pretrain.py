@@ -227,11 +227,7 @@ def complete(args):
     if args.mix is None:
         args.mix = 0.5 if args.generated else 0.0
     if args.mix > 0 and not args.generated:
-        run.fail(
-            "--mix above 0 needs --generated: a mirror made by 02_augment.py, or 'real' for the "
-            "control.",
-            2,
-        )
+        run.fail("--mix above 0 needs --generated: a mirror, or 'real' for the control.", 2)
     if args.temperature is not None and args.method not in ("simclr", "swav"):
         run.fail(f"--temperature: {args.method} has no such setting; leave it out.", 2)
     if args.crop_scale and not 0 < args.crop_scale[0] <= args.crop_scale[1]:
@@ -243,16 +239,11 @@ def complete(args):
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
     published = METHODS[args.method]
-    defaults = {
-        "local_crops": published["local_crops"],
-        "learning_rate": published["lr"],
-        "weight_decay": published["weight_decay"],
-        "warmup_epochs": published["warmup_epochs"],
-        "clip_grad": published["clip_grad"],
-    }
-    for name, value in defaults.items():
+    if args.learning_rate is None:
+        args.learning_rate = published["lr"]
+    for name in ("local_crops", "weight_decay", "warmup_epochs", "clip_grad"):
         if getattr(args, name) is None:
-            setattr(args, name, value)
+            setattr(args, name, published[name])
     if args.optimizer == "published":
         args.optimizer = published["optimizer"]
 
