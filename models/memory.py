@@ -149,6 +149,12 @@ def crop_shapes(args, images):
     return views, local
 
 
+def gpu_gib(device):
+    """GiB of this GPU, or $GCL_GPU_GIB where that is less."""
+    total = torch.cuda.mem_get_info(device)[1] / GIB
+    return min(total, float(os.environ.get("GCL_GPU_GIB", total)))
+
+
 def check(args, device, model, build_optimizer):
     """End the run with one sentence if a step cannot fit this GPU; warn if it may not fit.
 
@@ -157,8 +163,7 @@ def check(args, device, model, build_optimizer):
     """
     if device.type != "cuda":
         return
-    total = torch.cuda.mem_get_info(device)[1] / GIB
-    total = min(total, float(os.environ.get("GCL_GPU_GIB", total)))
+    total = gpu_gib(device)
     with run.autocast(device, args.precision):
         bf16 = torch.is_autocast_enabled("cuda")
     need, sentence = judge(args, model, build_optimizer, bf16, total)

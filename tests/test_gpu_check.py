@@ -1,0 +1,156 @@
+"""gpu_check.py on a CPU: its sections run, and its lines say what is wrong."""
+
+import json
+import subprocess
+import sys
+
+import gpu_check
+import gpu_memory
+import gpu_parity
+import gpu_ranks
+import gpu_speed
+import pytest
+import torch
+from conftest import ROOT, run
+from gpu_tools import Report, Workshop, relative
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, tiny):
+    """A workshop in which the generator and the mirror are there already."""
+    made = Workshop(tmp_path_factory.mktemp("gpu"), "cpu")
+    for name in ("vqgan", "maskgit", "inpaint"):
+        (made.folder / name).symlink_to(tiny[name])
+    return made
+
+
+@pytest.fixture
+def report():
+    return Report()
+
+
+def verdicts(report, verdict):
+    return [line["name"] for line in report.lines if line["verdict"] == verdict]
+
+
+def test_lines_and_summary(report, capsys):
+    report.section = "parity"
+    report.at_most("a", 1e-5, 1e-4)
+    report.at_least("b", 0.5, 0.9, " of all")
+    report.info("c", 3.0)
+    with report.guard("d"):
+        raise ModuleNotFoundError("no diffusers here", name="diffusers")
+    with report.guard("e"):
+        raise RuntimeError("first line\nlast line")
+    assert verdicts(report, "ok") == ["a"]
+    assert verdicts(report, "FAIL") == ["b", "e"]
+    assert verdicts(report, "skip") == ["d"]
+    assert report.summary() == "1 ok, 1 skipped, 2 failed: b, e"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == "ok parity a 1e-05 (<= 0.0001)".split()
+    assert lines[1].split() == "FAIL parity b 0.5 (>= 0.9 of all)".split()
+    assert lines[4].split() == "FAIL parity e last line".split()
+    assert json.loads(json.dumps(report.lines))[1]["limit"] == ">= 0.9 of all"
+
+
+def test_a_value_that_is_not_a_number_fails(report):
+    report.at_most("loss", float("nan"), 1)
+    report.at_least("loss", float("nan"), 1)
+    assert verdicts(report, "FAIL") == ["loss", "loss"]
+
+
+def test_the_command(tmp_path):
+    """The whole of it with the section that needs no stage: lines, file, last line, exit code."""
+    out = tmp_path / "gpu.json"
+    done = run("tests/gpu_check.py", "memory", "--device", "cpu", "--out", out)
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("CPU: ") and lines[-1].endswith("0 failed")
+    written = json.loads(out.read_text())
+    assert written["machine"]["device"] == "CPU" and set(written["seconds"]) == {"memory"}
+    methods = {line["name"].split(",")[0] for line in written["lines"]}
+    assert methods == {row[0] for row in gpu_memory.ROWS}
+
+
+def test_failures_are_an_exit_code(monkeypatch, tmp_path, capsys):
+    def broken(report, device, workshop):
+        raise RuntimeError("this section is broken")
+
+    monkeypatch.setattr(gpu_parity, "parity", broken)
+    args = gpu_check.arguments(["parity", "--device", "cpu", "--out", str(tmp_path / "x.json")])
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(args)
+    assert stop.value.code == 1
+    assert "1 failed: parity" in capsys.readouterr().out
+
+
+def test_no_gpu_is_one_sentence():
+    done = run("tests/gpu_check.py", code=2, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert "no GPU is visible" in done.stderr
+
+
+def test_parity(report, workshop):
+    """On a CPU the device's float32 values are the CPU's own, and bf16 is near."""
+    gpu_parity.parity(report, CPU, workshop)
+    assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
+    assert len(verdicts(report, "ok")) >= 40
+
+
+def test_parity_notices_other_values(report, monkeypatch):
+    """A device that computes something else is found."""
+    original = gpu_parity.loss_and_gradient
+    calls = []
+
+    def wrong_the_second_time(*args):
+        calls.append(args)
+        loss, gradient = original(*args)
+        return (loss, gradient) if len(calls) % 3 == 1 else (1.1 * loss, -gradient)
+
+    monkeypatch.setattr(gpu_parity, "loss_and_gradient", wrong_the_second_time)
+    monkeypatch.setattr(gpu_parity.heads, "METHODS", {"byol": gpu_parity.heads.METHODS["byol"]})
+    gpu_parity.methods(report, CPU)
+    assert len(verdicts(report, "FAIL")) == 4
+    assert relative(torch.ones(3), torch.ones(3)) == 0
+
+
+def test_ranks(report, workshop, monkeypatch):
+    """One of the stages; a killed process and a slow one."""
+    everything = gpu_ranks.stages(workshop)
+    assert len(everything) >= 14
+    chosen = [one for one in everything if one[0] == "06 folder"]
+    monkeypatch.setattr(gpu_ranks, "stages", lambda workshop: chosen)
+    gpu_ranks.ranks(report, CPU, workshop)
+    assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
+    assert "06 folder: once more" in verdicts(report, "ok")
+    assert "a process that is slow: images" in verdicts(report, "ok")
+
+
+def test_resume(report, workshop, monkeypatch):
+    chosen = {"03": gpu_ranks.trainings(workshop)["03"]}
+    monkeypatch.setattr(gpu_ranks, "trainings", lambda workshop: chosen)
+    gpu_ranks.resume(report, CPU, workshop)
+    assert verdicts(report, "ok") == ["03: equal to the last bit"]
+
+
+def test_sync(report, workshop, monkeypatch):
+    """A watched training; on a CPU the waits cannot be counted."""
+    everything = gpu_speed.trainings(CPU, workshop)
+    chosen = {name: everything[name] for name in ("03", "00 maskgit")}
+    monkeypatch.setattr(gpu_speed, "trainings", lambda device, workshop: chosen)
+    gpu_speed.sync(report, CPU, workshop)
+    values = [float(line["value"]) for line in report.lines]
+    assert len(values) == 2 and not verdicts(report, "FAIL")
+
+
+def test_speed(report, workshop):
+    gpu_speed.speed(report, CPU, workshop)
+    assert not verdicts(report, "FAIL")
+    assert all(float(line["value"]) > 0 for line in report.lines)
+
+
+def test_manual():
+    done = subprocess.run(
+        [sys.executable, "tests/gpu_check.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "written without a GPU" in done.stdout
