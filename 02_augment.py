@@ -66,6 +66,7 @@ from models.images import (
     stored_suffix,
     write_image,
 )
+from models.matching import read_failures
 
 
 # ---------------------------------------------------------------- what there is
@@ -105,18 +106,15 @@ def union(old, new):
 
 
 def known_failures(args):
-    """{path: why} from an earlier run's failed.jsonl, without images that are mended or gone."""
-    file = Path(args.out, "failed.jsonl")
+    """{path: why} from an earlier run, without images that are gone or have been mended."""
     failed = {}
-    if file.exists():
-        for line in run.read_text(file).splitlines():
-            failure = json.loads(line)
-            image = Path(args.data, failure["path"])
-            try:
-                if os.path.lexists(image):
-                    read_image(image)
-            except OSError:
-                failed[failure["path"]] = failure["reason"]
+    for path, reason in read_failures(args.out).items():
+        image = Path(args.data, path)
+        try:
+            if os.path.lexists(image):
+                read_image(image)
+        except OSError:
+            failed[path] = reason
     return failed
 
 

@@ -212,7 +212,7 @@ from models.images import class_of, find_images, read_ahead
 from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
 from models.losses import embedding_stats
 from models.meter import Meter
-from models.pairs import PairDataset, inputs_of, mirrors_of
+from models.pairs import PairDataset, inputs_of, mirrors_of, without_unread
 from models.plots import curves
 from models.resnet import build_backbone, load_backbone
 from models.small_pairs import small_loader
@@ -309,11 +309,11 @@ def build_model(args, normalisation):
 def main(args, device):
     complete(args)
     run.keep_apart(args.data, out=args.out)
-    paths = find_images(args.data)
+    folders, made_by = mirrors_of(args.generated, args.mix)
+    paths = without_unread(find_images(args.data), folders)
     run.check_batch(len(paths), args.batch_size, least=2)
     if args.knn:
         features.check_probe(args.knn)
-    folders, made_by = mirrors_of(args.generated, args.mix)
     data = build_data(args, paths, folders, device)
     recipe = METHODS[args.method] | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)

@@ -20,14 +20,33 @@ def mirror_root(folder):
     return None
 
 
+def read_failures(mirror):
+    """{path: why} of the originals that 02_augment.py could not read, from MIRROR/failed.jsonl."""
+    file = Path(mirror, "failed.jsonl")
+    failed = {}
+    if not file.exists():
+        return failed
+    for number, line in enumerate(run.read_text(file).splitlines(), 1):
+        try:
+            failure = json.loads(line)
+            failed[failure["path"]] = failure["reason"]
+        except (ValueError, KeyError, TypeError):
+            run.fail(
+                f"{file}, line {number} does not name an image: delete the file, and run "
+                "02_augment.py again."
+            )
+    return failed
+
+
 def unread(folder):
-    """Paths of the originals that 02_augment.py could not read, without their extensions."""
+    """Paths of the originals that 02_augment.py could not read, without their extensions.
+
+    folder: a mirror or one of its views.
+    """
     root = mirror_root(folder)
-    if root is None or not (root / "failed.jsonl").exists():
+    if root is None:
         return set()
-    lines = run.read_text(root / "failed.jsonl").splitlines()
-    paths = [json.loads(line)["path"] for line in lines]
-    return {os.path.splitext(path)[0] for path in paths}
+    return {os.path.splitext(path)[0] for path in read_failures(root)}
 
 
 def matched(a, b, common=False):

@@ -10,6 +10,7 @@ import torch
 
 from models import run, views
 from models.images import MISSING, as_stored, generated_files, read_image, views_of
+from models.matching import unread
 
 REAL = -1  # the real image, as the source of a view
 STORED = -2  # the control: the real image, stored as a generated one would be
@@ -42,6 +43,23 @@ def mirrors_of(generated, mix):
             noted["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
         made_by.append(noted)
     return folders, made_by
+
+
+def without_unread(paths, folders):
+    """The images but those of which 02_augment.py could not read the original; a line says so.
+
+    folders: view folders of mirrors, or "real".
+    """
+    left_out = set()
+    for folder in folders if folders != "real" else ():
+        left_out |= unread(folder)
+    kept = [path for path in paths if path.rpartition(".")[0] not in left_out]
+    if len(kept) < len(paths):
+        run.warn(
+            f"{len(paths) - len(kept)} of {len(paths)} images are left out: 02_augment.py could "
+            "not read them, and failed.jsonl in the mirror names them."
+        )
+    return kept
 
 
 def inputs_of(paths, folders, made_by):

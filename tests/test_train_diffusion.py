@@ -36,7 +36,7 @@ def test_train_resume_and_use(data, tmp_path, monkeypatch, capsys):
     call(*command, "--out", tmp_path / "whole")
     stage = call.modules["train_diffusion"]
     monkeypatch.setattr(stage, "SAMPLE_STEPS", 10)
-    save, saved = stage.run.save_checkpoint, []
+    save, saved = stage.run_folder.save_checkpoint, []
 
     def save_three(*args, **state):
         if len(saved) == 3:
@@ -45,7 +45,7 @@ def test_train_resume_and_use(data, tmp_path, monkeypatch, capsys):
         save(*args, **state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage.run, "save_checkpoint", save_three)
+        patch.setattr(stage.run_folder, "save_checkpoint", save_three)
         common = (*command, "--out", tmp_path / "parts")
         error = refusal(capsys, 130, call, *common, "--checkpoint-minutes", 0)
     assert "Interrupted" in error and saved == [1, 2, 3]
