@@ -31,9 +31,14 @@ def report(name, ours, unit, what, baseline, aim="-"):
     ratio = ours / baseline
     if not unit.endswith("/s"):
         ratio = baseline / ours
-    first = f"{ours:.4g} {unit}"
-    second = f"{what}: {baseline:.4g} {unit}"
+    first = f"{digits(ours)} {unit}"
+    second = f"{what}: {digits(baseline)} {unit}"
     line(name, first, second, f"{ratio:.3g}", aim)
+
+
+def digits(value):
+    """Four digits, or all before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 # ---------------------------------------------------------------- a comparison
