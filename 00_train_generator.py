@@ -47,6 +47,7 @@ def common_arguments(p, epochs, batch_size, learning_rate):
     add("--batch-size", type=run.positive, default=batch_size, help="images a step, all processes")
     add("--learning-rate", type=float, default=learning_rate, help="Adam's learning rate")
     add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
+    add("--no-flip", action="store_true", help="no mirror images: for digits, letters and the like")
     add(
         "--checkpoint-minutes",
         type=float,
@@ -85,7 +86,7 @@ def vqgan_arguments(p):
         "cheaper and a little less sharp",
     )
     add(
-        "--start",
+        "--start-from",
         default="kmeans",
         choices=["kmeans", "random"],
         help="the network before its training: kmeans of image patches, to which convolutions are "
@@ -121,6 +122,13 @@ def maskgit_arguments(p):
     common_arguments(p, epochs=3000.0, batch_size=48, learning_rate=1e-4)
     add = p.add_argument
     add("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
+    add(
+        "--start-from",
+        default="random",
+        choices=["codes", "random"],
+        help="the embeddings before the training: words from the tokenizer's codes and positions "
+        "from sines, which saves a third of a short training; or random, as published",
+    )
     add("--layers", type=run.positive, default=24, help="transformer layers")
     add("--dim", type=run.positive, default=768, help="width of the transformer")
     add("--heads", type=run.positive, default=16, help="attention heads; --dim is a multiple of it")
@@ -168,8 +176,8 @@ def check_vqgan(args, paths):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
     if min(read_image(os.path.join(args.data, paths[0])).shape[:2]) < patch:
         run.fail(f"{paths[0]} is smaller than the {patch} pixels a token covers.", 2)
-    if args.epochs <= 0 and args.start == "random":
-        run.fail("--epochs 0 trains nothing: it needs --start kmeans.", 2)
+    if args.epochs <= 0 and args.start_from == "random":
+        run.fail("--epochs 0 trains nothing: it needs --start-from kmeans.", 2)
     run.check_batch(len(paths), args.batch_size)
 
 
@@ -195,7 +203,7 @@ def train_vqgan(args, device):
         args.groups,
         args.unshuffle,
         convolutions=total > 0,
-        patches=args.start == "kmeans",
+        patches=args.start_from == "kmeans",
     ).to(device)
     critic = PatchDiscriminator().to(device)
     perceptual = Perceptual().to(device) if args.perceptual_weight and total else None
@@ -215,7 +223,7 @@ def train_vqgan(args, device):
         first = saved["step"]
         meter = Meter(saved["meter"], device)
         del saved
-    elif args.start == "kmeans":
+    elif args.start_from == "kmeans":
         patch_start.start(model, paths, args, out, device)
     network = parallel.data_parallel(model, device)
     critic_network = parallel.data_parallel(critic, device)
@@ -234,7 +242,7 @@ def train_vqgan(args, device):
         x = generator_data.to_float(images, device)
         adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
         with run.autocast(device, args.precision):
-            if step == 0 and args.start == "random":
+            if step == 0 and args.start_from == "random":
                 codebook.start_at_features(model, x, args.seed)
             reconstruction, features, codes, ids = network(x)
             reconstruction = reconstruction.float()
@@ -345,7 +353,10 @@ def train_maskgit(args, device):
         heads=args.heads,
         mlp=4 * args.dim,
         dropout=args.dropout,
-    ).to(device)
+    )
+    if args.start_from == "codes":
+        codebook.start_embeddings(model, tokenizer.codebook)
+    model.to(device)
     average = maskgit.MaskGIT(**model.config).to(device).requires_grad_(False).eval()
     average.load_state_dict(model.state_dict())
     adam = torch.optim.AdamW(

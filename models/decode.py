@@ -3,6 +3,7 @@
 import functools
 import io
 import logging
+import struct
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,8 @@ UNSIGNED = 1  # a SampleFormat in TIFF 6.0
 RGB = 2  # a PhotometricInterpretation
 ALPHA = {1, 2}  # two kinds of ExtraSamples
 
+LARGE = 2**26  # values of an image; a larger one must have a file to match
+VALUES_PER_BYTE = 10_000  # PNG's and TIFF's deflate makes 1,032 bytes of one at most
 LARGEST = 2**30  # values of a TIFF; OpenCV takes as many pixels
 ALWAYS_8_BITS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 LOOKED_AT = 100  # images that are looked at to judge a folder
@@ -71,10 +74,42 @@ def _decode_common(data):
         png = b"tRNS" not in data[:4096] and b"eXIf" not in data[:4096]
     if not jpeg and not png:
         return None
+    width, height = _declared_by_png(data) if png else _declared_by_jpeg(data)
+    if _is_bomb(width * height, data):
+        return None  # Pillow's way says so
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         return None  # it is damaged, or too large: Pillow says which
+
+
+def _declared_by_png(data):
+    """(width, height) as its first chunk declares them."""
+    return struct.unpack(">II", data[16:24])
+
+
+def _declared_by_jpeg(data):
+    """(width, height) of its first frame, or of a thumbnail before it; zeros where there is none."""
+    for marker in (b"\xff\xc0", b"\xff\xc2"):  # baseline and progressive frames
+        place = data.find(marker, 0, 65536)
+        if place >= 0:
+            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            return width, height
+    return 0, 0
+
+
+def _is_bomb(values, data):
+    """Whether a few bytes declare an image that would fill the memory."""
+    return values > LARGE and values > VALUES_PER_BYTE * len(data)
+
+
+def _check_size(width, height, bands, data):
+    values = width * height * bands
+    if values > LARGEST or _is_bomb(values, data):
+        raise ValueError(
+            f"{width} x {height} pixels of {bands} bands are too many, or do not fit into its "
+            f"{len(data)} bytes"
+        )
 
 
 def _decode_any(data):
@@ -96,9 +131,11 @@ def _decode_any(data):
 def _open(data):
     """Pillow's image, whose pixels are not read yet; None where Pillow does not know the kind."""
     try:
-        return Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         return None
+    _check_size(*picture.size, len(picture.getbands()), data)
+    return picture
 
 
 # ---------------------------------------------------------------- more than 8 bits, many bands
@@ -158,8 +195,7 @@ def _tiff_values(data):
         width = page.imagewidth
         height = page.imagelength
         bands = page.samplesperpixel
-        if width * height * bands > LARGEST:
-            raise ValueError(f"{bands} bands of {width} x {height} pixels are too many")
+        _check_size(width, height, bands, data)
         try:
             values = page.asarray(squeeze=False)  # (planes, 1, height, width, bands of a plane)
             values = np.moveaxis(values[:, 0], 0, -1).reshape(height, width, -1)

@@ -23,9 +23,12 @@ def read_batch(root, size, seed, batch):
     """
     images = np.empty((len(batch), 3, size, size), np.uint8)
     for i, (epoch, path) in enumerate(batch):
-        image = square(read_image(os.path.join(root, path)), size)
-        if epoch is not None and run.seed_rng(seed, "flip", epoch, path).random() < 0.5:
-            image = image[:, ::-1]
+        image = read_image(os.path.join(root, path))
+        image = square(image, size)
+        if epoch is not None:
+            rng = run.seed_rng(seed, "flip", epoch, path)
+            if rng.random() < 0.5:
+                image = image[:, ::-1]
         images[i] = image.transpose(2, 0, 1)
     return torch.from_numpy(images)
 
@@ -33,7 +36,7 @@ def read_batch(root, size, seed, batch):
 def batches_of_paths(paths, args, first, total):
     """This process's batches of the steps from `first` to `total` - 1, for read_batch."""
     for batch in run.batches(len(paths), args.batch_size, args.seed, first, total):
-        yield [(epoch, paths[index]) for epoch, index in batch]
+        yield [(None if args.no_flip else epoch, paths[index]) for epoch, index in batch]
 
 
 def to_float(images, device):
@@ -65,8 +68,9 @@ def tokenize(tokenizer, args, paths, out, device):
         with run.autocast(device, args.precision):
             plain = tokenizer.encode(x)
             mirrored = tokenizer.encode(x.flip(3))
-        tokens[start : start + len(x), 0] = plain
-        tokens[start : start + len(x), 1] = mirrored
+        end = start + len(x)
+        tokens[start:end, 0] = plain
+        tokens[start:end, 1] = mirrored
         bar.update(len(x))
     bar.close()
     parallel.barrier()
@@ -90,17 +94,19 @@ def batches_of_tokens(tokens, args, first, total):
     and this process's share of the hidden tokens of all processes, times the number of these: the
     weight of its loss, so that each hidden token counts the same.
     """
+    length = tokens.shape[2]
     each = args.batch_size // parallel.world()
     mine = slice(parallel.rank() * each, (parallel.rank() + 1) * each)
     batches = run.batches(len(tokens), args.batch_size, args.seed, first, total)
     for step, batch in enumerate(batches, first):
         # They are drawn for the whole batch, so that the number of processes does not matter.
         rng = run.seed_rng(args.seed, "masks", step, 0)
-        mirrored = torch.from_numpy(rng.integers(0, 2, args.batch_size))
-        hidden = torch.from_numpy(draw_masks(rng, args.batch_size, tokens.shape[2]))
-        images = torch.tensor([index for _, index in batch])
-        share = int(hidden[mine].sum()) * parallel.world() / int(hidden.sum())
-        yield tokens[images, mirrored[mine]].long(), hidden[mine], share
+        mirrored = rng.integers(0, 1 if args.no_flip else 2, args.batch_size)
+        hidden = draw_masks(rng, args.batch_size, length)
+        share = hidden[mine].sum() * parallel.world() / hidden.sum()
+        images = [index for _, index in batch]
+        wanted = tokens[torch.tensor(images), torch.from_numpy(mirrored[mine])]
+        yield wanted.long(), torch.from_numpy(hidden[mine]), float(share)
 
 
 def draw_masks(rng, n, length):
@@ -109,6 +115,7 @@ def draw_masks(rng, n, length):
     Their number follows the cosine schedule: each share of hidden tokens comes as often as decoding
     meets it.
     """
-    hidden = np.ceil(np.cos(np.pi / 2 * rng.random(n)) * length).clip(1, length)
-    order = rng.random((n, length)).argsort(1).argsort(1)
-    return order < hidden[:, None]
+    share = np.cos(np.pi / 2 * rng.random(n))
+    hidden = np.ceil(share * length).clip(1, length)
+    rank = rng.random((n, length)).argsort(1).argsort(1)
+    return rank < hidden[:, None]

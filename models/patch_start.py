@@ -37,25 +37,29 @@ def start(model, paths, args, out, device):
 
 @torch.no_grad()
 def sample_patches(paths, args, patch, device):
-    """Random patches of random images: float (n, 3 * patch * patch) in [0, 1].
+    """Random patches of random images, flipped as in training: (n, 3 * patch * patch) in [0, 1].
 
     The values of a patch stand in the order of F.pixel_unshuffle.
     """
     rng = run.seed_rng(args.seed, "patches")
-    chosen = [paths[i] for i in rng.permutation(len(paths))[:SAMPLE_IMAGES]]
+    chosen = rng.permutation(len(paths))[:SAMPLE_IMAGES]
+    chosen = [paths[i] for i in chosen]
     wanted = min(PATCHES_PER_CODE * args.codes, MOST_PATCHES)
     each = math.ceil(wanted / len(chosen))
     batches = []
-    for start in range(0, len(chosen), READ):
-        batches.append([(None, path) for path in chosen[start : start + READ]])
+    for begin in range(0, len(chosen), READ):
+        some = chosen[begin : begin + READ]
+        batches.append([(None if args.no_flip else 0, path) for path in some])
     read = partial(read_batch, args.data, args.size, args.seed)
     found = []
     for images in read_ahead(batches, read, args.workers, device):
-        patches = rows(F.pixel_unshuffle(to_float(images, device), patch))
+        images = to_float(images, device)
+        patches = rows(F.pixel_unshuffle(images, patch))
         patches = patches.unflatten(0, (len(images), -1))
-        order = rng.random(patches.shape[:2]).argsort(1)[:, :each]
-        for one, places in zip(patches, order, strict=True):
-            found.append(one[torch.from_numpy(places).to(device)])
+        order = rng.random(patches.shape[:2]).argsort(1)
+        for of_one_image, places in zip(patches, order[:, :each], strict=True):
+            places = torch.from_numpy(places).to(device)
+            found.append(of_one_image[places])
     return torch.cat(found)
 
 
@@ -70,8 +74,9 @@ def start_at_patches(model, patches, seed):
     mean = patches.mean(0)
     centred = patches - mean
     dim = model.config["dim"]
-    _, axes = torch.linalg.eigh(centred.T @ centred / len(centred))  # the smallest variance first
-    axes = axes.flip(1)[:, :dim].T
+    covariance = centred.T @ centred / len(centred)
+    _, axes = torch.linalg.eigh(covariance)  # columns, the smallest variance first
+    axes = axes.flip(1).T[:dim]
     variance = centred.square().sum(1).mean()
     scale = (dim / variance.clamp(min=1e-4)).sqrt()  # constant images have no variance
     projection = patches.new_zeros(dim, patches.shape[1])
@@ -88,7 +93,8 @@ def start_at_patches(model, patches, seed):
     ids, _ = nearest(features, codes)
     again = codes[ids] @ projection / scale**2
     mse = F.mse_loss(again, centred).item()
-    return -10 * math.log10(max(mse, 1e-10)), len(ids.unique())
+    psnr = -10 * math.log10(max(mse, 1e-10))
+    return psnr, len(ids.unique())
 
 
 def kmeans(points, k, rng):
@@ -105,8 +111,10 @@ def kmeans(points, k, rng):
         counts = torch.bincount(ids, minlength=k)
         sums = torch.zeros_like(means).index_add_(0, ids, points)
         means = sums / counts.clamp(min=1)[:, None]
-        empty = (counts == 0).nonzero()[:, 0][: len(points)]
-        means[empty] = points[distances.topk(len(empty)).indices]
+        empty = (counts == 0).nonzero()[:, 0]
+        empty = empty[: len(points)]
+        farthest = distances.topk(len(empty)).indices
+        means[empty] = points[farthest]
     return means
 
 
@@ -115,7 +123,8 @@ def nearest(points, means):
     lengths = means.square().sum(1)
     ids, distances = [], []
     for part in points.split(CHUNK):
-        least = (lengths - 2 * part @ means.T).min(1)
+        products = part @ means.T
+        least = (lengths - 2 * products).min(1)
         ids.append(least.indices)
         distances.append(least.values + part.square().sum(1))
     return torch.cat(ids), torch.cat(distances)

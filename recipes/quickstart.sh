@@ -15,6 +15,7 @@ SEEDS=${SEEDS:-"0 1"}
 GENERATOR=${GENERATOR:-recipes/weights/digits.pth}
 SATELLITE=${SATELLITE:-recipes/weights/bluemarble.pth}
 LABELS=10 # of a class
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # small networks: more threads would wait for each other
 DRAWS=20
 TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --codes 512 --code-dim 48 --epochs 0
   --perceptual-weight 0 --gan-weight 0 --workers 0"
@@ -25,8 +26,6 @@ PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images -
   --store-size 32 --view-preset digits --in-memory --optimizer adamw --learning-rate 1.77e-4
   --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --epochs 4
   --log-every 10"
-SUPERVISED="--from-scratch --percent 100 --architecture resnet10 --small-images --size 32
-  --epochs 3 --batch-size 128 --eval-every 3"
 if [ -n "${TINY:-}" ]; then
   SEEDS="0"
   DRAWS=2
@@ -37,7 +36,6 @@ if [ -n "${TINY:-}" ]; then
   TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --batch-size 16 --epochs 1"
   TOKENIZER="$TOKENIZER --codes 32"
   PRETRAIN="$PRETRAIN --batch-size 16 --projector 16-16 --epochs 1 --log-every 1"
-  SUPERVISED="$SUPERVISED --epochs 1 --batch-size 16 --eval-every 1"
 fi
 
 cat <<'PLAN'
@@ -78,7 +76,6 @@ paint "$DIGITS/train" "$GENERATOR" random:0.25 generated
 run python 02_augment.py same-class --data "$DIGITS/train" --size 32 --out "$RUNS/mirrors/oracle"
 
 say "4 of 5: encoders, two at a time; the oracle's partner is another digit of the same class"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 encoder() {  # arm, seed, then the flags that make the arm
   local name=$1-seed$2 seed=$2
@@ -107,8 +104,6 @@ for seed in $SEEDS; do
     done
   done
 done
-echo "supervised, all labels"
-run python 05_semisup_eval.py --data "$DIGITS" --out "$RUNS/supervised" $SUPERVISED --workers 0
 
 say "5 of 5: the table and the picture"
 run python recipes/showcase.py --digits "$DIGITS" --tiles "$TILES" --runs "$RUNS" \

@@ -177,7 +177,8 @@ def trainings(workshop):
 
 
 def resume(report, device, workshop):
-    """Trainings that are killed twice and continued, against those that are not."""
+    """Trainings that are killed and continued, against those that are not."""
+    times = 2 if device.type == "cuda" else 1
     for name, (words, result) in trainings(workshop).items():
         with report.guard(name):
             patched = ["tests/gpu_patch.py", "deterministic", *words, *workshop.common]
@@ -185,17 +186,17 @@ def resume(report, device, workshop):
             whole = workshop.folder / f"whole-{name}"
             broken = workshop.folder / f"broken-{name}"
             stage(*patched, *checkpoints, "--out", whole)
-            kills = kill_twice([*patched, *checkpoints, "--out", broken], broken)
+            kills = kill([*patched, *checkpoints, "--out", broken], broken, times)
             stage(*patched, *checkpoints, "--out", broken)
             report.info(f"{name}: times that it was killed", kills)
             report.expect(f"{name}: equal to the last bit", same(whole / result, broken / result))
             shutil.rmtree(broken)
 
 
-def kill_twice(words, folder):
-    """Kill the stage soon after a checkpoint, twice; returns how often it was still running."""
+def kill(words, folder, times):
+    """Kill the stage soon after a checkpoint, some times; returns how often it still ran."""
     kills = 0
-    for _ in range(2):
+    for _ in range(times):
         process = started(*words)
         checkpoint = folder / "checkpoint.pth"
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PYTHON = sys.executable
 SECOND_TIME = "is finished"  # what a stage says that has nothing left to do
 
 
@@ -81,7 +82,7 @@ def command(words, processes=1):
     launcher = []
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [sys.executable, *launcher, *map(str, words)]
+    return [PYTHON, *launcher, *map(str, words)]
 
 
 def stage(*words, processes=1, code=0, timeout=500, **environment):
@@ -134,11 +135,10 @@ def children(process):
         if not folder.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            in_group = os.getpgid(int(folder.name)) == process.pid
             variables = (folder / "environ").read_bytes().split(b"\0")
             ranks = [v.split(b"=")[1] for v in variables if v.startswith(b"RANK=")]
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if in_group and ranks and parent == process.pid:
+            if ranks and parent == process.pid:
                 found[int(ranks[0])] = int(folder.name)
     return found
 

@@ -9,12 +9,24 @@ import gpu_memory
 import gpu_parity
 import gpu_ranks
 import gpu_speed
+import gpu_tools
 import pytest
 import torch
 from conftest import ROOT, run
 from gpu_tools import Report, Workshop, relative
+from warm_python import warm
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def warm_start(tmp_path_factory):
+    """Stages start from a process that has imported torch already. None of them may be killed."""
+    with warm(tmp_path_factory.mktemp("warm")) as folder:
+        real = gpu_tools.PYTHON
+        gpu_tools.PYTHON = str(folder / "python")
+        yield
+        gpu_tools.PYTHON = real
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,26 @@ def test_no_gpu_is_one_sentence():
     assert "no GPU is visible" in done.stderr
 
 
-def test_parity(report, workshop):
+def test_ranks(report, workshop, monkeypatch):
+    """One of the stages; a killed process and a slow one."""
+    everything = gpu_ranks.stages(workshop)
+    assert len(everything) >= 14
+    chosen = [one for one in everything if one[0] == "06 folder"]
+    monkeypatch.setattr(gpu_ranks, "stages", lambda workshop: chosen)
+    gpu_ranks.ranks(report, CPU, workshop)
+    assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
+    assert "06 folder: once more" in verdicts(report, "ok")
+    assert "a process that is slow: images" in verdicts(report, "ok")
+
+
+def test_resume(report, workshop, monkeypatch):
+    chosen = {"03": gpu_ranks.trainings(workshop)["03"]}
+    monkeypatch.setattr(gpu_ranks, "trainings", lambda workshop: chosen)
+    gpu_ranks.resume(report, CPU, workshop)
+    assert verdicts(report, "ok") == ["03: equal to the last bit"]
+
+
+def test_parity(report, workshop, warm_start):
     """On a CPU the device's float32 values are the CPU's own, and bf16 is near."""
     gpu_parity.parity(report, CPU, workshop)
     assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
@@ -114,26 +145,7 @@ def test_parity_notices_other_values(report, monkeypatch):
     assert relative(torch.ones(3), torch.ones(3)) == 0
 
 
-def test_ranks(report, workshop, monkeypatch):
-    """One of the stages; a killed process and a slow one."""
-    everything = gpu_ranks.stages(workshop)
-    assert len(everything) >= 14
-    chosen = [one for one in everything if one[0] == "06 folder"]
-    monkeypatch.setattr(gpu_ranks, "stages", lambda workshop: chosen)
-    gpu_ranks.ranks(report, CPU, workshop)
-    assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
-    assert "06 folder: once more" in verdicts(report, "ok")
-    assert "a process that is slow: images" in verdicts(report, "ok")
-
-
-def test_resume(report, workshop, monkeypatch):
-    chosen = {"03": gpu_ranks.trainings(workshop)["03"]}
-    monkeypatch.setattr(gpu_ranks, "trainings", lambda workshop: chosen)
-    gpu_ranks.resume(report, CPU, workshop)
-    assert verdicts(report, "ok") == ["03: equal to the last bit"]
-
-
-def test_sync(report, workshop, monkeypatch):
+def test_sync(report, workshop, monkeypatch, warm_start):
     """A watched training; on a CPU the waits cannot be counted."""
     everything = gpu_speed.trainings(CPU, workshop)
     chosen = {name: everything[name] for name in ("03", "00 maskgit")}
@@ -143,7 +155,7 @@ def test_sync(report, workshop, monkeypatch):
     assert len(values) == 2 and not verdicts(report, "FAIL")
 
 
-def test_speed(report, workshop):
+def test_speed(report, workshop, warm_start):
     gpu_speed.speed(report, CPU, workshop)
     assert not verdicts(report, "FAIL")
     assert all(float(line["value"]) > 0 for line in report.lines)

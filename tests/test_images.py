@@ -229,13 +229,17 @@ def tiff(values, **options):
 
 TINY = np.zeros((4, 4, 3), np.uint8)
 BANDS = RNG.integers(0, 4096, (12, 10, 5)).astype(np.uint16)
-TIFF_BOMB = tiff(np.zeros((4, 4, 5), np.uint16), photometric="minisblack", planarconfig="contig")
-TIFF_BOMB = TIFF_BOMB.replace(
-    struct.pack("<HHII", 256, 4, 1, 4), struct.pack("<HHII", 256, 4, 1, 2**20)
-)
-TIFF_BOMB = TIFF_BOMB.replace(
-    struct.pack("<HHII", 257, 4, 1, 4), struct.pack("<HHII", 257, 4, 1, 2**20)
-)
+
+
+def tiff_of_declared_size(side):
+    data = tiff(np.zeros((4, 4, 5), np.uint16), photometric="minisblack", planarconfig="contig")
+    for tag in (256, 257):  # width and height
+        written = struct.pack("<HHII", tag, 4, 1, 4)
+        assert written in data
+        data = data.replace(written, struct.pack("<HHII", tag, 4, 1, side))
+    return data
+
+
 BIG_TIFF = tiff(BANDS, photometric="minisblack", planarconfig="contig", bigtiff=True)
 
 DAMAGED = {
@@ -250,11 +254,14 @@ DAMAGED = {
     "cut.png": png(COLOURS, bits=8)[:200],
     "crc.png": png(COLOURS, bits=8).replace(b"IDAT", b"IDAX"),
     "bomb.jpg": jpeg_of_declared_size(65500, 65500),
+    "smaller_bomb.jpg": jpeg_of_declared_size(9000, 9000),
+    "smaller_bomb.png": png(TINY, (9000, 9000), 8),
+    "smaller_bomb.tif": tiff_of_declared_size(9000),
     "cut.tif": tiff(COLOURS)[:-300],
     "cut_bands.tif": BIG_TIFF[:-300],
     "tags.tif": b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40,
     "header.tif": b"II*\0\x08\0\0\0",
-    "bomb.tif": TIFF_BOMB,
+    "bomb.tif": tiff_of_declared_size(2**20),
     "header.bmp": b"BM" + b"\0" * 60,
     "cut.gif": b"GIF89a\x01\0\x01\0",
     "cut.webp": b"RIFF\x24\0\0\0WEBPVP8 ",
