@@ -89,7 +89,9 @@ def _declared_by_png(data):
 
 
 def _declared_by_jpeg(data):
-    """(width, height) of its first frame, or of a thumbnail before it; zeros where there is none."""
+    """(width, height) of its first frame, or of a thumbnail before it; zeros where there is
+    none.
+    """
     for marker in (b"\xff\xc0", b"\xff\xc2"):  # baseline and progressive frames
         place = data.find(marker, 0, 65536)
         if place >= 0:
