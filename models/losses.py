@@ -40,9 +40,9 @@ def vicreg_loss(x, y, invariance=25.0, variance=25.0, covariance=1.0):
     25, 25 and 1 belong. The paper has no half on v and does not divide s by d. The official code
     divides C by the configured batch - 1, which is wrong for a smaller last batch; n - 1 is right.
     """
+    s = F.mse_loss(x, y)  # first: later, the backward pass would hold one more (n, d) tensor
     v_x, c_x = variance_and_covariance(x)
     v_y, c_y = variance_and_covariance(y)
-    s = F.mse_loss(x, y)
     v = (v_x + v_y) / 2
     c = c_x + c_y
     terms = {"invariance": s.detach(), "variance": v.detach(), "covariance": c.detach()}
