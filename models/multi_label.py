@@ -82,8 +82,8 @@ def support_vectors(train, present, test, costs, seed):
     """(scores (m,) of the test rows, chosen C) of one class.
 
     C is the one with the best average precision, the mean over three folds in the order of the
-    images. present (n,): 0 and 1; a difficult image counts as 0 here. (scikit-learn's GridSearchCV
-    gives the same, but changes the warning filters of all threads while it runs.)
+    images. present (n,): 0 and 1; a difficult image counts as 0 here. One thread of a process at a
+    time: liblinear has one random generator for all, and warning filters are of the process too.
     """
 
     def fit(cost, rows):
@@ -108,9 +108,12 @@ def support_vectors(train, present, test, costs, seed):
             values.append(average_precisions(guess, present[rest])["plain"])
         return np.mean(values)
 
-    best = max(costs, key=quality)
-    everything = np.arange(len(train))
-    return fit(best, everything).decision_function(test), best
+    with warnings.catch_warnings():
+        # The largest costs need more than VISSL's 2000 steps.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        best = max(costs, key=quality)
+        machine = fit(best, np.arange(len(train)))
+    return machine.decision_function(test), best
 
 
 def svm_scores(train, labels, test, costs, seed):
@@ -130,13 +133,9 @@ def svm_scores(train, labels, test, costs, seed):
         )
     mine = range(labels.shape[1])[rank() :: world()]
     jobs = max(1, joblib.cpu_count() // local_world())
-    with warnings.catch_warnings():
-        # The largest costs need more than VISSL's 2000 steps.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fits = joblib.Parallel(jobs, prefer="threads")(
-            joblib.delayed(support_vectors)(train, present[:, kind], test, costs, seed)
-            for kind in mine
-        )
+    fits = joblib.Parallel(jobs)(
+        joblib.delayed(support_vectors)(train, present[:, kind], test, costs, seed) for kind in mine
+    )
     found = {}
     for part in everyone(dict(zip(mine, fits, strict=True))):
         found |= part
