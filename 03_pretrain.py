@@ -25,6 +25,7 @@ not offered: it does not enlarge the batch whose statistics the losses use.
 """
 
 import os
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -232,6 +233,8 @@ def complete(args):
         run.fail(f"--temperature: {args.method} has no such setting; leave it out.", 2)
     if args.crop_scale and not 0 < args.crop_scale[0] <= args.crop_scale[1]:
         run.fail("--crop-scale LOW HIGH: 0 < LOW <= HIGH <= 1.", 2)
+    if args.projector and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+", args.projector):
+        run.fail(f"--projector {args.projector}: give widths such as 2048-2048-128.", 2)
     if args.views > 3:
         run.fail("--views is 1 to 3.", 2)
     if args.views > 1 and not args.generated:

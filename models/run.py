@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models import parallel
+from models import levels, parallel
 from models.parallel import rank, world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,8 +65,16 @@ def positive(text):
     return value
 
 
+def zero_or_more(text):
+    """argparse type: a whole number, 0 or above."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def device_arguments(p, workers=8):
-    """Add --device, --precision and --workers to a parser."""
+    """Add to a parser where and how to compute (--device, --precision, --workers) and to read."""
     p.add_argument(
         "--device",
         default="auto",
@@ -81,11 +89,12 @@ def device_arguments(p, workers=8):
     )
     p.add_argument(
         "--workers",
-        type=int,
+        type=zero_or_more,
         default=workers,
         metavar="N",
         help="processes that read images, for each GPU; 0 reads in the main process",
     )
+    levels.arguments(p)
 
 
 # ---------------------------------------------------------------- errors

@@ -323,6 +323,8 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "more than the 24 images" in no("--batch-size", 48, code=2)
     assert "There is no backbone" in no("--backbone", "vgg", code=2)
     assert "BatchNorm and the loss need at least 2" in no("--batch-size", 1, code=2)
+    assert "give widths such as" in no("--projector", "0-0", code=2)
+    assert "is below 0" in no("--workers", -1, code=2)
     assert "/typo" in no("--knn", "/typo", code=2)
     assert "lies inside --data" in no("--out", tiny["train"] / "x", code=2)
     assert "vicreg has no such setting" in no("--temperature", 0.5, code=2)
