@@ -41,6 +41,7 @@ def centre_crop(image, epoch, index, *, size, interpolation="bilinear"):
     """Shorter side to 256 / 224 of `size`, then the centre; an image of that very size is kept."""
     if image.shape[:2] == (size, size):
         return image
+    image = images.without_ends(image)  # of a long strip only the middle is needed
     resized = resize_shorter(image, round(256 * size / 224), interpolation)
     top = round((resized.shape[0] - size) / 2)
     left = round((resized.shape[1] - size) / 2)
@@ -54,7 +55,9 @@ def squash(image, epoch, index, *, size):
     """
     if image.shape[:2] == (size, size):
         return image
-    return resize(resize_shorter(image, round(256 * size / 224)), size, size)
+    if max(image.shape[:2]) <= images.STRIP * min(image.shape[:2]):
+        image = resize_shorter(image, round(256 * size / 224))  # of a long strip it would be huge
+    return resize(image, size, size)
 
 
 def random_crop(image, epoch, index, *, size, seed):

@@ -102,19 +102,21 @@ def stage(*words, processes=1, code=0, timeout=500, **environment):
 
 
 def started(*words, processes=1, **environment):
-    """The same in the background: a Popen, the leader of a process group of its own."""
+    """The same in the background: a Popen, the leader of a process group of its own.
+
+    What it prints is dropped: nobody reads it meanwhile, and a full pipe would stop the stage.
+    """
     return subprocess.Popen(
         command(words, processes),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
         env=os.environ | environment,
     )
 
 
-def wait_for(condition, process, seconds=300):
+def wait_for(condition, process, seconds=120):
     """Wait until condition() is true; raises `Failed` if the process ends or time runs out."""
     end = time.time() + seconds
     while not condition():
@@ -124,8 +126,9 @@ def wait_for(condition, process, seconds=300):
 
 
 def kill_group(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
 
 
 def children(process):

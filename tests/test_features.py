@@ -451,3 +451,12 @@ def test_system_folders_are_no_classes(tmp_path):
     (tmp_path / "__MACOSX/a").mkdir(parents=True)
     (tmp_path / "__MACOSX/a/._000.png").write_bytes(b"\0\5\x16\7")
     assert sorted(set(labelled.read_folder(tmp_path)[1])) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("crop", [centre_crop, squash])
+@pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1)])
+def test_strips_cost_little_memory(crop, shape):
+    """Resized whole, a strip of 1 x 100,000 would be 256 x 25,600,000 px."""
+    strip = np.full((*shape, 3), 7, np.uint8)
+    made = crop(strip, 0, 0, size=224)
+    assert made.shape == (224, 224, 3) and (made == 7).all()
