@@ -102,18 +102,6 @@ def test_no_gpu_is_one_sentence():
     assert "no GPU is visible" in done.stderr
 
 
-def test_ranks(report, workshop, monkeypatch):
-    """One of the stages; a killed process and a slow one."""
-    everything = gpu_ranks.stages(workshop)
-    assert len(everything) >= 14
-    chosen = [one for one in everything if one[0] == "06 folder"]
-    monkeypatch.setattr(gpu_ranks, "stages", lambda workshop: chosen)
-    gpu_ranks.ranks(report, CPU, workshop)
-    assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
-    assert "06 folder: once more" in verdicts(report, "ok")
-    assert "a process that is slow: images" in verdicts(report, "ok")
-
-
 def test_resume(report, workshop, monkeypatch):
     chosen = {"03": gpu_ranks.trainings(workshop)["03"]}
     monkeypatch.setattr(gpu_ranks, "trainings", lambda workshop: chosen)
