@@ -24,7 +24,6 @@ does not fit, --grad-checkpoint trades a third more time for most of it. Gradien
 not offered: it does not enlarge the batch whose statistics the losses use.
 """
 
-import os
 import re
 import time
 from functools import partial
@@ -33,12 +32,10 @@ from pathlib import Path
 from models import run, run_folder
 
 STAGE = "03_pretrain"
-MAY_CHANGE = (
-    "log_every",
-    "knn",
-    "knn_every",
-    "colour_on",
-)  # on resume, beside run_folder.MAY_CHANGE
+# On resume, beside run_folder.MAY_CHANGE:
+MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")
+SMALL = dict(backbone="resnet18", small_images=True, size=32, store_size=32)
+PRESET_FLAGS = {"cifar": SMALL | dict(batch_size=256, epochs=1000)}  # flags that a preset sets
 
 
 def arguments(argv=None):
@@ -47,6 +44,12 @@ def arguments(argv=None):
     add("--data", required=True, help="folder tree of the real images; labels are not used")
     add("--out", required=True, help="run folder")
     add("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
+    add(
+        "--preset",
+        choices=list(PRESET_FLAGS),
+        help="other settings than the published ones (models/presets.py) wherever no flag says "
+        "otherwise; cifar: solo-learn's for CIFAR-10",
+    )
     # ---- views
     add(
         "--generated",
@@ -81,7 +84,7 @@ def arguments(argv=None):
     add(
         "--view-preset",
         default="photos",
-        choices=["photos", "digits", "satellite", "cifar"],
+        choices=["photos", "digits", "satellite"],
         help="changes of the published views for images that are not photographs",
     )
     add(
@@ -199,7 +202,11 @@ def arguments(argv=None):
         "one size of at most 64 px (the crops then differ by a level or two)",
     )
     run.device_arguments(p)
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.preset:
+        p.set_defaults(**PRESET_FLAGS[args.preset])
+        args = p.parse_args(argv)
+    return args
 
 
 if __name__ == "__main__":
@@ -215,6 +222,7 @@ from models.losses import embedding_stats
 from models.meter import Meter
 from models.pairs import PairDataset, inputs_of, mirrors_of, without_unread
 from models.plots import curves
+from models.presets import recipe_of
 from models.resnet import build_backbone, load_backbone
 from models.small_pairs import small_loader
 from models.views import with_preset
@@ -222,7 +230,7 @@ from models.views import with_preset
 
 # ---------------------------------------------------------------- settings
 def complete(args):
-    """Fill in the defaults that depend on other arguments; check what can be checked already."""
+    """Fill in and check the arguments; returns the settings, an entry as in heads.METHODS."""
     if args.method not in METHODS:
         run.fail(f"--method {args.method}: the methods are {', '.join(METHODS)}.", 2)
     if args.mix is None:
@@ -241,32 +249,25 @@ def complete(args):
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    published = METHODS[args.method]
+    recipe = recipe_of(args.method, args.preset)
     if args.learning_rate is None:
-        args.learning_rate = published["lr"]
+        args.learning_rate = recipe["lr"]
     for name in ("local_crops", "weight_decay", "warmup_epochs", "clip_grad"):
         if getattr(args, name) is None:
-            setattr(args, name, published[name])
+            setattr(args, name, recipe[name])
     if args.optimizer == "published":
-        args.optimizer = published["optimizer"]
+        args.optimizer = recipe["optimizer"]
+    return recipe | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
 
 
-def colour_on_gpu(args, device):
-    """Where the colour half of the views is computed (--colour-on)."""
-    if device.type != "cuda" or (args.colour_on == "cpu" and not args.in_memory):
-        return False
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return args.in_memory or args.colour_on == "gpu" or cores < 4 * parallel.local_world()
-
-
-def build_data(args, paths, folders, device):
+def build_data(args, recipe, paths, folders, device):
     """The pairs of real and generated views."""
     for folder in folders if folders != "real" else ():
         run.keep_apart(args.data, generated=folder)
     return PairDataset(
         args.data,
         paths,
-        with_preset(METHODS[args.method]["views"], args.view_preset, args.crop_scale),
+        with_preset(recipe["views"], args.view_preset, args.crop_scale),
         args.size,
         seed=args.seed,
         mix=args.mix,
@@ -277,15 +278,15 @@ def build_data(args, paths, folders, device):
         local_size=args.local_size,
         local_from=args.local_crops_from,
         store_size=args.store_size,
-        on_device=colour_on_gpu(args, device),
+        on_device=device_views.is_wanted(device, args.colour_on, args.in_memory),
     )
 
 
 # ---------------------------------------------------------------- the model
-def build_model(args, normalisation):
+def build_model(args, recipe, normalisation):
     """The method's module, with the initial weights of --seed or --init; (mean, std) of pixels."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
-    zero_init = METHODS[args.method]["zero_init_residual"]
+    zero_init = recipe["zero_init_residual"]
     backbone, width = build_backbone(args.backbone, args.small_images, zero_init_residual=zero_init)
     if args.init:
         loaded = load_backbone(args.init)[0].state_dict()
@@ -295,7 +296,7 @@ def build_model(args, normalisation):
             run.fail(f"--init {args.init} is not a {args.backbone}{small}.", 2)
         backbone.load_state_dict(loaded)
     backbone.normalisation = normalisation
-    options = {}
+    options = recipe["head"].copy()
     if args.projector:
         options["projector"] = args.projector
     if args.temperature is not None:
@@ -310,17 +311,16 @@ def build_model(args, normalisation):
 
 # ---------------------------------------------------------------- the training
 def main(args, device):
-    complete(args)
+    recipe = complete(args)
     run.keep_apart(args.data, out=args.out)
     folders, made_by = mirrors_of(args.generated, args.mix)
     paths = without_unread(find_images(args.data), folders)
     run.check_batch(len(paths), args.batch_size, least=2)
     if args.knn:
         features.check_probe(args.knn)
-    data = build_data(args, paths, folders, device)
-    recipe = METHODS[args.method] | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
+    data = build_data(args, recipe, paths, folders, device)
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
-    model = build_model(args, (data.first["mean"], data.first["std"]))
+    model = build_model(args, recipe, (data.first["mean"], data.first["std"]))
     if not (Path(args.out) / "backbone.pth").exists():
         memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
 

@@ -5,12 +5,26 @@ The same choices as in models/views.py give the same images up to rounding. Imag
 """
 
 import math
+import os
 
 import torch
 import torch.nn.functional as F
 
-from models import views
+from models import parallel, views
 from models.images import contact_sheet
+
+
+def is_wanted(device, colour_on, in_memory):
+    """Whether the colour half is computed on the device (--colour-on: auto, cpu or gpu).
+
+    in_memory: the images lie on the device already.
+    """
+    if device.type != "cuda":
+        return False
+    if in_memory or colour_on == "gpu":
+        return True
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return colour_on == "auto" and cores < 4 * parallel.local_world()
 
 
 def brightness(x, factor):

@@ -317,10 +317,12 @@ class SwAV(Method):
 #
 # build: the module. views: (first view, second view, local crop). head: the module's options.
 # lr: base of the scaling rule (lars.peak_lr). lr_1d: learning rate of 1-D parameters (biases,
-# norms) over that of the rest. start, end: shares of the scaled learning rate at the first step and
-# after the last one; end_lr: the latter as an absolute value.
+# norms) over that of the rest. eta, clip_ratio: of LARS. start, end: shares of the scaled learning
+# rate at the first step and after the last one; end_lr: the latter as an absolute value.
 COMMON = dict(
     optimizer="lars",
+    eta=0.001,
+    clip_ratio=False,
     exclude_1d=True,
     scaling="linear",
     lr_1d=1.0,

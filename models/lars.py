@@ -12,16 +12,21 @@ def param_groups(module, recipe):
     SwAV; in Barlow Twins they have a learning rate of their own: in each step, set
     group["lr"] = lr * group["lr_scale"]. The groups suit torch.optim.SGD and AdamW as well.
     """
-    larc = recipe["optimizer"] == "larc"
     params = [p for p in module.parameters() if p.requires_grad]
+    adapted = dict(
+        lr_scale=1.0,
+        weight_decay=recipe["weight_decay"],
+        adapt=True,
+        larc=recipe["optimizer"] == "larc",
+        eta=recipe["eta"],
+        clip_ratio=recipe["clip_ratio"],
+    )
     if not recipe["exclude_1d"]:
-        everything = dict(lr_scale=1.0, weight_decay=recipe["weight_decay"], adapt=True, larc=larc)
-        return [dict(params=params, **everything)]
+        return [dict(params=params, **adapted)]
     kernels = [p for p in params if p.ndim > 1]
     vectors = [p for p in params if p.ndim <= 1]
-    of_kernels = dict(lr_scale=1.0, weight_decay=recipe["weight_decay"], adapt=True, larc=larc)
-    of_vectors = dict(lr_scale=recipe["lr_1d"], weight_decay=0.0, adapt=False, larc=larc)
-    return [dict(params=kernels, **of_kernels), dict(params=vectors, **of_vectors)]
+    of_vectors = adapted | dict(lr_scale=recipe["lr_1d"], weight_decay=0.0, adapt=False)
+    return [dict(params=kernels, **adapted), dict(params=vectors, **of_vectors)]
 
 
 def build_optimizer(module, recipe):
@@ -41,14 +46,30 @@ class LARS(torch.optim.Optimizer):
         u = g + b w ;  ratio = eta |w| / |u|                      LARS (facebookresearch/vicreg)
         u = g + b w ;  ratio = eta |w| / (|g| + b |w| + 1e-8)     `larc` (apex, clip=False: SwAV)
         m = momentum m + ratio u ;  w = w - lr m
+    With `clip_ratio` it is the smaller of ratio / lr and 1 (apex, clip=True: solo-learn).
     ratio is 1 where |w| is 0, and without `adapt`. Where only |g| is 0, LARC leaves u at 0, weight
     decay included. SimCLR's TensorFlow code keeps lr inside m; the two differ only by the lag of m
     behind a changing lr. A step reads nothing back from the device. The state is plain tensors.
     """
 
-    def __init__(self, params, momentum=0.9, weight_decay=0.0, eta=1e-3, adapt=True, larc=False):
+    def __init__(
+        self,
+        params,
+        momentum=0.9,
+        weight_decay=0.0,
+        eta=1e-3,
+        adapt=True,
+        larc=False,
+        clip_ratio=False,
+    ):
         defaults = dict(
-            lr=0.0, momentum=momentum, weight_decay=weight_decay, eta=eta, adapt=adapt, larc=larc
+            lr=0.0,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            eta=eta,
+            adapt=adapt,
+            larc=larc,
+            clip_ratio=clip_ratio,
         )
         super().__init__(params, defaults)
 
@@ -80,6 +101,8 @@ class LARS(torch.optim.Optimizer):
         else:
             g = size = torch.stack(torch._foreach_norm(updates))
         ratio = group["eta"] * w / size
+        if group["clip_ratio"]:
+            ratio = (ratio / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratio)
         return torch.where(w > 0, torch.where(g > 0, ratio, 0), 1)
 
 

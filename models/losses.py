@@ -61,7 +61,7 @@ def variance_and_covariance(z):
 
 
 @full_precision
-def barlow_loss(x, y, lambd=0.0051):
+def barlow_loss(x, y, lambd=0.0051, scale=1.0):
     """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, eq. 1-2) of embeddings x, y (n, d).
 
     sum_i (1 - C_ii)^2 + lambd * sum over i != j of C_ij^2, where C is the cross-correlation
@@ -69,6 +69,7 @@ def barlow_loss(x, y, lambd=0.0051):
     variance, eps 1e-5), as by the official BatchNorm1d(affine=False), whose running statistics
     nothing reads. C is divided by n, not by the configured batch. On N processes the official
     gradient is 1 / N of the true one, because its all_reduce of C does not differentiate.
+    scale: a factor of all.
     """
     n = len(x)
     x = F.batch_norm(x, None, None, training=True, eps=1e-5)
@@ -76,7 +77,7 @@ def barlow_loss(x, y, lambd=0.0051):
     diagonal = (x * y).sum(0)
     on = (diagonal / n - 1).square().sum()
     off = off_diagonal_squares(x, y, diagonal) / n**2
-    return on + lambd * off, {"on_diagonal": on.detach(), "off_diagonal": off.detach()}
+    return scale * (on + lambd * off), {"on_diagonal": on.detach(), "off_diagonal": off.detach()}
 
 
 @full_precision

@@ -58,7 +58,6 @@ PRESETS = {
     "photos": {},  # as published, for photographs of 224 px
     "digits": dict(scale=(0.3, 1.0), flip=0.0) | _NO_COLOUR,  # ours: a mirrored 2 is no 2
     "satellite": dict(scale=(0.3, 1.0), blur=0.0),  # ours: small tiles are blurred already
-    "cifar": dict(scale=(0.2, 1.0), blur=0.0),  # solo-learn's recipes for CIFAR-10: no blur
 }
 
 # What --pair can put on a generated image: {its name: its key in a view}.
