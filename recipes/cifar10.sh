@@ -6,7 +6,7 @@
 #   DATA=/my/cifar bash recipes/cifar10.sh           image files instead: train/ and val/ or test/
 #
 # BUDGET says how much is trained; every list below can be given as well (SEEDS="0 1 2" ...):
-#   cpu     SimCLR, a 10-layer ResNet, 16 epochs of 10,000 images, 7 arms, 3 seeds
+#   cpu     SimCLR, a 10-layer ResNet, 8 epochs of 10,000 images, 7 arms, 3 seeds
 #   hour    SimCLR, ResNet-18, 40 epochs, 4 arms, 1 seed
 #   night   SimCLR, ResNet-18, 60 epochs, 11 arms, 3 seeds
 #   full    VICReg and SimCLR as solo-learn publishes them: 1,000 epochs, all arms, 3 seeds
@@ -40,7 +40,7 @@ case $BUDGET in
     PART="--limit 1000 500"
     ALL_ARMS="control reconstruction mask25 mask50 weak50"
     ALL_SEEDS="0 1 2"
-    EPOCHS=16
+    EPOCHS=8
     TOKENIZER="--size 32 --filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 1024
       --code-dim 48 --groups 16 --perceptual-weight 0 --gan-weight 0 --learning-rate 1e-3
       --batch-size 64 --epochs 10 --workers 0"
@@ -94,7 +94,8 @@ DRAWS=10
 COST="--images 200 --compare 5000"
 if [ -n "${TINY:-}" ]; then
   PART="--limit 8 4"
-  SEEDS="0 1"
+  ARMS="control mask50 weak50"
+  SEEDS="0"
   LABELS="2"
   EPOCHS=1
   TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 16 --batch-size 16 --epochs 1 --workers 0"
@@ -111,19 +112,24 @@ fi
 RUNS=${RUNS:-$RUN_ROOT/cifar10-$BUDGET}
 DATA=$DATA_ROOT/cifar10${PART:+-part}
 MIRRORS=$RUNS/mirrors
+FIRST=${METHODS%% *}-baseline-seed${SEEDS%% *}  # its features say what is near
 read -r LONG SHORT <<< "$TRANSFORMER_EPOCHS"
 
 say "the images"
 run python recipes/cifar10.py --out "$DATA" --archive "$DATA_ROOT/archives" $IMAGES $PART
 
-# ---- the generators and their images, made when the first arm needs them
-tokenizer() {
-  $LAUNCH 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" $TOKENIZER
-}
-transformer() {  # name, epochs
-  tokenizer
+# ---- the generators, and the images of an arm
+maskgit() {  # name, epochs
   $LAUNCH 00_train_generator.py maskgit --data "$DATA/train" --tokenizer "$RUNS/vqgan" \
     --out "$RUNS/$1" $TRANSFORMER --epochs "$2"
+}
+generators() {
+  $LAUNCH 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" $TOKENIZER
+  maskgit maskgit "$LONG"
+  if [[ $ARMS == *weak* ]]; then maskgit maskgit-weak "$SHORT"; fi
+  if [[ $ARMS == *diffusion* ]]; then
+    $LAUNCH extras/train_diffusion.py --data "$DATA/train" --out "$RUNS/ddpm" $DIFFUSION
+  fi
 }
 paint() {  # name of the mirror, weights, mask
   $LAUNCH 02_augment.py inpaint --data "$DATA/train" --out "$MIRRORS/$1" --weights "$RUNS/$2" \
@@ -131,22 +137,20 @@ paint() {  # name of the mirror, weights, mask
 }
 mirror() {  # arm
   case $1 in
-    reconstruction) transformer maskgit "$LONG"; paint "$1" maskgit none ;;
-    mask*) transformer maskgit "$LONG"; paint "$1" maskgit "random:0.${1#mask}" ;;
-    weak*) transformer maskgit-weak "$SHORT"; paint "$1" maskgit-weak "random:0.${1#weak}" ;;
+    reconstruction) paint "$1" maskgit none ;;
+    mask*) paint "$1" maskgit "random:0.${1#mask}" ;;
+    weak*) paint "$1" maskgit-weak "random:0.${1#weak}" ;;
     outpaint)
-      transformer maskgit "$LONG"
       $LAUNCH 02_augment.py outpaint --data "$DATA/train" --out "$MIRRORS/$1" \
         --weights "$RUNS/maskgit" --positions center $INPAINT
       ;;
     diffusion*)
-      $LAUNCH extras/train_diffusion.py --data "$DATA/train" --out "$RUNS/ddpm" $DIFFUSION
       $LAUNCH 02_augment.py diffusion --data "$DATA/train" --out "$MIRRORS/diffusion" \
         --model "$RUNS/ddpm" --strength "${1#diffusion}" --store-size 32 --batch-size 250
       ;;
     neighbour)
       $LAUNCH 02_augment.py neighbour --data "$DATA/train" --out "$MIRRORS/$1" --size 32 \
-        --backbone "$RUNS/${METHODS%% *}-baseline-seed${SEEDS%% *}"
+        --backbone "$RUNS/$FIRST"
       ;;
     oracle) $LAUNCH 02_augment.py same-class --data "$DATA/train" --out "$MIRRORS/$1" --size 32 ;;
   esac
@@ -167,7 +171,6 @@ arm() {  # name, method, seed
     *) flags="--generated $(folder "$1") --mix $GAMMA --pair $PAIR" ;;
   esac
   say "$2, $1, seed $3"
-  mirror "$1"
   $LAUNCH 03_pretrain.py --data "$DATA/train" --out "$name" --method "$2" --seed "$3" \
     --epochs "$EPOCHS" $PRETRAIN $flags
   local more=""
@@ -178,6 +181,7 @@ arm() {  # name, method, seed
       --draws "$DRAWS" $EVAL
   done
 }
+mirror oracle
 for method in $METHODS; do
   for seed in $SEEDS; do
     for name in baseline oracle; do arm "$name" "$method" "$seed"; done
@@ -186,6 +190,9 @@ done
 say "can this budget tell a good partner from a bad one?"
 run python recipes/gains.py check "$RUNS"
 
+say "the generators, and one generated image for each image and arm"
+generators
+for name in $ARMS; do mirror "$name"; done
 for method in $METHODS; do
   for seed in $SEEDS; do
     for name in $ARMS; do arm "$name" "$method" "$seed"; done
@@ -198,6 +205,6 @@ for name in $ARMS oracle; do
   if [ "$name" != control ]; then places="$places $(folder "$name")"; fi
 done
 $LAUNCH 07_metrics.py cost $places --out "$RUNS/cost" --size 32 \
-  --features "$RUNS/${METHODS%% *}-baseline-seed${SEEDS%% *}" $COST
+  --features "$RUNS/$FIRST" $COST
 run python 07_metrics.py report "$RUNS"
 run python recipes/gains.py plot "$RUNS"
