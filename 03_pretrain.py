@@ -33,12 +33,8 @@ from pathlib import Path
 from models import run, run_folder
 
 STAGE = "03_pretrain"
-MAY_CHANGE = (
-    "log_every",
-    "knn",
-    "knn_every",
-    "colour_on",
-)  # on resume, beside run_folder.MAY_CHANGE
+# What may change on resume, beside run_folder.MAY_CHANGE.
+MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")
 
 
 def arguments(argv=None):
@@ -107,7 +103,11 @@ def arguments(argv=None):
     )
     add("--size", type=run.positive, default=224, help="side of a view in pixels")
     # ---- network
-    add("--backbone", default="resnet50", help="a ResNet; resnet10 is meant for tiny images")
+    add(
+        "--backbone",
+        default="resnet50",
+        help="a ResNet, resnet10 for tiny images; or a vision transformer: vit_small_patch16",
+    )
     add("--small-images", action="store_true", help="3x3 stem, no max-pooling: for up to 64 px")
     add(
         "--projector", metavar="N-N-N", help="widths of the projector's layers (default: published)"
@@ -135,7 +135,7 @@ def arguments(argv=None):
         help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
         "256 (default: published)",
     )
-    add("--weight-decay", type=float, metavar="W", help="weight decay (default: published)")
+    add("--weight-decay", type=float, metavar="W", help="fixed weight decay (default: published)")
     add("--warmup-epochs", type=float, metavar="N", help="warm-up (default: published, 10)")
     add(
         "--clip-grad",
@@ -207,10 +207,10 @@ if __name__ == "__main__":
 
 import torch
 
-from models import device_views, features, memory, parallel
-from models.heads import METHODS, build_method
+from models import device_views, features, memory, parallel, vit
+from models.heads import METHODS, build_method, recipe_of
 from models.images import class_of, find_images, read_ahead
-from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
+from models.lars import build_optimizer, clip_each, peak_lr, set_rates
 from models.losses import embedding_stats
 from models.meter import Meter
 from models.pairs import PairDataset, inputs_of, mirrors_of, without_unread
@@ -241,7 +241,10 @@ def complete(args):
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    published = METHODS[args.method]
+    published = recipe_of(args.method, args.backbone)
+    if vit.is_vit(args.backbone):
+        vit.check_training(args, published)
+    args.weight_decay_end = published["weight_decay_end"] if args.weight_decay is None else None
     if args.learning_rate is None:
         args.learning_rate = published["lr"]
     for name in ("local_crops", "weight_decay", "warmup_epochs", "clip_grad"):
@@ -263,10 +266,11 @@ def build_data(args, paths, folders, device):
     """The pairs of real and generated views."""
     for folder in folders if folders != "real" else ():
         run.keep_apart(args.data, generated=folder)
+    views = recipe_of(args.method, args.backbone)["views"]
     return PairDataset(
         args.data,
         paths,
-        with_preset(METHODS[args.method]["views"], args.view_preset, args.crop_scale),
+        with_preset(views, args.view_preset, args.crop_scale),
         args.size,
         seed=args.seed,
         mix=args.mix,
@@ -285,8 +289,9 @@ def build_data(args, paths, folders, device):
 def build_model(args, normalisation):
     """The method's module, with the initial weights of --seed or --init; (mean, std) of pixels."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
-    zero_init = METHODS[args.method]["zero_init_residual"]
-    backbone, width = build_backbone(args.backbone, args.small_images, zero_init_residual=zero_init)
+    recipe = recipe_of(args.method, args.backbone)
+    settings = recipe["zero_init_residual"], args.size, recipe["drop_path"]
+    backbone, width = build_backbone(args.backbone, args.small_images, *settings)
     if args.init:
         loaded = load_backbone(args.init)[0].state_dict()
         shapes = {name: value.shape for name, value in backbone.state_dict().items()}
@@ -318,7 +323,8 @@ def main(args, device):
     if args.knn:
         features.check_probe(args.knn)
     data = build_data(args, paths, folders, device)
-    recipe = METHODS[args.method] | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
+    own = {name: getattr(args, name) for name in ("optimizer", "weight_decay", "weight_decay_end")}
+    recipe = recipe_of(args.method, args.backbone) | own
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
     model = build_model(args, (data.first["mean"], data.first["std"]))
     if not (Path(args.out) / "backbone.pth").exists():
@@ -354,12 +360,6 @@ def main(args, device):
             f"mixing rate {args.mix}"
         )
 
-    def learning_rate(step):
-        end = peak * recipe["end"] if recipe["end_lr"] is None else recipe["end_lr"]
-        warmup = round(args.warmup_epochs * per_epoch)
-        start = peak * recipe["start"]
-        return cosine_warmup(step, total, warmup, peak, start, end, recipe["linspace"])
-
     # ---- one pass of the loader over all the remaining steps
     order = run.batches(len(paths), args.batch_size, args.seed, first, total)
     if args.in_memory:
@@ -373,8 +373,8 @@ def main(args, device):
     for step, batch in enumerate(loader, first):
         images, choices, _ = render(*batch) if render else batch
         epoch = step / per_epoch
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr_scale"] * learning_rate(step)
+        set_rates(optimizer, recipe, peak, step, total, round(args.warmup_epochs * per_epoch))
+        torch.manual_seed(run.image_seed(args.seed, "step", step, parallel.rank()))  # drop path
         crops = []
         for image, choice in zip(images, choices, strict=True):
             image = image.to(device, non_blocking=True)
