@@ -32,8 +32,7 @@ from pathlib import Path
 from models import run, run_folder
 
 STAGE = "03_pretrain"
-# On resume, beside run_folder.MAY_CHANGE:
-MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")
+MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")  # beside run_folder.MAY_CHANGE
 SMALL = dict(backbone="resnet18", small_images=True, size=32, store_size=32)
 PRESET_FLAGS = {"cifar": SMALL | dict(batch_size=256, epochs=1000)}  # flags that a preset sets
 
@@ -110,7 +109,11 @@ def arguments(argv=None):
     )
     add("--size", type=run.positive, default=224, help="side of a view in pixels")
     # ---- network
-    add("--backbone", default="resnet50", help="a ResNet; resnet10 is meant for tiny images")
+    add(
+        "--backbone",
+        default="resnet50",
+        help="a ResNet, resnet10 for tiny images; or a vision transformer: vit_small_patch16",
+    )
     add("--small-images", action="store_true", help="3x3 stem, no max-pooling: for up to 64 px")
     add(
         "--projector", metavar="N-N-N", help="widths of the projector's layers (default: published)"
@@ -138,7 +141,7 @@ def arguments(argv=None):
         help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
         "256 (default: published)",
     )
-    add("--weight-decay", type=float, metavar="W", help="weight decay (default: published)")
+    add("--weight-decay", type=float, metavar="W", help="fixed weight decay (default: published)")
     add("--warmup-epochs", type=float, metavar="N", help="warm-up (default: published, 10)")
     add(
         "--clip-grad",
@@ -214,10 +217,10 @@ if __name__ == "__main__":
 
 import torch
 
-from models import device_views, features, memory, parallel
+from models import device_views, features, memory, parallel, vit
 from models.heads import METHODS, build_method
 from models.images import class_of, find_images, read_ahead
-from models.lars import build_optimizer, clip_each, cosine_warmup, peak_lr
+from models.lars import build_optimizer, clip_each, peak_lr, set_rates
 from models.losses import embedding_stats
 from models.meter import Meter
 from models.pairs import PairDataset, inputs_of, mirrors_of, without_unread
@@ -249,7 +252,10 @@ def complete(args):
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    recipe = recipe_of(args.method, args.preset)
+    recipe = recipe_of(args.method, args.backbone, args.preset)
+    if vit.is_vit(args.backbone):
+        vit.check_training(args, recipe)
+    args.weight_decay_end = recipe["weight_decay_end"] if args.weight_decay is None else None
     if args.learning_rate is None:
         args.learning_rate = recipe["lr"]
     for name in ("local_crops", "weight_decay", "warmup_epochs", "clip_grad"):
@@ -257,7 +263,8 @@ def complete(args):
             setattr(args, name, recipe[name])
     if args.optimizer == "published":
         args.optimizer = recipe["optimizer"]
-    return recipe | {"optimizer": args.optimizer, "weight_decay": args.weight_decay}
+    own = ("optimizer", "weight_decay", "weight_decay_end")
+    return recipe | {name: getattr(args, name) for name in own}
 
 
 def build_data(args, recipe, paths, folders, device):
@@ -286,8 +293,8 @@ def build_data(args, recipe, paths, folders, device):
 def build_model(args, recipe, normalisation):
     """The method's module, with the initial weights of --seed or --init; (mean, std) of pixels."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
-    zero_init = recipe["zero_init_residual"]
-    backbone, width = build_backbone(args.backbone, args.small_images, zero_init_residual=zero_init)
+    settings = recipe["zero_init_residual"], args.size, recipe["drop_path"]
+    backbone, width = build_backbone(args.backbone, args.small_images, *settings)
     if args.init:
         loaded = load_backbone(args.init)[0].state_dict()
         shapes = {name: value.shape for name, value in backbone.state_dict().items()}
@@ -320,15 +327,15 @@ def main(args, device):
         features.check_probe(args.knn)
     data = build_data(args, recipe, paths, folders, device)
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
-    model = build_model(args, recipe, (data.first["mean"], data.first["std"]))
+    mean, std = data.first["mean"], data.first["std"]
+    model = build_model(args, recipe, (mean, std))
     if not (Path(args.out) / "backbone.pth").exists():
         memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
 
     # ---- the run folder: nothing is written before all of the above has been checked
     inputs = inputs_of(paths, folders, made_by)
-    mean, std = data.first["mean"], data.first["std"]
     noted = {"generated_by": made_by, "images": len(paths), "peak_lr": peak}
-    noted |= {"classes": sorted({class_of(path) for path in paths})}  # what data this is
+    noted["classes"] = sorted({class_of(path) for path in paths})  # what data this is
     noted |= {"mean": mean, "std": std}  # evaluations must normalise as the training did
     out = run_folder.open_run(args, STAGE, "backbone.pth", MAY_CHANGE, inputs, noted)
     if out is None:
@@ -349,16 +356,9 @@ def main(args, device):
     total = args.epochs * per_epoch
     if parallel.rank() == 0 and not first:
         print(
-            f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size} "
-            f"({args.batch_size // parallel.world()} a process), learning rate {peak:.4g}, "
-            f"mixing rate {args.mix}"
+            f"{args.method}: {len(paths)} images, {total} steps of {args.batch_size}, learning "
+            f"rate {peak:.4g}, mixing rate {args.mix}"
         )
-
-    def learning_rate(step):
-        end = peak * recipe["end"] if recipe["end_lr"] is None else recipe["end_lr"]
-        warmup = round(args.warmup_epochs * per_epoch)
-        start = peak * recipe["start"]
-        return cosine_warmup(step, total, warmup, peak, start, end, recipe["linspace"])
 
     # ---- one pass of the loader over all the remaining steps
     order = run.batches(len(paths), args.batch_size, args.seed, first, total)
@@ -373,8 +373,8 @@ def main(args, device):
     for step, batch in enumerate(loader, first):
         images, choices, _ = render(*batch) if render else batch
         epoch = step / per_epoch
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr_scale"] * learning_rate(step)
+        set_rates(optimizer, recipe, peak, step, total, round(args.warmup_epochs * per_epoch))
+        torch.manual_seed(run.image_seed(args.seed, "step", step, parallel.rank()))  # drop path
         crops = []
         for image, choice in zip(images, choices, strict=True):
             image = image.to(device, non_blocking=True)

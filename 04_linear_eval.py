@@ -21,6 +21,10 @@ resized bilinearly, for DINO bicubically (its eval_linear.py). What differs from
 * Pixels are normalised as in the backbone's pretraining; of other files by ImageNet's mean and
   standard deviation, SwAV's too (its red is divided by 0.228, not 0.229).
 
+The layer of a vision transformer sees the [CLS] tokens of its last four blocks side by side, as
+DINO's does for ViT-S (for ViT-B it would see the last one and the mean of the patches). --knn uses
+the last one.
+
 --cache-features computes the features once, on centre crops, and fits a multinomial logistic
 regression on them (standardised, L-BFGS, weight decay chosen on a stratified tenth of the training
 images, never on val): minutes for ImageNet, seconds for small data. It sees no augmented crops (but
@@ -66,7 +70,7 @@ def arguments(argv=None):
         type=float,
         help="the layer's learning rate. Without it by method: VICReg 0.02 (its README; its code's "
         "default is 0.3), SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and "
-        "other files 0.3",
+        "other files 0.3; vision transformers 0.001 x batch / 256 (DINO)",
     )
     g.add_argument("--weight-decay", type=float, default=1e-6, help="the layer's weight decay")
     g = p.add_argument_group("features computed once")
@@ -124,7 +128,7 @@ if __name__ == "__main__":
 import torch
 import torch.nn.functional as F
 
-from models import features, labelled, linear, resnet
+from models import features, labelled, linear, resnet, vit
 from models.evaluation import summary
 from models.meter import Meter
 
@@ -154,7 +158,7 @@ def published(args, out, backbone, data, crop, device):
         train, rows = features.extract(
             backbone, data.train.files, crop, device, args.precision, args.workers
         )
-        results |= nearest(train, rows, val, data)
+        results |= nearest(backbone, train, rows, val, data)
     return results, guesses
 
 
@@ -240,7 +244,7 @@ def cached(args, network, data, crop, device, knn=False):
     results = {}
     if knn:
         centre = len(rows) // args.cache_crops  # the first pass
-        results = nearest(train[:centre], rows[:centre], val, data)
+        results = nearest(network, train[:centre], rows[:centre], val, data)
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
     if args.labels_per_class:
@@ -327,8 +331,9 @@ def extract(args, network, files, crop, device, what):
     )
 
 
-def nearest(train, rows, val, data):
+def nearest(backbone, train, rows, val, data):
     """kNN accuracies of training features, which lie spread over the processes."""
+    train, val = train[:, -backbone.inplanes :], val[:, -backbone.inplanes :]
     votes = features.knn(train, data.train.labels[rows], val, len(data.classes))
     top1, top5 = features.accuracy(votes, data.val.labels)
     return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
@@ -362,9 +367,12 @@ def main(args, device):
     backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
     method = info["args"].get("method")
     args.size = args.size or info["args"].get("size") or 224
+    transformer = isinstance(backbone, vit.VisionTransformer)
+    if transformer:
+        backbone.blocks = vit.LINEAR_BLOCKS
     if args.learning_rate is None:
-        args.learning_rate = LEARNING_RATES.get(method, 0.3)
-        if method in SCALED:
+        args.learning_rate = vit.LINEAR_RATE if transformer else LEARNING_RATES.get(method, 0.3)
+        if transformer or method in SCALED:
             args.learning_rate *= args.batch_size / 256
     args.interpolation = "bicubic" if method == "dino" else "bilinear"
     crop = partial(features.centre_crop, size=args.size, interpolation=args.interpolation)

@@ -130,6 +130,8 @@ def download(args):
 
 def pool(backbone, side, size):
     """Replace the backbone's global pooling by windows of side x side with stride 1."""
+    if not hasattr(backbone, "avgpool"):
+        run.fail("--pool is for ResNets: a vision transformer has no pooling. Leave it out.", 2)
     backbone.avgpool = torch.nn.AvgPool2d(side, stride=1)
     try:
         with torch.no_grad():

@@ -11,18 +11,10 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import StochasticDepth
 
-from models import views
+from models import losses, views
 from models.lars import cosine_warmup
-from models.losses import (
-    barlow_loss,
-    byol_loss,
-    dino_loss,
-    simclr_loss,
-    sinkhorn,
-    swav_loss,
-    vicreg_loss,
-)
 from models.parallel import all_sum, full_precision, gather, rank, world
 
 
@@ -60,10 +52,12 @@ def unit(x):
 
 
 def frozen_copy(*modules):
-    """A teacher: it begins as its student, gets no gradients, and has BatchNorm buffers of its
-    own.
-    """
-    return copy.deepcopy(nn.Sequential(*modules)).requires_grad_(False)
+    """A teacher: it begins as its student, without gradients, with BatchNorm buffers of its own."""
+    teacher = copy.deepcopy(nn.Sequential(*modules)).requires_grad_(False)
+    for module in teacher.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0  # it leaves nothing out: dino's main_dino.py:166
+    return teacher
 
 
 @torch.no_grad()
@@ -79,14 +73,14 @@ def move_teacher(teacher, students, momentum, progress):
 
 def mean_over_pairs(loss, *view_lists):
     """Mean over k >= 1 of loss(x[0], x[k], y[0], y[k], ...), for lists of views x, y, ..."""
-    losses, terms = [], []
+    values, terms = [], []
     for k in range(1, len(view_lists[0])):
         pair = [view for views_of in view_lists for view in (views_of[0], views_of[k])]
         value, value_terms = loss(*pair)
-        losses.append(value)
+        values.append(value)
         terms.append(value_terms)
     means = {name: sum(one[name] for one in terms) / len(terms) for name in terms[0]}
-    return sum(losses) / len(losses), means
+    return sum(values) / len(values), means
 
 
 # ---------------------------------------------------------------- methods
@@ -145,7 +139,7 @@ class SimCLR(Siamese):
     """Crops of one size share a forward pass and its statistics, as published."""
 
     def __init__(self, backbone, dim, projector, **options):
-        super().__init__(backbone, dim, projector, simclr_loss, hidden_bias=False, **options)
+        super().__init__(backbone, dim, projector, losses.simclr_loss, hidden_bias=False, **options)
         norm = nn.BatchNorm1d(projector[-1])  # on the last layer too: tf2/model.py:120-190
         norm.bias.requires_grad_(False)
         self.projector.append(norm)
@@ -170,7 +164,7 @@ class BYOL(Method):
         with torch.no_grad():
             targets = [self.teacher(x) for x in crops]
         predictions = [self.predictor(x) for x in z]
-        loss, terms = mean_over_pairs(byol_loss, predictions, targets)
+        loss, terms = mean_over_pairs(losses.byol_loss, predictions, targets)
         return loss, terms, z[0].detach()
 
     def after_update(self, progress):
@@ -214,7 +208,7 @@ class DINO(Method):
         z, student = self.outputs([*views, *local], *self.student())
         with torch.no_grad():
             _, teacher = self.outputs(views, *self.teacher)
-        loss, terms = dino_loss(
+        loss, terms = losses.dino_loss(
             student,
             teacher,
             self.center,
@@ -277,7 +271,7 @@ class SwAV(Method):
         self.projector = mlp(dim, *hidden, last_bias=True)
         self.prototypes = nn.Linear(hidden[-1], prototypes, bias=False)
         self.register_buffer("queue", torch.zeros(global_views, queue, hidden[-1]))
-        self.sinkhorn = functools.partial(sinkhorn, epsilon=epsilon, iterations=iterations)
+        self.sinkhorn = functools.partial(losses.sinkhorn, epsilon=epsilon, iterations=iterations)
         self.temperature = temperature
         self.queue_start = queue_start
         self.freeze = freeze
@@ -290,7 +284,7 @@ class SwAV(Method):
         z = z.unflatten(0, (len(crops), -1))
         scores = scores_of(z, self.prototypes.weight)
         assignments = self.assign(z[: len(views)].detach(), epoch >= self.queue_start)
-        loss, terms = swav_loss(scores, assignments, temperature=self.temperature)
+        loss, terms = losses.swav_loss(scores, assignments, temperature=self.temperature)
         return loss, terms, z[0].detach()
 
     @torch.no_grad()
@@ -319,6 +313,9 @@ class SwAV(Method):
 # lr: base of the scaling rule (lars.peak_lr). lr_1d: learning rate of 1-D parameters (biases,
 # norms) over that of the rest. eta, clip_ratio: of LARS. start, end: shares of the scaled learning
 # rate at the first step and after the last one; end_lr: the latter as an absolute value.
+# weight_decay_end: where the weight decay goes along a cosine; None: it stays. drop_path: of a
+# vision transformer (models/vit.py). vit: what such a network changes; without it none was
+# published.
 COMMON = dict(
     optimizer="lars",
     eta=0.001,
@@ -327,6 +324,8 @@ COMMON = dict(
     scaling="linear",
     lr_1d=1.0,
     weight_decay=1e-6,
+    weight_decay_end=None,
+    drop_path=0.0,
     warmup_epochs=10,
     start=0.0,
     end=0.0,
@@ -339,7 +338,7 @@ COMMON = dict(
 METHODS = dict(
     vicreg=COMMON
     | dict(
-        build=functools.partial(Siamese, loss=vicreg_loss, hidden_bias=True),
+        build=functools.partial(Siamese, loss=losses.vicreg_loss, hidden_bias=True),
         views=views.VICREG,
         lr=0.3,  # vicreg README, 100 epochs; the dissertation: 0.3 x 800 / 256
         weight_decay=1e-6,  # main_vicreg.py:53; LARS :245-254, not for 1-D parameters :112
@@ -354,7 +353,7 @@ METHODS = dict(
     ),
     barlow=COMMON
     | dict(
-        build=functools.partial(Siamese, loss=barlow_loss, hidden_bias=False),
+        build=functools.partial(Siamese, loss=losses.barlow_loss, hidden_bias=False),
         views=views.BARLOW,
         lr=0.2,  # barlowtwins main.py:167-168
         lr_1d=0.0048 / 0.2,
@@ -374,6 +373,14 @@ METHODS = dict(
         end_lr=1e-6,  # main_dino.py:96, min_lr
         clip_grad=3.0,  # main_dino.py:87; each parameter's norm by itself: utils.py:132-141
         local_crops=6,  # the dissertation, 4.1.5; dino's README has 8
+        vit=dict(  # the defaults of main_dino.py:82-117, dino README: ViT-S, 100 epochs
+            views=views.DINO_VIT,
+            optimizer="adamw",
+            lr=0.0005,
+            weight_decay=0.04,
+            weight_decay_end=0.4,
+            drop_path=0.1,  # the teacher's is 0
+        ),
         head=dict(
             projector=(2048, 2048, 256, 65536),  # vision_transformer.py:257-291
             student_temp=0.1,  # main_dino.py:365-366

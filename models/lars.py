@@ -9,8 +9,8 @@ def param_groups(module, recipe):
     """Optimizer groups of the trainable parameters; `recipe` is one of heads.METHODS.
 
     Matrices and kernels are decayed and adapted. 1-D parameters (biases, norms) are not, but in
-    SwAV; in Barlow Twins they have a learning rate of their own: in each step, set
-    group["lr"] = lr * group["lr_scale"]. The groups suit torch.optim.SGD and AdamW as well.
+    SwAV; in Barlow Twins they have a learning rate of their own, group["lr_scale"] times that of
+    the rest. In each step, call `set_rates`. The groups suit torch.optim.SGD and AdamW as well.
     """
     params = [p for p in module.parameters() if p.requires_grad]
     adapted = dict(
@@ -131,3 +131,19 @@ def cosine_warmup(step, total, warmup, base, start=0.0, end=0.0, linspace=False)
         return start + (base - start) * step / steps
     share = (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
     return base * share + end * (1 - share)
+
+
+def set_rates(optimizer, recipe, peak, step, total, warmup):
+    """Give the optimizer what holds at `step` (from 0) of `total`: learning rate, weight decay.
+
+    recipe: one of heads.METHODS. peak: the learning rate after `warmup` steps. With a
+    weight_decay_end, the weight decay goes there along a cosine, without warm-up.
+    """
+    end = peak * recipe["end"] if recipe["end_lr"] is None else recipe["end_lr"]
+    start = peak * recipe["start"]
+    rate = cosine_warmup(step, total, warmup, peak, start, end, recipe["linspace"])
+    first, last = recipe["weight_decay"], recipe["weight_decay_end"]
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr_scale"] * rate
+        if last is not None and group["weight_decay"]:
+            group["weight_decay"] = cosine_warmup(step, total, 0, first, end=last)

@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
@@ -89,7 +90,8 @@ def count_step(model, build_optimizer, crops, bf16=True, grad_checkpoint=False):
 def count_flop(model, crops, grad_checkpoint=False):
     """Floating-point operations of the forward and backward pass of such a step."""
     fake, model = _fake_copy(model, grad_checkpoint)
-    with fake, FlopCounterMode(display=False) as flops, _alone():
+    countable = sdpa_kernel(SDPBackend.MATH)  # attention as two matrix products
+    with fake, FlopCounterMode(display=False) as flops, _alone(), countable:
         model(*_crops(crops), model.freeze)[0].backward()
     return flops.get_total_flops()
 
@@ -128,9 +130,11 @@ def _alone():
 
 # ---------------------------------------------------------------- needing less
 def checkpoint_stages(backbone):
-    """Keep only the inputs of a ResNet's four stages, in place; the backward pass recomputes."""
-    for name in ("layer1", "layer2", "layer3", "layer4"):
-        stage = getattr(backbone, name)
+    """Keep only the inputs of the backbone's stages, in place; the backward pass recomputes.
+
+    These are a ResNet's four stages, and the blocks of a vision transformer.
+    """
+    for stage in backbone.stages():
         stage.forward = _recomputed(stage.forward)
 
 

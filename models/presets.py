@@ -9,6 +9,7 @@ vturrisi/solo-learn 9187ea3, scripts/pretrain/cifar/*.yaml and README.md. What i
 * DINO's student has no local crops in solo-learn, and so it has none here.
 """
 
+from models import vit
 from models.heads import METHODS
 from models.views import FIRST
 
@@ -81,6 +82,10 @@ CIFAR = {
 PRESETS = {None: METHODS, "cifar": CIFAR}
 
 
-def recipe_of(method, preset):
-    """The entry of heads.METHODS for a method, as a preset changes it; None changes nothing."""
-    return PRESETS[preset][method]
+def recipe_of(method, backbone, preset=None):
+    """The entry of heads.METHODS for a method, with what a preset and then the backbone change.
+
+    All are names. preset: a key of PRESETS; None changes nothing.
+    """
+    recipe = PRESETS[preset][method]
+    return recipe | recipe.get("vit", {}) if vit.is_vit(backbone) else recipe

@@ -1,7 +1,7 @@
-"""ResNet backbones under torchvision's names: built, or read from weight files of any origin.
+"""Backbones under torchvision's names: built, or read from weight files of any origin.
 
-He et al. 2016 (1512.03385). Every backbone ends in global average pooling: images (N, 3, H, W) ->
-features (N, width).
+ResNets (He et al. 2016, 1512.03385) and the vision transformers of models/vit.py. Every backbone
+maps images (N, 3, H, W) to features (N, width). A ResNet ends in global average pooling.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from models import run, run_folder
+from models import run, run_folder, vit
 from models.parallel import rank
 
 # name: (block, blocks of each stage, channels of the first stage, width inside a bottleneck)
@@ -31,6 +31,18 @@ BACKBONES = {
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 # The same parts in nn.Sequential(*resnet.children()), where the ReLU is 2 and the max-pooling is 3.
 NUMBERED_PARTS = ("0", "1", "4", "5", "6", "7")
+# {the parts of a network, as a file may call them: names by which it is recognised}
+LAYOUTS = {
+    PARTS: ["conv1.weight"] + [f"{stage}.0.conv1.weight" for stage in PARTS[2:]],
+    NUMBERED_PARTS: ["0.weight"] + [f"{stage}.0.conv1.weight" for stage in NUMBERED_PARTS[2:]],
+    vit.PARTS: ["class_token", "conv_proj.weight", "encoder.pos_embedding"],
+    vit.DINO_PARTS: [
+        "cls_token",
+        "patch_embed.proj.weight",
+        "pos_embed",
+        "blocks.0.attn.qkv.weight",
+    ],
+}
 
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the function that unpickles numpy's scalars
 # What checkpoints hold beside tensors. torch may read these: they are plain values or inert.
@@ -57,6 +69,7 @@ class ResNet(TorchvisionResNet):
         self, block, layers, channels=64, inner=64, small_images=False, zero_init_residual=False
     ):
         self.channels = channels  # _make_layer needs it while the parent is built
+        self.settings = block, tuple(layers), channels, inner, small_images
         super().__init__(
             block, layers, width_per_group=inner, zero_init_residual=zero_init_residual
         )
@@ -75,44 +88,50 @@ class ResNet(TorchvisionResNet):
             self.inplanes = self.channels
         return super()._make_layer(block, planes * self.channels // 64, blocks, stride, dilate)
 
+    def stages(self):
+        """The parts whose inputs are kept, while all else is recomputed (--grad-checkpoint)."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
 
-def build_backbone(name, small_images=False, zero_init_residual=False):
-    """(backbone with random weights, feature width). name: a key of BACKBONES.
+
+def build_backbone(name, small_images=False, zero_init_residual=False, size=224, drop_path=0.0):
+    """(backbone with random weights, feature width). name: a key of BACKBONES, or one of vit.NAMES.
 
     small_images: for images of at most 64 px. zero_init_residual: the last BatchNorm of each
-    residual branch starts at 0, as in VICReg and Barlow Twins.
+    residual branch starts at 0, as in VICReg and Barlow Twins. Both are for ResNets. size: side of
+    the images in pixels; drop_path: stochastic depth. Both are for vision transformers.
     """
+    if vit.is_vit(name):
+        if small_images:
+            run.fail("--small-images is for ResNets: choose a vision transformer's patches.", 2)
+        module = vit.build(name, size, drop_path)
+        return module, module.inplanes
     if name not in BACKBONES:
-        run.fail(f"There is no backbone {name}: choose one of {', '.join(BACKBONES)}.", 2)
+        known = ", ".join(BACKBONES)
+        run.fail(f"There is no backbone {name}: choose one of {known}, {vit.NAMES}.", 2)
     module = ResNet(
         *BACKBONES[name], small_images=small_images, zero_init_residual=zero_init_residual
     )
     return module, module.inplanes
 
 
-def settings_of(module):
-    """Block, blocks of each stage, channels and inner width, as in BACKBONES."""
-    stages = (module.layer1, module.layer2, module.layer3, module.layer4)
-    layers = tuple(len(stage) for stage in stages)
-    return type(module.layer1[0]), layers, module.channels, module.base_width
-
-
 def random_like(module, seed=0):
     """The same architecture with random weights: the baseline that shows what pretraining adds."""
-    small_images = module.conv1.kernel_size == (3, 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        random = ResNet(*settings_of(module), small_images=small_images)
-    if hasattr(module, "normalisation"):
-        random.normalisation = module.normalisation
+        random = type(module)(*module.settings)
+    for name in ("normalisation", "blocks"):
+        if hasattr(module, name):
+            setattr(random, name, getattr(module, name))
     return random
 
 
 def architecture(module):
     """Its name in BACKBONES, or a description."""
-    settings = settings_of(module)
+    if isinstance(module, vit.VisionTransformer):
+        return vit.architecture(module)
+    *settings, _ = module.settings
     for name, known in BACKBONES.items():
-        if known == settings:
+        if known == tuple(settings):
             return name
     block, layers, channels, inner = settings
     return f"ResNet of {block.__name__}s {layers}, width {channels}, inner {inner}"
@@ -122,17 +141,17 @@ def architecture(module):
 def backbone_from_state(state, source="the weight file"):
     """The backbone of a state dict with torchvision's names (no `fc`), with its weights.
 
-    Block, depth, widths and stem are read off names and shapes. `module.inplanes` is the feature
-    width. Ends the run where a name is missing or left over, a shape differs, or a weight is not
-    finite.
+    Block, depth, widths, stem and patches are read off names and shapes. `module.inplanes` is the
+    feature width. Ends the run where a name is missing or left over, a shape differs, or a weight
+    is not finite.
     """
-    needed = ["conv1.weight"]
-    for stage in (1, 2, 3, 4):
-        needed.append(f"layer{stage}.0.conv1.weight")
-    missing = [key for key in needed if key not in state]
+    kind, parts = "ResNet", PARTS
+    if "class_token" in state:
+        kind, parts = "vision transformer", vit.PARTS
+    missing = [key for key in LAYOUTS[parts] if key not in state]
     if missing:
         run.fail(
-            f"{source} is not a ResNet with torchvision's names: it lacks {', '.join(missing)}."
+            f"{source} is not a {kind} with torchvision's names: it lacks {', '.join(missing)}."
         )
     module = empty_backbone(state)
     expected = module.state_dict()
@@ -143,7 +162,7 @@ def backbone_from_state(state, source="the weight file"):
         wrong = [key for key in expected if expected[key].shape != state[key].shape]
     if wrong:
         run.fail(
-            f"{source} is not a ResNet this code knows: {len(wrong)} names or shapes differ, such "
+            f"{source} is not a {kind} this code knows: {len(wrong)} names or shapes differ, such "
             f"as {', '.join(wrong[:8])}."
         )
     for key, tensor in state.items():
@@ -158,6 +177,9 @@ def backbone_from_state(state, source="the weight file"):
 
 def empty_backbone(state):
     """The network of a state dict's names and shapes, without memory for its weights."""
+    if "class_token" in state:
+        with torch.device("meta"):
+            return vit.empty(state)
     layers = []
     for stage in (1, 2, 3, 4):
         blocks = {key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}
@@ -188,16 +210,14 @@ def dicts_of_tensors(content, name=""):
         yield name, tensors
 
 
-def resnets_in(tensors):
-    """Yield (prefix, parts) of every whole ResNet: all six parts stand under the prefix."""
-    for parts in (PARTS, NUMBERED_PARTS):
-        first = f"{parts[0]}.weight"
+def networks_in(tensors):
+    """Yield (prefix, parts) of every network that has all names of a layout under one prefix."""
+    for parts, (first, *others) in LAYOUTS.items():
         for key in tensors:
             prefix = key.removesuffix(first)
             if prefix + first != key or (prefix and not prefix.endswith(".")):
                 continue
-            stages = [f"{prefix}{stage}.0.conv1.weight" for stage in parts[2:]]
-            if all(stage in tensors for stage in stages):
+            if all(prefix + name in tensors for name in others):
                 yield prefix, parts
 
 
@@ -205,7 +225,7 @@ def read_state(path, wanted=None):
     """(state dict with torchvision's names, {what was left out: number of tensors}) of a file.
 
     One rule for files of every origin: the backbone is what stands under the one prefix that has
-    a whole ResNet. Where there are several, `wanted` names one. Of DINO's two networks it is the
+    a whole network. Where there are several, `wanted` names one. Of DINO's two networks it is the
     teacher (its eval_linear.py's default). Nothing of the backbone may be missing or left over;
     what stands beside it, such as a projector, is left out and counted.
     """
@@ -216,25 +236,35 @@ def read_state(path, wanted=None):
         run.fail(f"{path} holds no state dict of a network.")
     found = {}
     for name, tensors in dicts:
-        for prefix, parts in resnets_in(tensors):
+        for prefix, parts in networks_in(tensors):
             found[name + prefix] = tensors, prefix, parts
     if not found:
         names = list(dicts[0][1])[:5]
         run.fail(
             f"{path} is not a ResNet with torchvision's names: there is no conv1.weight with "
-            f"layer1 to layer4 beside it; its names are {', '.join(names)}, ..."
+            "layer1 to layer4 beside it. Nor is it a vision transformer with the names of "
+            f"torchvision or DINO. Its names are {', '.join(names)}, ..."
         )
     tensors, prefix, parts = found[choose_prefix(path, list(found), wanted)]
 
     state, left_out = {}, Counter()
-    rename = dict(zip(parts, PARTS, strict=True))
     for key, tensor in tensors.items():
-        part, _, rest = key.removeprefix(prefix).partition(".")
-        if key.startswith(prefix) and part in rename:
-            state[f"{rename[part]}.{rest}"] = tensor
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and name.partition(".")[0] in parts:
+            state[torchvision_name(name, parts)] = tensor
         else:
             left_out[name_beside(key, prefix)] += 1
     return state, dict(left_out)
+
+
+def torchvision_name(name, parts):
+    """Torchvision's name of a weight of a network whose parts are called `parts`."""
+    if parts == vit.DINO_PARTS:
+        return vit.torchvision_name(name)
+    if parts == NUMBERED_PARTS:
+        part, _, rest = name.partition(".")
+        return f"{PARTS[parts.index(part)]}.{rest}"
+    return name
 
 
 def choose_prefix(path, prefixes, wanted):

@@ -47,6 +47,11 @@ _SWAV = _SIMCLR | dict(
 VICREG = (FIRST, SECOND, FIRST | LOCAL)  # facebookresearch/vicreg augmentations.py
 BARLOW = VICREG  # facebookresearch/barlowtwins main.py
 DINO = (_DINO, SECOND | dict(scale=_DINO["scale"]), _DINO | LOCAL)  # dino main_dino.py, README
+DINO_VIT = (  # main_dino.py:108-117
+    FIRST | dict(scale=(0.4, 1.0)),
+    SECOND | dict(scale=(0.4, 1.0)),
+    FIRST | LOCAL | dict(scale=(0.05, 0.4)),
+)
 SIMCLR = (_SIMCLR, _SIMCLR, _SIMCLR | LOCAL)  # google-research/simclr data_util.py
 BYOL = VICREG  # google-deepmind byol/utils/augmentations.py
 SWAV = (_SWAV, _SWAV, _SWAV | LOCAL)  # facebookresearch/swav multicropdataset.py

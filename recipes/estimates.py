@@ -28,7 +28,7 @@ from models import memory
 
 PEAK = 71e12  # FLOP/s of an RTX 3090 in bf16 with float32 sums (NVIDIA's GA102 white paper)
 SHARE = {  # of the peak, assumed
-    "resnet": 1 / 4,  # BatchNorm and ReLU wait for the memory
+    "resnet": 1 / 4,  # BatchNorm and ReLU wait for the memory; a vision transformer's encoder too
     "generator": 1 / 3,  # large matrix products and convolutions
     "caption": 1 / 10,  # one word after the other
 }
@@ -53,6 +53,7 @@ RECIPES = {  # name: images to train on
     "figure30_strength": IMAGENET100,
     "figure31_views": IMAGENET100,
     "figure33_satellite": WILDFIRE,
+    "dino_vit": IMAGENET100,
 }
 IMAGENET_STAGES = {
     "in-painting, 12 steps": "02_augment inpaint",
@@ -66,6 +67,8 @@ IMAGENET_STAGES = {
     "BYOL, 100 epochs": "03_pretrain --method byol",
     "SwAV, 100 epochs": "03_pretrain --method swav",
     "DINO, 100 epochs, --grad-checkpoint": "03_pretrain --method dino --grad-checkpoint",
+    "DINO with ViT-S/16, the same": "03_pretrain --method dino --grad-checkpoint "
+    "--backbone vit_small_patch16",
     "linear evaluation, 100 epochs": "04_linear_eval --backbone B",
     "fine-tuning on 1 %": "05_semisup_eval --backbone B --percent 1",
     "fine-tuning on 10 %": "05_semisup_eval --backbone B --percent 10",
@@ -180,19 +183,19 @@ def paint(args, made):
 
 def pretrain(args, images, made):
     pretraining = importlib.import_module("03_pretrain")
-    pretraining.complete(args)
+    recipe = pretraining.complete(args)
     made[args.out] = args.backbone, args.size
     seen = args.epochs * (images // args.batch_size) * args.batch_size
-    return Work("pretraining", "resnet", seen * step_flop(args), seen, BACKBONE_GB)
+    return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB)
 
 
-def step_flop(args):
+def step_flop(args, recipe):
     """FLOPs of one image in a step of 03_pretrain.py."""
     names = "method backbone small_images size views projector local_crops local_size"
     key = [getattr(args, name) for name in names.split()]
     key = (*key, args.grad_checkpoint)
     if key not in step_flop.known:
-        model = importlib.import_module("03_pretrain").build_model(args, normalisation=None)
+        model = importlib.import_module("03_pretrain").build_model(args, recipe, normalisation=None)
         crops = memory.crop_shapes(args, 8)
         step_flop.known[key] = memory.count_flop(model, crops, args.grad_checkpoint) / 8
     return step_flop.known[key]
@@ -320,11 +323,11 @@ def memory_row(method, local_crops):
     words = f"--data D --out O --method {method} --local-crops {local_crops}".split()
     _, args = parse("03_pretrain", words)
     pretraining = importlib.import_module("03_pretrain")
-    pretraining.complete(args)
-    optimizer = partial(pretraining.build_optimizer, recipe=pretraining.METHODS[method])
+    recipe = pretraining.complete(args)
+    optimizer = partial(pretraining.build_optimizer, recipe=recipe)
     cells = []
     for args.views, images in VIEWS.items():
-        model = pretraining.build_model(args, normalisation=None)
+        model = pretraining.build_model(args, recipe, normalisation=None)
         crops = memory.crop_shapes(args, images)
         plain = memory.count_step(model, optimizer, crops)["peak"]
         less = memory.count_step(model, optimizer, crops, grad_checkpoint=True)["peak"]
@@ -334,7 +337,7 @@ def memory_row(method, local_crops):
 
 VIEWS = {1: 200, 2: 128, 3: 96}  # generated views: images a GPU, of four, by default
 MEMORY = [("vicreg", 0), ("barlow", 0), ("simclr", 0), ("byol", 0)]
-MEMORY += [("swav", 0), ("swav", 6), ("dino", 6)]
+MEMORY += [("swav", 0), ("swav", 6), ("dino", 6), ("dino --backbone vit_small_patch16", 6)]
 
 
 def recipe_row(name):

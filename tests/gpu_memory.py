@@ -63,10 +63,10 @@ def training(device, method, views, images, crops):
         words += f" --projector {projector} --backbone resnet10 --small-images --size 32"
         words += " --local-size 16"
     args = pretrain.arguments(words.split())
-    pretrain.complete(args)
+    recipe = pretrain.complete(args)
     args.views = views
-    model = pretrain.build_model(args, normalisation=None)
-    build_optimizer = partial(pretrain.build_optimizer, recipe=pretrain.METHODS[method])
+    model = pretrain.build_model(args, recipe, normalisation=None)
+    build_optimizer = partial(pretrain.build_optimizer, recipe=recipe)
     return model, build_optimizer, memory.crop_shapes(args, images)
 
 

@@ -16,9 +16,8 @@ pretrain = importlib.import_module("03_pretrain")
 def training(*words):
     """(complete arguments, the method's module, build_optimizer) of a command of stage 03."""
     args = pretrain.arguments(["--data", "D", "--out", "O", *words])
-    pretrain.complete(args)
-    model = pretrain.build_model(args, normalisation=None)
-    recipe = METHODS[args.method] | {"optimizer": args.optimizer}
+    recipe = pretrain.complete(args)
+    model = pretrain.build_model(args, recipe, normalisation=None)
     return args, model, partial(pretrain.build_optimizer, recipe=recipe)
 
 

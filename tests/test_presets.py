@@ -25,7 +25,7 @@ YAML = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_settings(method):
-    recipe = recipe_of(method, "cifar")
+    recipe = recipe_of(method, "resnet18", "cifar")
     views = recipe["views"][:2]
     found = (
         recipe["lr"],
@@ -37,7 +37,7 @@ def test_settings(method):
     )
     assert found == YAML[method]
     assert recipe["start"] * recipe["lr"] == pytest.approx(3e-5)  # warmup_start_lr
-    assert recipe_of(method, None) is METHODS[method]
+    assert recipe_of(method, "resnet18") is METHODS[method]
     assert recipe.keys() == METHODS[method].keys()
     backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 512))
     build_method(method, backbone, 512, **recipe["head"])

@@ -1,0 +1,187 @@
+"""Vision transformers as DINO trains them: torchvision's, for images of any size.
+
+Dosovitskiy et al. 2021 (2010.11929). What differs from torchvision's network (initial weights,
+interpolated positions, stochastic depth) is that of facebookresearch/dino 7c446df.
+"""
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
+from torchvision.ops import StochasticDepth
+
+from models import run
+
+LINEAR_BLOCKS = 4  # a linear evaluation sees as many [CLS] tokens: eval_linear.py:256
+LINEAR_RATE = 0.001  # its learning rate at batch 256: eval_linear.py:266
+SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12)}  # width, blocks
+HEAD = 64  # width of an attention head: vision_transformer.py:236-254
+NAMES = "vit_tiny_patchN, vit_small_patchN or vit_base_patchN, with patches of N x N pixels"
+
+# The names of DINO, timm and others, and torchvision's. Those of a block follow after its number.
+PARTS = ("class_token", "conv_proj", "encoder")
+DINO_PARTS = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
+TO_TORCHVISION = {
+    "cls_token": "class_token",
+    "pos_embed": "encoder.pos_embedding",
+    "patch_embed.proj": "conv_proj",
+    "norm": "encoder.ln",
+    "norm1": "ln_1",
+    "attn.qkv": "self_attention.in_proj",
+    "attn.proj": "self_attention.out_proj",
+    "norm2": "ln_2",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.3",
+}
+
+
+# ---------------------------------------------------------------- the network
+class VisionTransformer(TorchvisionViT):
+    """Torchvision's, without `heads`: images (N, 3, H, W) -> the [CLS] token (N, width).
+
+    patch: side of a patch in pixels. side: patches along a side of the images that have a position
+    in the table each. drop_path: the probability with which the last block's two branches are left
+    out for an image in training; those of the blocks before it rise from 0 to it.
+    """
+
+    blocks = 1  # the last blocks whose [CLS] tokens are the output, side by side, the last one last
+
+    def __init__(self, width, layers, patch, side, drop_path=0.0):
+        super().__init__(side * patch, patch, layers, width // HEAD, width, 4 * width)
+        self.settings = width, layers, patch, side
+        self.inplanes = width  # the number of features is called so in a ResNet
+        self.heads = nn.Identity()
+        self.initialise()
+        for number, block in enumerate(self.encoder.layers):
+            rate = drop_path * number / max(layers - 1, 1)
+            block.dropout = StochasticDepth(rate, "row")
+            block.mlp.append(StochasticDepth(rate, "row"))
+
+    def initialise(self):
+        """DINO's initial weights (vision_transformer.py:160-172)."""
+        matrices = [self.class_token, self.encoder.pos_embedding]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                matrices.append(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.MultiheadAttention):
+                matrices.append(module.in_proj_weight)
+        for matrix in matrices:
+            nn.init.trunc_normal_(matrix, std=0.02)
+        self.conv_proj.reset_parameters()
+
+    def stages(self):
+        """The parts whose inputs are kept, while all else is recomputed (--grad-checkpoint)."""
+        return list(self.encoder.layers)
+
+    def forward(self, x):
+        return torch.cat([tokens[:, 0] for tokens in self.last_tokens(x, self.blocks)], 1)
+
+    def last_tokens(self, x, n):
+        """[the normalised tokens (N, 1 + patches, width) after each of the last n blocks].
+
+        The first token is [CLS]. Pixels that fill no patch, at the right and below, are not seen.
+        """
+        x = self.conv_proj(x)
+        positions = self.positions(*x.shape[2:])
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + positions
+        found = []
+        for number, block in enumerate(self.encoder.layers, 1):
+            x = block(x)
+            if number > len(self.encoder.layers) - n:
+                found.append(self.encoder.ln(x))
+        return found
+
+    def positions(self, rows, columns):
+        """The table of positions for rows x columns patches, (1, 1 + rows * columns, width).
+
+        For another size than its own it is interpolated. The scale is that of 0.1 patches more, as
+        DINO's networks were trained (vision_transformer.py:174-194).
+        """
+        table = self.encoder.pos_embedding
+        side = math.isqrt(table.shape[1] - 1)
+        if (rows, columns) == (side, side):
+            return table
+        grid = table[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        scale = ((rows + 0.1) / side, (columns + 0.1) / side)
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+        return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+# ---------------------------------------------------------------- by name, or from a state dict
+def is_vit(name):
+    return name.startswith("vit_")
+
+
+def parse(name):
+    """(width, blocks, side of a patch) of a name such as vit_small_patch16."""
+    found = re.fullmatch(r"vit_(tiny|small|base)_patch([1-9]\d{0,2})", name)
+    if not found:
+        run.fail(f"There is no vision transformer {name}: the names are {NAMES}.", 2)
+    return *SIZES[found[1]], int(found[2])
+
+
+def check_crops(name, sizes):
+    """End the run if a crop of one of these sides, in pixels, is not made of whole patches."""
+    *_, patch = parse(name)
+    for size in sizes:
+        if size % patch:
+            run.fail(
+                f"{name}: a crop of {size} px is not made of whole patches; choose a multiple of "
+                f"{patch}.",
+                2,
+            )
+
+
+def check_training(args, recipe):
+    """End the run if the settings of 03_pretrain.py do not suit. recipe: as heads.recipe_of."""
+    local_crops = recipe["local_crops"] if args.local_crops is None else args.local_crops
+    check_crops(args.backbone, [args.size, args.local_size] if local_crops else [args.size])
+    if "vit" not in recipe and (args.optimizer != "adamw" or args.learning_rate is None):
+        run.fail(
+            f"--method {args.method} was published with ResNets only: for {args.backbone} give "
+            "--optimizer adamw and a --learning-rate, or choose --method dino.",
+            2,
+        )
+
+
+def build(name, size=224, drop_path=0.0):
+    """The network of a name such as vit_small_patch16, with a position for each patch of `size`."""
+    width, layers, patch = parse(name)
+    check_crops(name, [size])
+    return VisionTransformer(width, layers, patch, size // patch, drop_path)
+
+
+def architecture(module):
+    """Its name, or a description."""
+    width, layers, patch, _ = module.settings
+    for name, known in SIZES.items():
+        if known == (width, layers):
+            return f"vit_{name}_patch{patch}"
+    return f"vision transformer of {layers} blocks, width {width}, patch {patch}"
+
+
+def empty(state):
+    """The network of a state dict's shapes; its weights are not those of the state dict."""
+    width, _, patch, _ = state["conv_proj.weight"].shape
+    if width % HEAD:
+        run.fail(f"A vision transformer of width {width} is not known: heads are {HEAD} wide.")
+    layers = {key.split(".")[2] for key in state if key.startswith("encoder.layers.")}
+    side = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1)
+    return VisionTransformer(width, len(layers), patch, side)
+
+
+def torchvision_name(key):
+    """The name in torchvision's network of a weight that DINO calls `key`."""
+    start, block, rest = "", re.fullmatch(r"blocks\.(\d+)\.(.+)", key), key
+    if block:
+        start, rest = f"encoder.layers.encoder_layer_{block[1]}.", block[2]
+    if rest in TO_TORCHVISION:
+        return TO_TORCHVISION[rest]
+    name, _, kind = rest.rpartition(".")
+    joint = "_" if name == "attn.qkv" else "."
+    return start + TO_TORCHVISION.get(name, name) + joint + kind
