@@ -45,6 +45,7 @@ TRANSFER = {  # images for training and for evaluation
     "coco": 82_783 + 40_504,
 }
 RECIPES = {  # name: images to train on
+    "table2_features": IMAGENET,
     "table3_pairing": IMAGENET,
     "table4_mixing": IMAGENET,
     "table5_transfer": IMAGENET,
@@ -154,6 +155,10 @@ def augment(args, images, made):
     elif args.strategy in ("crop", "jitter", "blur"):  # no network; Table 6 makes them of val
         images = IMAGENET_VAL
         flop, views, size = 0, 1, args.size
+    elif args.strategy in ("same-class", "neighbour"):  # without the search, on the processor
+        flop, views, size = 0, args.views, args.size
+        if args.strategy == "neighbour":
+            flop = operations.resnet(*made[args.backbone])
     else:
         encoder, unet, decoder, texts = operations.sdxl_turbo()
         flop = encoder + texts
@@ -226,7 +231,7 @@ def transfer(args, images, made):
     return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
 
 
-WORK = {  # what 07_metrics.py measures and reports is not estimated
+WORK = {  # without what takes minutes: 07_metrics.py, and IC-GAN's augmenters of extras/
     "00_train_generator": train_generator,
     "01_caption": caption,
     "02_augment": augment,
