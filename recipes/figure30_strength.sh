@@ -12,7 +12,7 @@
 # beside the baseline of hand-crafted views alone. A strength is a share of the schedule's steps. With
 # the fewest steps 0.3 would be 0.25 and 0.4 would be 0.33; with ten (STEPS) all six are exact. DINO with six local crops needs 29.1 GiB for its
 # 200 images a GPU. --grad-checkpoint makes that 10.3 GiB, which fits 24 GB, at the same batch.
-# Estimated on 4 x RTX 3090: 59 hours (generation 9.2, pretraining 47, evaluation 3.2)
+# Estimated on 4 x RTX 3090: 65 hours (generation 15, pretraining 47, evaluation 3.2)
 # and 31 GB of disk.
 STUDY=${STUDY:-imagenet100}
 source "$(dirname "$0")/imagenet.sh"

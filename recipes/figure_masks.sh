@@ -11,15 +11,16 @@
 source "$(dirname "$0")/start.sh"
 RUNS=${RUNS:-$RUN_ROOT/masks}
 SHARE=${SHARE:-0.25}
+MEASURED=${MEASURED:-}  # further flags, such as --images 1000
 SAMPLING="--steps 6 --top-k 24 --softmax-temperature 0.67"
-if [ -n "${TINY:-}" ]; then FEW_DIGITS="--limit 8" FEW_TILES="--limit 16" MEASURED="--images 8"; fi
+if [ -n "${TINY:-}" ]; then FEW_DIGITS="--limit 8" FEW_TILES="--limit 16"; fi
 
 say "the generators that ship: digits and satellite tiles"
 run python recipes/digits.py --out "$DATA_ROOT/digits" ${FEW_DIGITS:-}
 run python recipes/bluemarble.py --out "$DATA_ROOT/tiles" ${FEW_TILES:---limit 240}
 shipped() {  # images, weights
   run python recipes/masks.py --data "$DATA_ROOT/$1/val" --weights "recipes/weights/$2.pth" \
-    --out "$RUNS/$1" --share "$SHARE" $SAMPLING ${MEASURED:-}
+    --out "$RUNS/$1" --share "$SHARE" $SAMPLING $MEASURED
 }
 shipped digits digits
 shipped tiles bluemarble
@@ -27,5 +28,5 @@ shipped tiles bluemarble
 if [ -n "${DATA:-}" ]; then
   say "the published MaskGIT"
   run python recipes/masks.py --data "$DATA/val" --out "$RUNS/imagenet" --share "$SHARE" \
-    ${MEASURED:-}
+    $MEASURED
 fi

@@ -8,7 +8,7 @@
 # Table 4 has the two arms with crop once more: in-painting with the same numbers, noise with 64.0
 # instead of 62.8. The dissertation has no control. This one runs too: the real image where the
 # generated one would stand, with nothing and with a crop on top (CONTROL_PAIRS).
-# Estimated on 4 x RTX 3090: 420 hours (generation 5.8, pretraining 353, evaluation 61)
+# Estimated on 4 x RTX 3090: 480 hours (generation 5.8, pretraining 404, evaluation 70)
 # and 102 GB of disk.
 source "$(dirname "$0")/imagenet.sh"
 STRATEGIES=${STRATEGIES:-"noise inpaint"}

@@ -16,8 +16,8 @@
 #   equal-time      the baseline for a quarter more epochs, which is what in-painting costs
 # A generated view is also a less coloured one. What a control gains over the baseline is therefore
 # no gain of generation. Out-painting has nine views and takes most of the time and of the disk.
-# Estimated on 4 x RTX 3090: 677 hours (generation 55, pretraining 530, evaluation 92)
-# and 607 GB of disk.
+# Estimated on 4 x RTX 3090: 842 hours (generation 66, pretraining 663, evaluation 114)
+# and 809 GB of disk.
 source "$(dirname "$0")/imagenet.sh"
 STRATEGIES=${STRATEGIES:-"noise inpaint outpaint"}
 GAMMAS=${GAMMAS:-"0.25 0.5 0.75 1"}

@@ -11,8 +11,8 @@
 # along, without top-1.
 # FID and SSIM are those of 10,000 images, ours for want of time: COST="--compare 1281167" takes all,
 # as the dissertation does. Crop, jitter and blur are made of the validation images, to save disk.
-# Estimated on 4 x RTX 3090: 164 hours (generation 76, pretraining 76, evaluation 12)
-# and 611 GB of disk.
+# Estimated on 4 x RTX 3090: 224 hours (generation 78, pretraining 126, evaluation 20)
+# and 661 GB of disk.
 source "$(dirname "$0")/imagenet.sh"
 MEASURED=${MEASURED:-"noise inpaint outpaint reconstruction diffusion crop jitter blur"}
 STRATEGIES=${STRATEGIES:-"noise inpaint outpaint real reconstruction"}  # those with an encoder
