@@ -24,7 +24,7 @@ GAMMAS=${GAMMAS:-"0.25 0.5 0.75 1"}
 SEEDS=${SEEDS:-"0"}
 CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
 CONTROLS=${CONTROLS-"random-label one-label oracle neighbour equal-time"}
-EQUAL_TIME="--epochs 125"
+EQUAL_TIME=${EQUAL_TIME:-"--epochs 125"}
 if [ -n "${TINY:-}" ]; then
   STRATEGIES="noise inpaint" GAMMAS="0.25 0.5" CONTROL_GAMMAS="0.5" EQUAL_TIME="--epochs 2"
 fi
@@ -61,7 +61,7 @@ for seed in $SEEDS; do
   done
   for control in $CONTROLS; do
     if [ "$control" = equal-time ]; then
-      arm baseline-equal-time "$seed" --mix 0 $EQUAL_TIME
+      PRETRAIN="$PRETRAIN $EQUAL_TIME" arm baseline-equal-time "$seed" --mix 0
     else
       control_mirror "$control"
       arm "$control-gamma0.5-crop" "$seed" --generated "$GEN/$control" --mix 0.5 --pair crop
