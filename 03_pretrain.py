@@ -81,6 +81,12 @@ def arguments(argv=None):
         "over the pairs",
     )
     add(
+        "--both-generated",
+        action="store_true",
+        help="two generated images for each pair, from distinct mirrors, both with the --pair "
+        "augmentations: Table 2's arms; the real image takes no part",
+    )
+    add(
         "--view-preset",
         default="photos",
         choices=["photos", "digits", "satellite"],
@@ -149,12 +155,7 @@ def arguments(argv=None):
         metavar="NORM",
         help="largest gradient norm of one parameter (default: published, 3 for dino, else none)",
     )
-    add(
-        "--temperature",
-        type=float,
-        metavar="T",
-        help="SimCLR's or SwAV's (default: published, 0.1)",
-    )
+    add("--temperature", type=float, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
     add("--queue", type=int, help="length of SwAV's queue, a multiple of the batch (default: 3840)")
     add(
         "--queue-start",
@@ -170,13 +171,7 @@ def arguments(argv=None):
     )
     add("--seed", type=int, default=0, help="seed of the weights, the order and the views")
     # ---- watching
-    add(
-        "--log-every",
-        type=run.positive,
-        default=50,
-        metavar="STEPS",
-        help="steps between log lines",
-    )
+    add("--log-every", type=run.positive, default=50, metavar="STEPS", help="steps between lines")
     add(
         "--checkpoint-minutes",
         type=float,
@@ -237,7 +232,9 @@ def complete(args):
     if args.method not in METHODS:
         run.fail(f"--method {args.method}: the methods are {', '.join(METHODS)}.", 2)
     if args.mix is None:
-        args.mix = 0.5 if args.generated else 0.0
+        args.mix = 1.0 if args.both_generated else 0.5 if args.generated else 0.0
+    if args.both_generated and args.mix < 1:
+        run.fail("--both-generated leaves nothing to mix: use --mix 1, or leave --mix out.", 2)
     if args.mix > 0 and not args.generated:
         run.fail("--mix above 0 needs --generated: a mirror, or 'real' for the control.", 2)
     if args.temperature is not None and args.method not in ("simclr", "swav"):
@@ -281,6 +278,7 @@ def build_data(args, recipe, paths, folders, device):
         pair=args.pair,
         generated=folders,
         partners=args.views,
+        both_generated=args.both_generated,
         local_crops=args.local_crops,
         local_size=args.local_size,
         local_from=args.local_crops_from,

@@ -2,8 +2,9 @@
 
 Two runs belong to one arm if they differ in the seed alone. An arm is held against the baseline (no
 generated views) and against its controls: the real image in the place of the generated one, and the
-generator's reconstruction, in which nothing was changed. Over the same seeds, what images and seeds
-have in common cancels in the difference.
+generator's reconstruction, in which nothing was changed. Further partners are the baseline that
+trained for as much longer as the generation took, and the images of a generator that was given
+random classes. Over the same seeds, what images and seeds have in common cancels in the difference.
 """
 
 import json
@@ -67,13 +68,16 @@ class Arm:
         if run.strategy == "none":
             return "none"
         name = f"{run.strategy} ({run.detail})" if run.detail else run.strategy
-        return f"{name}, control" if run.strategy == "real" or run.reconstruction else name
+        if run.strategy == "same-class":
+            return f"{name}, oracle"
+        return f"{name}, control" if run.control else name
 
     @property
     def cells(self):
         """{name of a column: text} of all that describes the arm."""
         run = self.one
         lacks = f" ({', '.join(run.lacks)})" if run.lacks else ""
+        views = f"{run.views}, both generated" if run.both_generated else str(run.views)
         found = {
             "data": run.data + lacks,
             "method": run.method,
@@ -82,7 +86,7 @@ class Arm:
             "generated view": self.generated,
             "gamma": f"{run.mix:g}" if run.mix else "",
             "pair": " ".join(run.pair),
-            "views": str(run.views) if run.mix else "",
+            "views": views if run.mix else "",
         }
         settings = [f"{key.replace('_', ' ')} {value}" for key, value in self.other.items()]
         return found | {"other": ", ".join(settings)}
@@ -105,7 +109,7 @@ def columns_of(result):
 def likeness(result):
     """What two runs of one arm have in common in any case."""
     names = ("data", "classes", "method", "network", "epochs", "strategy", "detail", "mix", "pair")
-    values = [getattr(result, name) for name in (*names, "views", "supervised")]
+    values = [getattr(result, name) for name in (*names, "views", "both_generated", "supervised")]
     return json.dumps(values)
 
 
@@ -150,8 +154,7 @@ def arms_of(results):
 def order(arm):
     """Baselines first, then generated views, then controls; a sort key."""
     run = arm.one
-    control = run.strategy == "real" or run.reconstruction
-    kind = 0 if run.strategy == "none" else 2 if control else 1
+    kind = 0 if run.strategy == "none" else 2 if run.control else 1
     arm_itself = (kind, run.strategy, run.detail, run.mix, run.views, run.pair)
     return (run.data, run.supervised, run.method, run.network, run.epochs or 0, *arm_itself)
 
@@ -159,7 +162,7 @@ def order(arm):
 # ---------------------------------------------------------------- partners
 def partner(arm, arms, fits):
     """The arm to hold `arm` against: of those that fit, the one with the most equal settings."""
-    alike = ("data", "classes", "method", "network", "epochs")
+    alike = ("data", "classes", "method", "network")
     found = []
     for other in arms:
         same = all(getattr(arm.one, name) == getattr(other.one, name) for name in alike)
@@ -181,11 +184,28 @@ def different_settings(arm, other):
 
 
 def is_baseline(one, other):
-    return one.strategy != "none" and other.strategy == "none"
+    """For the baseline of equal time that is the baseline of usual length."""
+    if other.strategy != "none":
+        return False
+    return is_longer(one, other) if one.strategy == "none" else one.epochs == other.epochs
+
+
+def is_longer(one, other):
+    """Whether `one` trained for longer than `other`, at most for twice as long."""
+    return bool(one.epochs and other.epochs) and 1 < one.epochs / other.epochs <= 2
+
+
+def is_baseline_of_equal_time(one, other):
+    return one.strategy != "none" and other.strategy == "none" and is_longer(other, one)
 
 
 def is_real_control(one, other):
     return one.strategy not in ("none", "real") and other.strategy == "real" and placed(one, other)
+
+
+def is_random_label(one, other):
+    same = one.strategy == other.strategy and placed(one, other)
+    return same and other.label == "random" and other.parts == one.parts | {"label random"}
 
 
 def is_reconstruction(one, other):
@@ -197,14 +217,17 @@ def is_reconstruction(one, other):
 
 
 def placed(one, other):
-    """Whether the generated views are used in the same way."""
-    return (one.mix, one.pair, one.views) == (other.mix, other.pair, other.views)
+    """Whether the generated views are used in the same way, for the same number of epochs."""
+    names = ("mix", "pair", "views", "both_generated", "epochs")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 PARTNERS = {
     "minus baseline": is_baseline,
+    "minus baseline of equal time": is_baseline_of_equal_time,
     "minus real": is_real_control,
     "minus reconstruction": is_reconstruction,
+    "minus random label": is_random_label,
 }
 
 

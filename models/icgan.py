@@ -47,8 +47,8 @@ def noise_arguments(p):
         "--feature-noise",
         type=float,
         metavar="STD",
-        help="standard deviation of Gaussian noise on the feature map (Formula 5); the noise "
-        "vector is then the same for all views of an image",
+        help="standard deviation of Gaussian noise on the feature map (Formula 5); all views of an "
+        "image then have the noise vector that view0 has without this flag",
     )
     p.add_argument(
         "--feature-truncation",
@@ -151,12 +151,11 @@ def noise(args, device):
 
     def generate_view(images, paths, feature, view):
         """One view, uint8 (B, R, R, 3) on the CPU."""
-        rngs = [run.seed_rng(args.seed, path, view) for path in paths]
-        if args.feature_noise is None:
-            z = feature_map.noise_vectors(rngs, generator.z_width, args.truncation)
-        else:
-            fixed = [run.seed_rng(args.seed, path, "z") for path in paths]
-            z = feature_map.noise_vectors(fixed, generator.z_width, args.truncation)
+        drawn = view if args.feature_noise is None else 0
+        rngs = [run.seed_rng(args.seed, path, drawn) for path in paths]
+        z = feature_map.noise_vectors(rngs, generator.z_width, args.truncation)
+        if args.feature_noise is not None:
+            rngs = [run.seed_rng(args.seed, path, "feature noise", view) for path in paths]
             feature = feature_map.feature_noise(
                 feature, args.feature_noise, args.feature_truncation, rngs
             )

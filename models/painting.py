@@ -36,6 +36,13 @@ def share_above_zero(text):
     return value
 
 
+def label_choice(text):
+    """argparse type: 'true' -> None, 'random' as it is, a class index -> int."""
+    if text == "true":
+        return None
+    return text if text == "random" else int(text)
+
+
 def maskgit_arguments(p):
     p.add_argument(
         "--weights",
@@ -78,10 +85,12 @@ def maskgit_arguments(p):
     )
     p.add_argument(
         "--label",
-        type=int,
-        metavar="N",
-        help="class index for a class-conditional model; without it the class is the image's "
-        "folder name as an ImageNet synset (n01440764)",
+        type=label_choice,
+        metavar="true|random|N",
+        help="class that a class-conditional model is given. true, also without this flag: the "
+        "image's folder name as an ImageNet synset (n01440764), with which labels enter a training "
+        "that is to do without; controls are random, a class drawn for each image, and one class "
+        "index N for all images",
     )
 
 
@@ -277,11 +286,11 @@ class Painter:
             return
         if not classes:
             run.fail("--label: this model was trained without labels; leave it out.", 2)
-        if not 0 <= label < classes:
+        if label != "random" and not 0 <= label < classes:
             run.fail(f"--label {label}: this model knows the labels 0 to {classes - 1}.", 2)
 
     def labels(self, paths):
-        """(B,) class indices, or None for a model without labels."""
+        """(B,) class indices as --label chooses them, or None for a model without labels."""
         import torch
 
         classes = self.transformer.classes
@@ -289,7 +298,11 @@ class Painter:
             return None
         labels = []
         for path in paths:
-            label = synset_index(path) if self.args.label is None else self.args.label
+            label = self.args.label
+            if label is None:
+                label = synset_index(path)
+            elif label == "random":
+                label = int(run.seed_rng(self.args.seed, path, "label").integers(classes))
             if label is None or label >= classes:
                 run.fail(
                     f"{path}: this model needs a class, and the folder name is none of its "

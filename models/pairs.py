@@ -104,6 +104,8 @@ class PairDataset(torch.utils.data.Dataset):
     mirrors) under the augmentations `pair` (names of views.PAIR), else the real image under
     `second`. Local crops are cut from the real image; with local_from="generated" from the partners
     in turn.
+    both_generated: the first view, too, is a generated image under `pair`, from yet another mirror,
+    and local crops are cut from the partners. `mix` is 1 then.
 
     Every choice is a function of (seed, epoch, index, purpose). So the real views are the same for
     every `mix`, and with mix = 0 no mirror is opened.
@@ -126,6 +128,7 @@ class PairDataset(torch.utils.data.Dataset):
         pair=("crop",),
         generated=(),
         partners=1,
+        both_generated=False,
         local_crops=0,
         local_size=96,
         local_from="real",
@@ -140,16 +143,19 @@ class PairDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.mix = mix
         self.partners = partners
+        self.both_generated = both_generated
         self.local_crops = local_crops
         self.local_size = local_size
-        self.local_from = local_from
+        self.local_from = "generated" if both_generated else local_from
         self.store_size = store_size
         self.on_device = on_device
         self.generated = generated
         if mix > 0 and generated != "real":
-            if len(generated) < partners:
+            needed = partners + both_generated
+            if len(generated) < needed:
+                flags = f"--views {partners}" + " --both-generated" * both_generated
                 run.fail(
-                    f"--views {partners} needs as many folders of generated views; --generated has "
+                    f"{flags} needs {needed} folders of generated views; --generated has "
                     f"{len(generated)}.",
                     2,
                 )
@@ -163,19 +169,23 @@ class PairDataset(torch.utils.data.Dataset):
 
         image: REAL, STORED (the real image in a generated one's place), or a mirror's number.
         """
-        partners = [REAL] * self.partners
+        first, partners = REAL, [REAL] * self.partners
         if self.mix > 0:
             rng = run.seed_rng(self.seed, epoch, index, "mix")
             taken = rng.random(self.partners) < self.mix
-            chosen = [STORED] * self.partners
+            needed = self.partners + self.both_generated
+            chosen = [STORED] * needed
             if self.generated != "real":
-                chosen = rng.permutation(len(self.generated))[: self.partners].tolist()
+                chosen = rng.permutation(len(self.generated))[:needed].tolist()
+            if self.both_generated:
+                first = chosen.pop()
             partners = [c if take else REAL for c, take in zip(chosen, taken, strict=True)]
 
         def rng_of(*purpose):
             return run.seed_rng(self.seed, epoch, index, *purpose)
 
-        found = [(REAL, self.first, self.size, rng_of("first"))]
+        first_spec = self.first if first == REAL else self.pair
+        found = [(first, first_spec, self.size, rng_of("first"))]
         for k, image in enumerate(partners):
             if image == REAL:
                 found.append((REAL, self.second, self.size, rng_of("second", k)))

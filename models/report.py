@@ -19,15 +19,22 @@ TABLES = DISSERTATION["tables"]
 
 # ---------------------------------------------------------------- which runs belong into a row
 def lengths(results):
-    """(usual, long) number of epochs: 100 and 1,000, in smaller studies what stands for them."""
+    """{"usual", "equal time", "long": number of epochs}, without those that there are not.
+
+    They are 100, 125 and 1,000, in smaller studies what stands for them. Of equal time is what
+    trains for as much longer as the generation takes, at most for twice as long.
+    """
     epochs = sorted({result.epochs for result in results if result.epochs})
     if not epochs:
-        return None, None
+        return {}
     usual = 100 if 100 in epochs else epochs[0]
+    found = {"usual": usual}
     longer = [number for number in epochs if number > usual]
-    if not longer:
-        return usual, None
-    return usual, 1000 if 1000 in longer else longer[-1]
+    if longer:
+        found["long"] = 1000 if 1000 in longer else longer[-1]
+        if longer[0] <= 2 * usual:
+            found["equal time"] = longer[0]
+    return found
 
 
 def has_detail(result, wanted):
@@ -45,9 +52,9 @@ def select(results, arm):
     """The Results of an arm of dissertation.json."""
     supervised = arm.get("supervised", False)
     same_kind = [result for result in results if result.supervised == supervised]
-    epochs = lengths(same_kind)[arm.get("long", False)]
-    wanted = {"views": 1} | arm
-    for name in ("long", "supervised", "detail"):
+    epochs = lengths(same_kind).get(arm.get("length", "usual"))
+    wanted = {"views": 1, "both_generated": False, "label": "true"} | arm
+    for name in ("length", "supervised", "detail"):
         wanted.pop(name, None)
     if "pair" in wanted:
         wanted["pair"] = sorted(wanted["pair"])
@@ -117,9 +124,9 @@ def unlike(result, key, row):
     if result.study and result.val not in (None, DATA_SETS[result.study]["val"]):
         found.append(f"{result.val:,} validation images")
     arm = row["arm"]
-    known = arm.get("detail", [])
+    known = [*arm.get("detail", []), *about.get("detail", []), "mask center"]
     for part in sorted(result.parts):
-        if part not in known and not part.startswith("mask center"):
+        if part not in known and not ("label" in arm and part.startswith("label ")):
             found.append(part)
     return found
 

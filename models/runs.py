@@ -20,7 +20,10 @@ DATA_SETS = DISSERTATION["data"]
 # Arguments that cannot tell two arms apart: places, seeds, machines, what may change when a run is
 # resumed, and what a Result names anyway. First those of a pretraining, then of an evaluation.
 PLACES = "stage data out seed seeds device precision workers checkpoint_minutes inputs images"
-SHOWN = "generated generated_by backbone method mix pair views epochs architecture source classes"
+SHOWN = (
+    "generated generated_by both_generated backbone method mix pair views epochs architecture "
+    "source classes"
+)
 WITHOUT_EFFECT = "log_every knn knn_every peak_lr grad_checkpoint colour_on left_out args"
 NOT_OF_AN_ARM = set(f"{PLACES} {SHOWN} {WITHOUT_EFFECT}".split())
 ASKED = "backbone architecture percent from_scratch cache_features labels_per_class draws dataset"
@@ -28,7 +31,7 @@ NOT_OF_AN_EVALUATION = set(
     f"{PLACES} {ASKED} knn baselines eval_every download subset_file".split()
 )
 # The same for the arguments of a mirror. Mask and strength are named in any case.
-FILES = "weights model captions views positions mask strength data out seed batch_size"
+FILES = "weights model backbone captions views positions mask strength data out seed batch_size"
 NOT_OF_A_MIRROR = set(f"{PLACES} {FILES} vae_slicing vae_tiling variant strategy".split())
 
 
@@ -64,6 +67,7 @@ class Result:
     mix: float
     pair: list
     views: int
+    both_generated: bool
     supervised: bool
     sha256: str | None
     backbone: str
@@ -80,6 +84,19 @@ class Result:
         """Whether nothing was changed: the images only went through the generator's decoder."""
         nothing = {"mask none", "mask random:0", "mask random:0.0", "strength 0.0"}
         return bool(self.parts & nothing)
+
+    @property
+    def label(self):
+        """What a class-conditional generator was given: "true", "random", or "one" for all."""
+        for part in self.parts:
+            if part.startswith("label "):
+                return "random" if part == "label random" else "one"
+        return "true"
+
+    @property
+    def control(self):
+        """Whether it is there to be compared with: nothing generated, or a wrong label."""
+        return self.strategy == "real" or self.reconstruction or self.label != "true"
 
 
 # ---------------------------------------------------------------- generated views
@@ -267,6 +284,7 @@ def read_result(file):
         mix=mix,
         pair=sorted(backbone.get("pair", [])) if mix else [],
         views=backbone.get("views", 1) if mix else 1,
+        both_generated=bool(mix and backbone.get("both_generated")),
         supervised=supervised,
         sha256=result.get("backbone_sha256"),
         backbone=str(args.get("backbone") or ""),

@@ -33,18 +33,21 @@ SHARE = {  # of the peak, assumed
     "caption": 1 / 10,  # one word after the other
 }
 BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
+BYTES_PER_PIXEL_PNG = 2.0  # of a photograph
 BACKBONE_GB = 0.1  # that a finished pretraining leaves
 
 IMAGENET = 1_281_167
 IMAGENET_VAL = 50_000
 IMAGENET100 = 126_689
 WILDFIRE = 30_250
+WILDFIRE_ALL = 42_850  # with those to evaluate on
 TRANSFER = {  # images for training and for evaluation
     "places365": 1_803_460 + 36_500,
     "voc07": 5_011 + 4_952,
     "coco": 82_783 + 40_504,
 }
 RECIPES = {  # name: images to train on
+    "table2_features": IMAGENET,
     "table3_pairing": IMAGENET,
     "table4_mixing": IMAGENET,
     "table5_transfer": IMAGENET,
@@ -142,6 +145,12 @@ def train_generator(args, images, made):
     return Work("generation", "generator", seen * each, seen)
 
 
+def resize(args, images, made):
+    """No network; Figure 33 resizes all images of its data."""
+    gigabytes = WILDFIRE_ALL * args.size**2 * BYTES_PER_PIXEL_PNG / 1e9
+    return Work("generation", "generator", 0, WILDFIRE_ALL, gigabytes)
+
+
 def caption(args, images, made):
     flop = operations.blip(args.num_beams, args.max_tokens)
     return Work("generation", "caption", images * flop, images)
@@ -157,6 +166,10 @@ def augment(args, images, made):
     elif args.strategy in ("crop", "jitter", "blur"):  # no network; Table 6 makes them of val
         images = IMAGENET_VAL
         flop, views, size = 0, 1, args.size
+    elif args.strategy in ("same-class", "neighbour"):  # without the search, on the processor
+        flop, views, size = 0, args.views, args.size
+        if args.strategy == "neighbour":
+            flop = operations.resnet(*made[args.backbone])
     else:
         encoder, unet, decoder, texts = operations.sdxl_turbo()
         flop = encoder + texts
@@ -229,7 +242,8 @@ def transfer(args, images, made):
     return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
 
 
-WORK = {  # what 07_metrics.py measures and reports is not estimated
+WORK = {  # without what takes minutes: 07_metrics.py, and IC-GAN's augmenters of extras/
+    "recipes/resize": resize,
     "00_train_generator": train_generator,
     "01_caption": caption,
     "02_augment": augment,
@@ -264,7 +278,7 @@ def commands(recipe, environment):
 
 
 def parse(stage, words):
-    return stage, importlib.import_module(stage).arguments(words)
+    return stage, importlib.import_module(Path(stage).name).arguments(words)
 
 
 def work_of(recipe, images, environment=()):

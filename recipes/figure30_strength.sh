@@ -9,13 +9,15 @@
 # about equal, 0.4 and more are worse. Its strength 0 may mean either control, so both run:
 #   strength 0   the generator's reconstruction: encoded and decoded, nothing denoised
 #   real         the real image where the generated one would stand
-# beside the baseline of hand-crafted views alone. DINO with six local crops needs 29.1 GiB for its
+# beside the baseline of hand-crafted views alone. A strength is a share of the schedule's steps. With
+# the fewest steps 0.3 would be 0.25 and 0.4 would be 0.33; with ten (STEPS) all six are exact. DINO with six local crops needs 29.1 GiB for its
 # 200 images a GPU. --grad-checkpoint makes that 10.3 GiB, which fits 24 GB, at the same batch.
-# Estimated on 4 x RTX 3090: 59 hours (generation 9.2, pretraining 47, evaluation 3.2)
+# Estimated on 4 x RTX 3090: 65 hours (generation 15, pretraining 47, evaluation 3.2)
 # and 31 GB of disk.
 STUDY=${STUDY:-imagenet100}
 source "$(dirname "$0")/imagenet.sh"
 STRENGTHS=${STRENGTHS:-"0 0.1 0.2 0.3 0.4 0.5"}
+STEPS=${STEPS:-10}  # strength x STEPS is the number of steps that an image takes
 SEEDS=${SEEDS:-"0"}
 if [ -n "${TINY:-}" ]; then STRENGTHS="0 0.2"; fi
 
@@ -23,7 +25,7 @@ say "the 100 classes, their captions, and one image per image and strength"
 run env DATA="$DATA" bash recipes/imagenet100.sh "$DATA_ROOT/imagenet100"
 DATA=$DATA_ROOT/imagenet100
 captions
-mirror diffusion --strength $STRENGTHS
+mirror diffusion --strength $STRENGTHS --steps "$STEPS"
 
 arm() {  # name, seed, then the flags that make the arm
   local name=$1 seed=$2; shift 2

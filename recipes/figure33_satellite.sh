@@ -4,8 +4,10 @@
 #   bash recipes/figure33_satellite.sh                  about an hour on two CPU cores, embedded tiles
 #   DATA=/path/to/wildfire RUNS=runs/wildfire bash recipes/figure33_satellite.sh      the study itself
 #
-# DATA is the Wildfire Prediction Dataset as it comes (train/ valid/ test/, 70/15/15 %). The arms are
-# compared on valid. Only the best one of them, the baseline and its controls are reported on test.
+# DATA is the Wildfire Prediction Dataset as it comes (train/ valid/ test/, 70/15/15 %). Its images of
+# 350 px are first resized to 128 px, once for all stages (into RESIZED), as in the dissertation: real
+# views are then cut from the same pixels as generated ones. The arms are compared on valid. Only the
+# best one of them, the baseline and its controls are reported on test.
 # The dissertation has no controls. These run beside its arms:
 #   control         the real image where the generated one would stand (same resize, crop, storage)
 #   reconstruction  the tokenizer's reconstruction, nothing masked
@@ -31,6 +33,10 @@ if [ -n "${DATA:-}" ]; then
   PRETRAIN="--size 128 --store-size 128 --batch-size 800"
   EVAL="--size 128 --workers 8"
   SUPERVISED="--size 128"
+  RESIZED=${RESIZED:-$DATA_ROOT/wildfire-128}
+  say "the images at 128 px"
+  run python recipes/resize.py --data "$DATA" --out "$RESIZED" --size 128
+  DATA=$RESIZED
 else
   DATA=$DATA_ROOT/bluemarble
   RUNS=${RUNS:-$RUN_ROOT/satellite}
@@ -82,6 +88,11 @@ for mask in none $MASKS; do
   $LAUNCH 02_augment.py inpaint --data "$DATA/train" --weights "$RUNS/maskgit" --mask "$kind" \
     --out "$RUNS/mask-$mask" $INPAINT
 done
+
+columns=""
+for mask in none $MASKS; do columns="$columns $RUNS/mask-$mask/view0"; done
+run python recipes/sheets.py mirrors --data "$DATA/train" --out "$RUNS/figure32.png" \
+  --mirrors $columns --titles none $MASKS
 
 arm() {  # name, seed, epochs, then the flags that make the arm
   local name=$1 seed=$2 epochs=$3; shift 3

@@ -7,21 +7,42 @@
 # whole hand-crafted set. The dissertation has no controls. These run beside its arms:
 #   real            the real image where the generated one would stand: same resize, crop, pairing
 #   reconstruction  the tokenizer's reconstruction of it, with nothing masked
+# and, at gamma 0.5 (CONTROLS):
+#   random-label    in-painting with a class drawn at random: the published MaskGIT is given the true
+#   one-label       one, so that labels enter the pretraining; with one class for all images none do
+#   oracle          another image of the same class: a ceiling for any generator, it uses the labels
+#   neighbour       the other image that the baseline's encoder finds most similar, without labels;
+#                   the search holds all features in memory, 10 GB a process, and takes some hours
+#   equal-time      the baseline for a quarter more epochs, which is what in-painting costs
 # A generated view is also a less coloured one. What a control gains over the baseline is therefore
 # no gain of generation. Out-painting has nine views and takes most of the time and of the disk.
-# Estimated on 4 x RTX 3090: 677 hours (generation 55, pretraining 530, evaluation 92)
-# and 607 GB of disk.
+# Estimated on 4 x RTX 3090: 842 hours (generation 66, pretraining 663, evaluation 114)
+# and 809 GB of disk.
 source "$(dirname "$0")/imagenet.sh"
 STRATEGIES=${STRATEGIES:-"noise inpaint outpaint"}
 GAMMAS=${GAMMAS:-"0.25 0.5 0.75 1"}
 SEEDS=${SEEDS:-"0"}
 CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
-if [ -n "${TINY:-}" ]; then STRATEGIES="noise inpaint" GAMMAS="0.25 0.5" CONTROL_GAMMAS="0.5"; fi
+CONTROLS=${CONTROLS-"random-label one-label oracle neighbour equal-time"}
+EQUAL_TIME=${EQUAL_TIME:-"--epochs 125"}
+if [ -n "${TINY:-}" ]; then
+  STRATEGIES="noise inpaint" GAMMAS="0.25 0.5" CONTROL_GAMMAS="0.5" EQUAL_TIME="--epochs 2"
+fi
 need_subsets
 
 say "generated images, and the tokenizer's reconstructions"
 for strategy in $STRATEGIES reconstruction; do mirror "$strategy"; done
 
+control_mirror() {  # the images of one of CONTROLS; the neighbours are those of the first baseline
+  local words
+  case $1 in
+    random-label) words="inpaint --label random $MASKGIT" ;;
+    one-label) words="inpaint --label 0 $MASKGIT" ;;
+    oracle) words="same-class" ;;
+    neighbour) words="neighbour --backbone $RUNS/baseline-seed${SEEDS%% *}" ;;
+  esac
+  $LAUNCH 02_augment.py $words --data "$DATA/train" --out "$GEN/$1" $GENERATE
+}
 arm() {  # name, seed, then the flags that make the arm
   pretrain "$@"
   linear "$1" "$2"
@@ -37,6 +58,14 @@ for seed in $SEEDS; do
   for gamma in $CONTROL_GAMMAS; do
     arm "real-gamma$gamma-crop" "$seed" --generated real --mix "$gamma" --pair crop
     arm "reconstruction-gamma$gamma-crop" "$seed" --generated "$GEN/reconstruction" --mix "$gamma" --pair crop
+  done
+  for control in $CONTROLS; do
+    if [ "$control" = equal-time ]; then
+      PRETRAIN="$PRETRAIN $EQUAL_TIME" arm baseline-equal-time "$seed" --mix 0
+    else
+      control_mirror "$control"
+      arm "$control-gamma0.5-crop" "$seed" --generated "$GEN/$control" --mix 0.5 --pair crop
+    fi
   done
 done
 run python 07_metrics.py report "$RUNS"

@@ -4,13 +4,16 @@ import json
 import random
 import resource
 import subprocess
+import types
 
 import numpy as np
 import torch
 from conftest import ROOT, command, hashes, refused, run, run_killed, write_images
 from PIL import Image
 
+from models import painting
 from models.images import as_stored, read_image, square, stored_suffix, write_image
+from models.run import parser
 
 
 def test_inpainting_does_not_depend_on_batch_processes_or_kills(tiny, tmp_path):
@@ -137,6 +140,27 @@ def test_full_disk_is_one_sentence_and_loses_nothing(tiny, tmp_path):
     assert not [f for f in (tmp_path / "gen").rglob(".*")]
     run("02_augment.py", *fixed)
     assert hashes(tmp_path / "gen", "view0/**/*") == hashes(tiny["inpaint"], "view0/**/*")
+
+
+def test_labels_that_the_model_is_given():
+    """--label: the folder's synset, one class for all, or a class drawn from the image's seed."""
+    paths = [f"n01440764/{i}.jpg" for i in range(200)]
+
+    def given(label, seed=0):
+        flags = parser("")
+        painting.maskgit_arguments(flags)
+        painter = object.__new__(painting.Painter)
+        painter.args = flags.parse_args(["--label", label])
+        painter.args.seed = seed
+        painter.device = "cpu"
+        painter.transformer = types.SimpleNamespace(classes=1000)
+        painter.check_label()
+        return painter.labels(paths).tolist()
+
+    assert given("true") == [0] * 200 and given("7") == [7] * 200
+    drawn = given("random")
+    assert drawn == given("random") and drawn != given("random", seed=1)
+    assert len(set(drawn)) > 150 and 400 < np.mean(drawn) < 600
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):

@@ -116,6 +116,28 @@ def test_mixing_rate_and_mirrors(folders):
         assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[3:]) == {0, 1}
 
 
+def test_both_views_generated(folders):
+    """Two distinct mirrors in each pair, any order, and no real image, in local crops neither."""
+    root, paths, mirrors = folders
+    settings = dict(mix=1.0, both_generated=True, local_crops=2, local_size=8)
+    data = PairDataset(root / "nothing", paths, V.SIMCLR, 16, generated=mirrors, **settings)
+    pairs = []
+    for views, _, _ in items(data, epochs=6):
+        first, partner, *local = [level(view) for view in views]
+        assert None not in (first, partner) and first != partner and local == [partner] * 2
+        pairs.append((first, partner))
+    assert len(set(pairs)) == 6  # of three mirrors: every ordered pair
+
+    control = PairDataset(
+        root / "real", paths, V.SIMCLR, 32, generated="real", pair=["none"], store_size=48,
+        mix=1.0, both_generated=True,
+    )  # fmt: skip
+    for i, (views, _, _) in enumerate(items(control)):
+        stored = square(read_image(root / "real" / paths[i]), 48)
+        expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
+        assert all((view.numpy() == expected).all() for view in views)
+
+
 def test_control_takes_the_generated_image_s_way(folders):
     root, paths, mirrors = folders
     settings = dict(mix=0.5, pair=["flip"], seed=3)
@@ -196,6 +218,14 @@ def test_small_images_in_memory_give_the_same_views(tmp_path):
         for ours, theirs in zip(crops, expected, strict=True):
             assert (ours.int() - theirs.int()).abs().float().mean() < 1
         assert all(map(torch.equal, choices, their_choices))
+
+
+def test_both_generated_needs_two_mirrors(folders, capsys):
+    root, paths, mirrors = folders
+    with pytest.raises(SystemExit):
+        settings = dict(mix=1.0, generated=mirrors[:1], both_generated=True)
+        PairDataset(root / "real", paths, V.SIMCLR, 16, **settings)
+    assert "--views 1 --both-generated needs 2 folders" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(folders, tmp_path, capsys):

@@ -88,18 +88,34 @@ def test_table4(recipe, place):
         "baseline",
         "real-gamma0.5-crop",
         "reconstruction-gamma0.5-crop",
+        "random-label-gamma0.5-crop",
+        "one-label-gamma0.5-crop",
+        "oracle-gamma0.5-crop",
+        "neighbour-gamma0.5-crop",
+        "baseline-equal-time",
         *(f"{s}-gamma{g}-crop" for s in ("noise", "inpaint") for g in (0.25, 0.5)),
     }
     for evaluation in ("linear", "1percent", "10percent"):
         assert results(runs, evaluation) >= arms
     for row in ("Non-Generative 0 %", "Noise-Based 25 %", "In-Painting 50 %"):
         assert all(cells(runs, "Table 4", row))
+    for row in (
+        "Control: baseline of equal time (125 epochs)",
+        "Control: In-Painting 50 %, random label",
+        "Control: In-Painting 50 %, one label for all",
+        "Oracle: another image of the class 50 %",
+        "The most similar other image 50 %",
+    ):
+        assert cells(runs, "Table 4", row)[1], row
     assert (
         cells(runs, "Table 4", "In-Painting 50 %")[0] == "68.7"
         and not cells(runs, "Table 4", "Noise-Based 75 %")[1]
     )
     report = (runs / "report.md").read_text()
     assert "real, control" in report and "inpaint (mask none, steps 2), control" in report
+    differences = report.split("### Paired differences")[1].split("###")[0]
+    for name in ("mask center, label random", "label 0", "same-class, oracle", "neighbour"):
+        assert name in differences, name
     for name in ("noise", "inpaint", "reconstruction"):
         mirror = place / "data/generated/imagenet" / name
         assert len(list(mirror.glob("view0/*/*"))) == 32 and (mirror / "samples.png").exists()
@@ -108,12 +124,22 @@ def test_table4(recipe, place):
 def test_table3(recipe, place):
     recipe("table3_pairing")
     runs = place / "runs/imagenet"
-    arms = {f"{s}-gamma1-{p}" for s in ("noise", "inpaint") for p in ("none", "crop")}
+    arms = {f"{s}-gamma1-{p}" for s in ("noise", "inpaint", "real") for p in ("none", "crop")}
     assert results(runs, "1percent") & results(runs, "10percent") & results(runs, "linear") >= arms
-    for row in ("ICGAN", "ICGAN + Crop", "MaskGIT", "MaskGIT + Crop"):
+    for row in ("ICGAN", "ICGAN + Crop", "MaskGIT", "MaskGIT + Crop", "Control: real image + Crop"):
         assert all(cells(runs, "Table 3", row))
     for arm in arms:
         assert run_arguments(runs / f"{arm}-seed0")["mix"] == 1
+
+
+def test_table2(recipe, place):
+    recipe("table2_features")
+    runs = place / "runs/imagenet"
+    arms = ("baseline", "gaussian", "steer-zoom", "navigator", "real")
+    assert results(runs, "linear") >= {f"simclr-{arm}" for arm in arms}
+    rows = ("SimCLR, real images", "Gaussian (GenRep)", "Steering (GenRep)", "Navigator (COP-Gen)")
+    for row in (*rows, "Control: real image in both views"):
+        assert cells(runs, "Table 2", row)[1], row
 
 
 def test_table5(recipe, place):
@@ -314,7 +340,8 @@ def parsed(name, **environment):
     assert done.returncode == 0, done.stderr
     found = []
     for line in done.stdout.splitlines():
-        words = shlex.split(line) if line.startswith("$ python 0") else []
+        stage = line.startswith(("$ python 0", "$ python extras/"))
+        words = shlex.split(line) if stage else []
         if words:
             if words[2] not in parsed.stages:
                 spec = importlib.util.spec_from_file_location("stage", ROOT / words[2])
@@ -326,10 +353,11 @@ def parsed(name, **environment):
 
 parsed.stages = {}
 ARMS = {
-    "table3_pairing": 14,
-    "table4_mixing": 21,
-    "table5_transfer": 5,
-    "table6_cost": 3,
+    "table2_features": 5,
+    "table3_pairing": 16,
+    "table4_mixing": 26,
+    "table5_transfer": 6,
+    "table6_cost": 5,
     "table7_summary": 9,
     "figure30_strength": 8,
     "figure31_views": 40,
@@ -347,6 +375,11 @@ def test_full_size(name):
     for args in trained:  # nothing is used before it is made
         for folder in args.generated:
             assert folder == "real" or folder in mirrors or os.path.dirname(folder) in mirrors
+    augmenters = {args.out for stage, args in commands if stage.startswith("extras/")}
+    for stage, args in commands:
+        if stage == "02_augment.py":
+            for file in (getattr(args, "steer", None), getattr(args, "navigator", None)):
+                assert not file or os.path.dirname(file) in augmenters
     evaluated = Counter(stage for stage, _ in commands)
     if name in ("table3_pairing", "table4_mixing"):
         assert (
@@ -377,6 +410,25 @@ def test_full_size_settings():
     }
     shared = table4.keys() & table7.keys()
     assert len(shared) == 6 and all(vars(table4[name]) == vars(table7[name]) for name in shared)
+    assert {args.mix for args in trained("table2_features").values()} == {0, 1}
+    for name, args in trained("table2_features").items():
+        assert (args.method, args.size) == ("simclr", 128)
+        assert args.both_generated == (name != "simclr-baseline")
+    table3, table6 = trained("table3_pairing"), trained("table6_cost")
+    for name in ("real-gamma1-none", "inpaint-gamma1-none"):
+        assert vars(table3[name]) == vars(table6[name])
+    assert table4["baseline-equal-time"].epochs == 125
+    labels = [
+        args.label
+        for stage, args in parsed("table4_mixing")
+        if stage == "02_augment.py" and args.strategy == "inpaint"
+    ]
+    assert labels == [None, None, "random", 0]  # in-painting, reconstruction, and two controls
+    pools = [args.pool for _, args in parsed("table5_transfer") if hasattr(args, "pool")]
+    assert pools == [6] * 6
+    [diffusion] = [a for s, a in parsed("figure30_strength") if s == "02_augment.py"]
+    for strength in diffusion.strength:  # exact: a whole number of steps
+        assert int(diffusion.steps * strength) == pytest.approx(diffusion.steps * strength)
     figure30 = trained("figure30_strength")
     assert {
         (args.method, args.mix, *args.pair)

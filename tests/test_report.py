@@ -236,6 +236,70 @@ def test_paired_differences(tmp_path, capsys):
     assert row["minus baseline"]["differences"] == [1.0, 2.5, 3.0]
 
 
+def test_controls_that_decide(tmp_path, capsys):
+    """Wrong labels, the oracle, the neighbour, equal time: each has its row and its difference."""
+    half = {"mix": 0.5}
+
+    def inpaint(**flags):
+        return mirror("inpaint", mask="center", **flags)
+
+    write_run(tmp_path / "base", 60.0)
+    write_run(tmp_path / "longer", 61.5, epochs=125)
+    write_run(tmp_path / "arm", 64.0, **half, generated_by=inpaint(label=None))
+    write_run(tmp_path / "random", 61.0, **half, generated_by=inpaint(label="random"))
+    write_run(tmp_path / "one", 61.2, **half, generated_by=inpaint(label=0))
+    write_run(tmp_path / "oracle", 70.0, **half, generated_by=mirror("same-class"))
+    near = mirror("neighbour", backbone="runs/baseline-seed0")
+    write_run(tmp_path / "near", 62.0, **half, generated_by=near)
+    call(SCRIPT, "report", tmp_path)
+    expected = {
+        "Non-Generative 0 %": "60.00",
+        "In-Painting 50 %": "64.00",
+        "Control: baseline of equal time (125 epochs)": "61.50",
+        "Control: In-Painting 50 %, random label": "61.00",
+        "Control: In-Painting 50 %, one label for all": "61.20",
+        "Oracle: another image of the class 50 %": "70.00",
+        "The most similar other image 50 %": "62.00",
+    }
+    for name, cell in expected.items():
+        assert cells(tmp_path, "Table 4", name)[1] == cell, name
+    rows = [row for row in rows_of(tmp_path, "Paired") if row["measured"] == "linear top-1"]
+    found = {}
+    for row in rows:
+        found[row["generated view"], row["epochs"]] = list(row.values())[-3:]
+    equal = "minus baseline", "minus baseline of equal time", "minus random label"
+    assert tuple(list(rows[0])[-3:]) == equal
+    assert found == {
+        ("none", "125"): ["+1.50 (1)", "", ""],
+        ("inpaint (mask center)", "100"): ["+4.00 (1)", "+2.50 (1)", "+3.00 (1)"],
+        ("inpaint (mask center, label random), control", "100"): ["+1.00 (1)", "-0.50 (1)", ""],
+        ("inpaint (mask center, label 0), control", "100"): ["+1.20 (1)", "-0.30 (1)", ""],
+        ("same-class, oracle", "100"): ["+10.00 (1)", "+8.50 (1)", ""],
+        ("neighbour", "100"): ["+2.00 (1)", "+0.50 (1)", ""],
+    }
+
+
+def test_table2(tmp_path, capsys):
+    """Both views generated: those arms alone, whatever else was trained with the same mirrors."""
+    aug = {"method": "simclr", "size": 128, "pair": ["crop", "flip", "jitter", "blur", "grayscale"]}
+    both = aug | {"mix": 1.0, "both_generated": True}
+    steered = [*mirror("noise"), *mirror("noise", steer="gen/zoom/direction.pt")]
+    write_run(tmp_path / "base", 50.0, **aug)
+    write_run(tmp_path / "steered", 52.0, **both, generated_by=steered)
+    gaussian = [*mirror("noise"), *mirror("noise", feature_noise=0.01)]
+    write_run(tmp_path / "gaussian", 51.0, **both, generated_by=gaussian)
+    write_run(tmp_path / "one", 1.0, **both | {"both_generated": False}, generated_by=steered)
+    write_run(tmp_path / "real", 49.0, **both, generated_by=["real"])
+    call(SCRIPT, "report", tmp_path)
+    assert cells(tmp_path, "Table 2", "SimCLR, real images")[:2] == ["49.44", "50.00"]
+    assert cells(tmp_path, "Table 2", "Gaussian (GenRep)")[:2] == ["48.73", "51.00 [a]"]
+    assert cells(tmp_path, "Table 2", "Steering (GenRep)")[:2] == ["51.19", "52.00 [b]"]
+    assert cells(tmp_path, "Table 2", "Control: real image in both views")[:2] == ["–", "49.00"]
+    rows = [row for row in rows_of(tmp_path, "Paired") if row["measured"] == "linear top-1"]
+    arm = next(row for row in rows if "steer" in row["generated view"] and "both" in row["views"])
+    assert (arm["minus baseline"], arm["minus real"]) == ("+2.00 (1)", "+3.00 (1)")
+
+
 def test_a_difference_says_what_else_differs(tmp_path, capsys):
     own = {"classes": OWN, "images": (4000, 1000)}
     write_run(tmp_path / "base", 50.0, **own, batch_size=768)

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Figures 2, 13, 15, 22, 24, 26, 27 and 28: samples of every augmentation, on the same few images.
+#
+#   DATA=/path/to/imagenet bash recipes/figures_sheets.sh
+#
+# Leaves RUNS/figure2.png and so on:
+#    2   original, noise-based, cropped, color jitter
+#   13   the hand-crafted augmentations
+#   15   Gaussian noise, steering, navigator; where table2_features.sh has trained the last two
+#   22   noise-based: five draws each
+#   24   in-painting: the centre, and random shares of the tokens
+#   26   out-painting: what becomes of the nine positions, beside the original
+#   27   out-painting: the nine positions, and below them what becomes of them
+#   28   diffusion at growing strengths, beside the captions
+# Figure 32, the satellite images, comes with figure33_satellite.sh. Figure 26 is called in-painting
+# in the text's caption; it stands in the section on out-painting. COUNT images of as many classes
+# are taken from DATA/val. The generators are the published ones. Minutes on one GPU.
+source "$(dirname "$0")/imagenet.sh"
+COUNT=${COUNT:-6}
+IMAGES=$GEN/figures/images
+MIRRORS=$GEN/figures
+
+say "$COUNT images of as many classes"
+if [ -z "${DRY:-}" ]; then
+  from=$(cd "$DATA/val" && pwd)
+  classes=("$from"/*/)
+  step=$((${#classes[@]} / COUNT))
+  for ((i = 0; i < COUNT && i < ${#classes[@]}; i++)); do
+    class=$(basename "${classes[$((i * (step > 0 ? step : 1)))]}")
+    files=("$from/$class"/*)
+    mkdir -p "$IMAGES/$class"
+    ln -sfn "${files[0]}" "$IMAGES/$class/$(basename "${files[0]}")"
+  done
+fi
+
+make() {  # strategy, name of the mirror, then further flags
+  local strategy=$1 name=$2; shift 2
+  run python 02_augment.py "$strategy" --data "$IMAGES" --out "$MIRRORS/$name" "$@" $GENERATE
+}
+named() {  # number of the figure, name of the mirror whose samples.png it is
+  run cp "$MIRRORS/$2/samples.png" "$RUNS/figure$1.png"
+}
+sheet() {  # number of the figure, the titles, then the view folders
+  local number=$1 titles=$2; shift 2
+  run python recipes/sheets.py mirrors --data "$IMAGES" --out "$RUNS/figure$number.png" \
+    --mirrors "$@" --titles $titles
+}
+run mkdir -p "$RUNS"
+
+say "hand-crafted augmentations"
+run python recipes/sheets.py handcrafted --data "$IMAGES" --out "$RUNS/figure13.png"
+make crop crop
+make jitter jitter
+
+say "noise-based"
+make noise noise
+named 22 noise
+sheet 2 "noise-based cropping color-jitter" "$MIRRORS"/{noise,crop,jitter}/view0
+if [ -e "$GEN/augmenters/zoom/direction.pt" ] && [ -e "$GEN/augmenters/navigator/navigator.pt" ]; then
+  make noise gaussian --feature-noise 0.01
+  make noise zoom --steer "$GEN/augmenters/zoom/direction.pt"
+  make noise navigator --navigator "$GEN/augmenters/navigator/navigator.pt"
+  sheet 15 "G(z,f) Gaussian-noise steering-zoom navigator" \
+    "$MIRRORS"/{noise,gaussian,zoom,navigator}/view0
+fi
+
+say "in- and out-painting"
+make inpaint inpaint $MASKGIT
+named 24 inpaint
+make outpaint outpaint $MASKGIT
+named 27 outpaint
+positions="upper-left upper-center upper-right center-left center center-right lower-left"
+sheet 26 "$positions lower-center lower-right" "$MIRRORS"/outpaint/view{0,1,2,3,4,5,6,7,8}
+
+say "diffusion"
+run python 01_caption.py --data "$IMAGES" --out "$MIRRORS/captions.jsonl" $BLIP
+make diffusion diffusion --captions "$MIRRORS/captions.jsonl" --steps 10 $SDXL
+named 28 diffusion

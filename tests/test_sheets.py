@@ -1,0 +1,111 @@
+"""The recipes that leave pictures, and the one preparation of the satellite study."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, refused, run, write_images
+from PIL import Image
+from warm_python import warm
+
+from models.feature_map import Navigator
+from models.images import read_image, square
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """recipe(name, **environment): run it with TINY=1; returns (what it printed, its folders)."""
+    place = tmp_path_factory.mktemp("sheets")
+    with warm(place) as python:
+
+        def start(name, **environment):
+            tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
+            path = {"PATH": f"{python}:{os.environ['PATH']}"}
+            done = subprocess.run(
+                ["bash", f"recipes/{name}.sh"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                env=os.environ | path | tiny | environment,
+            )
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            return done.stdout, place
+
+        yield start
+
+
+def test_masks(recipe):
+    """The three observations of the text, as numbers, on the two generators that ship."""
+    said, place = recipe("figure_masks", MEASURED="--images 60")
+    for name in ("digits", "tiles"):
+        sheet = Image.open(place / "runs/masks" / name / "masks.png")
+        assert sheet.width > 8 * 96 and sheet.height > 8 * 96
+        numbers = json.loads((place / "runs/masks" / name / "masks.json").read_text())
+        means = numbers["means"]
+        assert means["center"]["share"] == pytest.approx(100 * 36 / 64)  # of 8 x 8 tokens
+        assert means["ring"]["share"] == pytest.approx(100 * 28 / 64)
+        assert means["any code"]["detail"] > 1.2 * means["block:0.25"]["detail"]  # static
+        assert means["any code"]["change"] > means["block:0.25"]["change"]
+        assert means["any code"]["share"] == means["block:0.25"]["share"]  # of the same tokens
+        assert np.mean(numbers["block minus random"]["change"]) > 0  # adjacent ones change more
+    assert said.count("Block minus random at the same share") == 2
+
+
+def test_figures(recipe):
+    """Every sheet is there and has its columns; those of Figure 15 need trained augmenters."""
+    _, place = recipe("table2_features", DRY="1")
+    augmenters = place / "data/generated/imagenet/augmenters"
+    torch.manual_seed(0)
+    for name in ("zoom", "navigator"):
+        (augmenters / name).mkdir(parents=True)
+    torch.save({"direction": torch.randn(2048) / 45}, augmenters / "zoom/direction.pt")
+    torch.save(Navigator(2048).state_dict(), augmenters / "navigator/navigator.pt")
+    recipe("figures_sheets", COUNT="2")
+    widths = {}
+    for number in (2, 13, 15, 22, 24, 26, 27, 28):
+        sheet = Image.open(place / f"runs/imagenet/figure{number}.png")
+        assert np.asarray(sheet).std() > 20
+        widths[number] = sheet.width
+    assert widths[2] < widths[15] < widths[26] < widths[13]  # 4, 5, 10 and 11 columns
+
+
+def test_figure13(tmp_path):
+    """Each augmentation changes the image in its own way."""
+    write_images(tmp_path / "data", each=1, size=64)
+    flags = ["handcrafted", "--data", tmp_path / "data", "--size", 64, "--images", 3]
+    run("recipes/sheets.py", *flags, "--out", tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    cells = [sheet[22 : 22 + 64, 4 + 68 * k : 68 + 68 * k].astype(int) for k in range(11)]
+    original, *changed = cells
+    names = "crop jitter blur flip gray rotation cutout noise sobel solarize".split()
+    found = dict(zip(names, changed, strict=True))
+    assert (original == read_image(tmp_path / "data/a/000.png")).all()
+    assert (found["flip"] == original[:, ::-1]).all()
+    assert (found["gray"].std(2) == 0).all() and (found["sobel"].std(2) == 0).all()
+    assert (found["cutout"] != original).any(2).sum() <= 16 * 16
+    assert (found["solarize"] == np.where(original < 128, original, 255 - original)).all()
+    for name, image in found.items():
+        assert (image != original).any(), name
+
+
+def test_resize(tmp_path, capsys):
+    write_images(tmp_path / "data/train", each=3, size=50, suffix=".jpg")
+    (tmp_path / "data/train/a/-73.5,45.jpg").write_bytes(b"no image")
+    flags = ["--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 0]
+    said = run("recipes/resize.py", *flags, "--size", 32)
+    assert "1 images could not be read" in said.stderr and "9 images of 32 px" in said.stdout
+    failed = json.loads((tmp_path / "out/failed.jsonl").read_text())
+    assert failed["path"] == "train/a/-73.5,45.jpg"
+    made = sorted((tmp_path / "out").rglob("*.png"))
+    assert len(made) == 9
+    for file in made:
+        original = tmp_path / "data" / file.relative_to(tmp_path / "out").with_suffix(".jpg")
+        assert (read_image(file) == square(read_image(original), 32)).all()
+    made[0].unlink()
+    before = made[1].stat().st_mtime_ns
+    run("recipes/resize.py", *flags, "--size", 32)
+    assert made[0].exists() and made[1].stat().st_mtime_ns == before
+    assert "--size was 32" in refused(capsys, "recipes/resize.py", *flags, "--size", 64, code=2)
