@@ -42,20 +42,25 @@ else
   RUNS=${RUNS:-$RUN_ROOT/satellite}
   VAL=val
   TEST=""
-  MASKS=${MASKS:-"0.5"}
-  GAMMAS=${GAMMAS:-"0.5 0.75"}
+  MASKS=${MASKS:-"0.25 0.5"}
+  GAMMAS=${GAMMAS:-"0.5"}
   SEEDS=${SEEDS:-"0 1 2"}
-  EPOCHS=${EPOCHS:-2}
+  EPOCHS=${EPOCHS:-8}
   LONG=${LONG:-}
-  TOKENIZER="--size 32 --filters 64 --multipliers 1 --unshuffle 4 --blocks 1 --codes 512
-    --code-dim 16 --groups 16 --gan-weight 0 --perceptual-weight 0 --learning-rate 1e-3
-    --batch-size 64 --epochs 5 --workers 0"
-  TRANSFORMER="--layers 3 --dim 96 --heads 3 --ema 0.99 --learning-rate 1e-3 --batch-size 64
-    --epochs 4 --workers 0"
-  INPAINT="--steps 6 --batch-size 64 --workers 0"
-  PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --optimizer adamw
-    --learning-rate 2e-3 --warmup-epochs 1 --batch-size 256 --projector 512-512-512 --workers 0"
+  LABELS=${LABELS:-"10"}
+  ORACLE=1  # another tile of the same class: can this budget tell a good partner from a bad one?
+  BASELINES=--baselines
+  TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --codes 512 --code-dim 48 --epochs 0
+    --perceptual-weight 0 --gan-weight 0 --workers 0"
+  TRANSFORMER="--layers 3 --dim 96 --heads 3 --ema 0.999 --learning-rate 2e-3 --batch-size 64
+    --epochs 12 --workers 0"
+  INPAINT="--steps 6 --top-k 24 --softmax-temperature 0.67 --batch-size 64 --workers 0"
+  PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images --size 32
+    --store-size 32 --view-preset satellite --in-memory --optimizer adamw --learning-rate 1.77e-4
+    --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --log-every 62
+    --workers 0"
   EVAL="--cache-features --knn --workers 0"
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   SUPERVISED="--small-images --size 32 --architecture resnet10 --workers 0"
   if [ -n "${TINY:-}" ]; then
     LIMIT="--limit 96"
@@ -67,9 +72,10 @@ else
     LONG=2
     LONG_MASK=0.25
     LONG_GAMMA=0.5
-    TOKENIZER="$TOKENIZER --filters 16 --groups 4 --codes 32 --batch-size 16 --epochs 1"
+    TOKENIZER="$TOKENIZER --codes 32"
+    LABELS="1"
     TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
-    PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32"
+    PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32 --warmup-epochs 0"
     SUPERVISED="$SUPERVISED --batch-size 32"
   fi
   run python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
@@ -89,18 +95,27 @@ for mask in none $MASKS; do
     --out "$RUNS/mask-$mask" $INPAINT
 done
 
+if [ -n "${ORACLE:-}" ]; then
+  run python 02_augment.py same-class --data "$DATA/train" --out "$RUNS/oracle" --size 32
+fi
+
 columns=""
 for mask in none $MASKS; do columns="$columns $RUNS/mask-$mask/view0"; done
 run python recipes/sheets.py mirrors --data "$DATA/train" --out "$RUNS/figure32.png" \
   --mirrors $columns --titles none $MASKS
 
 arm() {  # name, seed, epochs, then the flags that make the arm
-  local name=$1 seed=$2 epochs=$3; shift 3
+  local name=$1 seed=$2 epochs=$3 more=""; shift 3
+  if [ "$name" = baseline ]; then more=${BASELINES:-}; fi
   say "$name, seed $seed"
   $LAUNCH 03_pretrain.py --data "$DATA/train" --out "$RUNS/$name-seed$seed" --seed "$seed" \
     --epochs "$epochs" $PRETRAIN "$@"
   $LAUNCH 04_linear_eval.py --data "$DATA" --eval-on "$VAL" --backbone "$RUNS/$name-seed$seed" \
-    --seeds "$seed" --out "$RUNS/linear-$name-seed$seed" $EVAL
+    --seeds "$seed" --out "$RUNS/linear-$name-seed$seed" $more $EVAL
+  for labels in ${LABELS:-}; do
+    $LAUNCH 04_linear_eval.py --data "$DATA" --eval-on "$VAL" --backbone "$RUNS/$name-seed$seed" \
+      --labels-per-class "$labels" $more $EVAL
+  done
 }
 for seed in $SEEDS; do
   arm baseline "$seed" "$EPOCHS" --mix 0
@@ -113,6 +128,9 @@ for seed in $SEEDS; do
     arm "control-gamma$gamma" "$seed" "$EPOCHS" --generated real --mix "$gamma"
     arm "reconstruction-gamma$gamma" "$seed" "$EPOCHS" --generated "$RUNS/mask-none" --mix "$gamma"
   done
+  if [ -n "${ORACLE:-}" ]; then
+    arm "oracle-gamma0.5" "$seed" "$EPOCHS" --generated "$RUNS/oracle" --mix 0.5
+  fi
 done
 
 if [ -n "$LONG" ]; then
