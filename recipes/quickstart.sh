@@ -3,46 +3,30 @@
 # slow CPU cores. It ends with a table, RUNS/report.png and RUNS/report.json.
 #
 #   make demo     or     bash recipes/quickstart.sh
-#   GENERATOR=train bash recipes/quickstart.sh    trains the digits' generator from nothing as well
+#   GENERATOR=train bash recipes/quickstart.sh    trains the generator of digits, 12 minutes more
 #
 # A demo that was interrupted is continued by the same command. recipes/digits.sh is the same
 # question with five seeds and all controls.
 source "$(dirname "$0")/start.sh"
+source recipes/digits_settings.sh
 RUNS=${RUNS:-$RUN_ROOT/quickstart}
 DIGITS=${DIGITS:-$DATA_ROOT/digits}
 TILES=${TILES:-$DATA_ROOT/tiles}
 SEEDS=${SEEDS:-"0 1"}
-GENERATOR=${GENERATOR:-recipes/weights/digits.pth}
 SATELLITE=${SATELLITE:-recipes/weights/bluemarble.pth}
 LABELS=10 # of a class
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # small networks: more threads would wait for each other
-DRAWS=20
-TOKENIZER="--size 32 --multipliers 1 --unshuffle 4 --codes 512 --code-dim 48 --epochs 0
-  --perceptual-weight 0 --gan-weight 0 --workers 0"
-TRANSFORMER="--layers 3 --dim 64 --heads 2 --ema 0.98 --learning-rate 2e-3 --batch-size 64
-  --epochs 8 --workers 0"
-INPAINT="--steps 6 --top-k 24 --softmax-temperature 0.67 --batch-size 64"
-PRETRAIN="--method simclr --temperature 0.2 --backbone resnet10 --small-images --size 32
-  --store-size 32 --view-preset digits --in-memory --optimizer adamw --learning-rate 1.77e-4
-  --weight-decay 1e-4 --warmup-epochs 1 --batch-size 128 --projector 256-128 --epochs 4
-  --log-every 10"
 if [ -n "${TINY:-}" ]; then
   SEEDS="0"
-  DRAWS=2
   LABELS=1
   FEW_DIGITS="--limit 8"
   FEW_TILES="--limit 16"
-  INPAINT="$INPAINT --steps 2"
-  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --batch-size 16 --epochs 1"
-  TOKENIZER="$TOKENIZER --codes 32"
-  PRETRAIN="$PRETRAIN --batch-size 16 --projector 16-16 --epochs 1 --log-every 1"
 fi
 
 cat <<'PLAN'
 What will happen, with times on two slow cores:
   1  the images: 5,000 digits and some hundred satellite tiles                           20 s
   2  tokens: each image becomes 64 tokens and an image again                             30 s
-  3  in-painting: a trained MaskGIT predicts a quarter of each digit's tokens             2 min
+  3  in-painting: a trained MaskGIT predicts half of each digit's tokens                 2 min
   4  encoders: hand-crafted, generated, control, oracle; two seeds each                   4 min
   5  one table, one picture                                                              10 s
 PLAN
@@ -72,7 +56,7 @@ say "3 of 5: in-painting: tokens are masked and predicted from their surrounding
 for percent in 25 50 75; do
   paint "$TILES/val" "$SATELLITE" "random:0.$percent" "tiles-$percent"
 done
-paint "$DIGITS/train" "$GENERATOR" random:0.25 generated
+paint "$DIGITS/train" "$GENERATOR" random:0.5 generated
 run python 02_augment.py same-class --data "$DIGITS/train" --size 32 --out "$RUNS/mirrors/oracle"
 
 say "4 of 5: encoders, two at a time; the oracle's partner is another digit of the same class"
@@ -80,8 +64,7 @@ trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 encoder() {  # arm, seed, then the flags that make the arm
   local name=$1-seed$2 seed=$2
   shift 2
-  run python 03_pretrain.py --data "$DIGITS/train" --out "$RUNS/$name" --seed "$seed" $PRETRAIN \
-    --workers 0 "$@"
+  run python 03_pretrain.py --data "$DIGITS/train" --out "$RUNS/$name" --seed "$seed" $PRETRAIN "$@"
   local baselines=""
   if [[ $name == baseline-* ]]; then baselines=--baselines; fi
   run python 04_linear_eval.py --data "$DIGITS" --backbone "$RUNS/$name" --cache-features \

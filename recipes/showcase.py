@@ -15,7 +15,7 @@ from models import run, run_folder  # noqa: E402
 
 ARMS = {  # name of the arm: (its line in the table, its short name in the picture)
     "baseline": ("hand-crafted views only", "hand-crafted"),
-    "generated": ("half of the second views in-painted, mask 25 %", "generated"),
+    "generated": ("half of the second views in-painted, mask 50 %", "generated"),
     "control": ("control: the real image in their place", "control"),
     "oracle": ("oracle: another digit of the class (uses the labels)", "oracle"),
 }
@@ -160,7 +160,7 @@ def main(args):
     folders = {
         "real": digits,
         "reconstruction": mirrors / "reconstruction/view0",
-        "in-painted 25 %": mirrors / "generated/view0",
+        "in-painted 50 %": mirrors / "generated/view0",
         "same class (oracle)": mirrors / "oracle/view0",
     }
     strip(axes[0, 0], folders, some(find_images(digits), 14), "digits")
