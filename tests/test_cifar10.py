@@ -1,0 +1,158 @@
+"""recipes/cifar10.py, cifar10.sh and gains.py, on an archive in CIFAR-10's own format."""
+
+import hashlib
+import importlib.util
+import json
+import pickle
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torchvision
+from conftest import ROOT
+from PIL import Image
+from test_recipes import parsed, place, recipe  # noqa: F401
+
+from models.images import read_image
+
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+FEW = {"train": 8, "val": 4}  # images of a class, as TINY=1 asks for
+
+
+def stage(name):
+    """A file of recipes/ as a module."""
+    sys.path.insert(0, str(ROOT / "recipes"))
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"recipes/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def written(folder, name, content):
+    """[name, md5] of a pickle, as torchvision lists the files of the archive."""
+    data = pickle.dumps(content)
+    (folder / name).write_bytes(data)
+    return [name, hashlib.md5(data).hexdigest()]
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """(folder of cifar-10-python.tar.gz, {split: (images, labels)}): 300 images, made up."""
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    rng = np.random.default_rng(0)
+    listed, images, labels = [], [], []
+    for number in range(6):
+        data = rng.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)
+        of_batch = np.arange(50) % 10
+        images.append(data)
+        labels.append(of_batch)
+        name = f"data_batch_{number + 1}" if number < 5 else "test_batch"
+        content = {"data": data.reshape(50, 3072), "labels": of_batch.tolist()}
+        listed.append(written(batches, name, content))
+    meta = written(batches, "batches.meta", {"label_names": CLASSES})
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as tar:
+        tar.add(batches, "cifar-10-batches-py")
+    published = torchvision.datasets.CIFAR10
+    md5 = hashlib.md5((folder / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
+    monkeypatch.setattr(published, "tgz_md5", md5)
+    monkeypatch.setattr(published, "train_list", listed[:5])
+    monkeypatch.setattr(published, "test_list", listed[5:])
+    monkeypatch.setattr(published, "meta", published.meta | {"md5": meta[1]})
+    train = np.concatenate(images[:5]), np.concatenate(labels[:5])
+    return folder, {"train": train, "val": (images[5], labels[5])}
+
+
+def make(*words):
+    cifar10 = stage("cifar10")
+    cifar10.main(cifar10.arguments([str(word) for word in words]))
+
+
+def test_archive(archive, tmp_path, capsys):
+    folder, splits = archive
+    words = ("--out", tmp_path / "out", "--archive", folder, "--limit", 8, 4)
+    make(*words)
+    for split, (images, labels) in splits.items():
+        for number, name in enumerate(CLASSES):
+            files = sorted((tmp_path / "out" / split / name).iterdir())
+            expected = images[labels == number][: FEW[split]].transpose(0, 2, 3, 1)
+            found = np.stack([read_image(file) for file in files])
+            np.testing.assert_array_equal(found, expected)
+    capsys.readouterr()
+    make(*words)
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_what_cannot_be_had(archive, tmp_path, monkeypatch, capsys):
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(SystemExit):
+        make("--out", tmp_path / "a", "--archive", tmp_path / "nothing")
+    assert "put cifar-10-python.tar.gz into" in capsys.readouterr().err
+    wrong = tmp_path / "images/train/cat/0.png"
+    wrong.parent.mkdir(parents=True)
+    Image.new("RGB", (40, 32)).save(wrong)
+    with pytest.raises(SystemExit):
+        make("--out", tmp_path / "b", "--images", tmp_path / "images")
+    assert "0.png is 40 x 32 px: CIFAR-10 is 32 x 32" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_recipe(archive, recipe, place):  # noqa: F811
+    folder, _ = archive
+    make("--out", place / "data/cifar10-part", "--archive", folder, "--limit", 8, 4)
+    said = recipe("cifar10", BUDGET="cpu")
+    runs = place / "runs/cifar10-cpu"
+    assert "oracle minus baseline" in said and (runs / "gains-simclr.png").stat().st_size > 20_000
+    numbers = json.loads((runs / "gains.json").read_text())
+    assert numbers["images"].keys() == {"mask50", "weak50", "oracle"}
+    for measured in numbers["images"].values():
+        assert 0 < measured["ssim"] < 1 and measured["distance"] > 0 and measured["fid"] > 0
+    assert numbers["images"]["mask50"]["share"] == 0.5
+    gains = numbers["gains"]["simclr"]
+    assert gains.keys() == {"all labels", "kNN", "2 labels a class"}
+    for found in gains.values():
+        assert found.keys() == {"baseline", "control", "mask50", "weak50", "oracle"}
+        assert len(found["mask50"]["control"]) == len(found["mask50"]["baseline"]) == 1
+
+
+def test_gains_by_hand(tmp_path, capsys):
+    """Planted results: an oracle that is clearly better, and one that is not."""
+    planted = {"simclr": ([50, 51, 52], [52, 53.1, 53.9]), "vicreg": ([50, 51, 52], [52, 50, 53])}
+    for method, arms in planted.items():
+        for arm, values in zip(("baseline", "oracle"), arms, strict=True):
+            for seed, value in enumerate(values):
+                file = tmp_path / f"{method}-{arm}-seed{seed}-10labels/result.json"
+                file.parent.mkdir()
+                file.write_text(json.dumps({"results": {"top1": {"mean": value}}}))
+    gains = stage("gains")
+    gains.check(tmp_path)
+    simclr, verdict, vicreg, other = capsys.readouterr().out.splitlines()
+    # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
+    assert simclr.endswith("10 labels a class: oracle minus baseline +2.00 ± 0.25 (3)")
+    assert "can tell them apart, by 10 labels a class" in verdict
+    assert vicreg.endswith("+0.67 ± 3.79 (3)") and "cannot tell" in other
+
+
+COUNTS = {"cpu": (7, 21), "hour": (4, 4), "night": (11, 33), "full": (15, 90)}  # arms, encoders
+
+
+@pytest.mark.parametrize("budget", COUNTS)
+def test_full_commands(budget):
+    commands = parsed("cifar10", BUDGET=budget, DATA="")
+    trained = [args for name, args in commands if name == "03_pretrain.py"]
+    arms, encoders = COUNTS[budget]
+    assert len({args.out for args in trained}) == len(trained) == encoders
+    assert all(args.preset == "cifar" and args.in_memory for args in trained)
+    assert len({args.generated[0] if args.generated else "" for args in trained}) == arms
+    mirrors = {args.out for name, args in commands if name == "02_augment.py"}
+    for args in trained:
+        for folder in args.generated:
+            made = folder in mirrors or folder.rpartition("/strength")[0] in mirrors
+            assert folder == "real" or made, folder
+    if budget == "full":  # solo-learn's
+        settings = {(args.backbone, args.epochs, args.batch_size, args.size) for args in trained}
+        assert settings == {("resnet18", 1000, 256, 32)}
