@@ -7,8 +7,8 @@
 #
 # BUDGET says how much is trained; every list below can be given as well (SEEDS="0 1 2" ...):
 #   cpu     SimCLR, a 10-layer ResNet, 8 epochs of 10,000 images, 7 arms, 3 seeds
-#   hour    SimCLR, ResNet-18, 40 epochs, 4 arms, 1 seed
-#   night   SimCLR, ResNet-18, 60 epochs, 11 arms, 3 seeds
+#   hour    SimCLR, ResNet-18, 35 epochs, 4 arms, 1 seed
+#   night   SimCLR, ResNet-18, 45 epochs, 11 arms, 3 seeds
 #   full    VICReg and SimCLR as solo-learn publishes them: 1,000 epochs, all arms, 3 seeds
 # Half of the second views (gamma 0.5) come from the arm's images:
 #   baseline             hand-crafted views only
@@ -55,7 +55,7 @@ case $BUDGET in
   hour)
     ALL_ARMS="control mask50"
     ALL_SEEDS="0"
-    EPOCHS=40
+    EPOCHS=35
     TOKENIZER="$TOKENIZER --epochs 20"
     TRANSFORMER_EPOCHS="60 1"
     PRETRAIN="$PRETRAIN --warmup-epochs 4"
@@ -63,7 +63,7 @@ case $BUDGET in
   night)
     ALL_ARMS="control reconstruction mask25 mask50 mask75 weak50 outpaint diffusion0.2 neighbour"
     ALL_SEEDS="0 1 2"
-    EPOCHS=60
+    EPOCHS=45
     TOKENIZER="$TOKENIZER --epochs 40"
     TRANSFORMER_EPOCHS="200 2"
     DIFFUSION="$DIFFUSION --epochs 100 --ema 0.999"

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+sys.path.insert(0, str(ROOT / "extras"))
 
 import operations
 
@@ -39,6 +40,7 @@ BACKBONE_GB = 0.1  # that a finished pretraining leaves
 IMAGENET = 1_281_167
 IMAGENET_VAL = 50_000
 IMAGENET100 = 126_689
+CIFAR10 = 50_000
 WILDFIRE = 30_250
 WILDFIRE_ALL = 42_850  # with those to evaluate on
 TRANSFER = {  # images for training and for evaluation
@@ -79,14 +81,19 @@ IMAGENET_STAGES = {
 
 
 SHORT = "STUDY=imagenet100 DATA=data/imagenet100 STRENGTHS="
-STUDIES = {  # smaller studies on ImageNet-100: (GPUs, environment of table7_summary.sh)
-    "three days on four cards": (4, f'{SHORT} SEEDS="0 1 2"'),
+STUDIES = {  # smaller studies: (GPUs, recipe, images, environment)
+    "three days on four cards": (4, "table7_summary", IMAGENET100, f'{SHORT} SEEDS="0 1 2"'),
     "one night on one card": (
         1,
+        "table7_summary",
+        IMAGENET100,
         f'{SHORT} RUNS=runs/night ARMS="inpaint:0.5 real:0.5" SEEDS="0 1" '
         "LINEAR=--cache-features "
         'PRETRAIN="--backbone resnet18 --size 112 --batch-size 512 --projector 2048-2048-2048"',
     ),
+    "CIFAR-10, an hour on one card": (1, "cifar10", CIFAR10, "BUDGET=hour"),
+    "CIFAR-10, a night on one card": (1, "cifar10", CIFAR10, "BUDGET=night"),
+    "CIFAR-10, as published, on four cards": (4, "cifar10", CIFAR10, "BUDGET=full"),
 }
 
 
@@ -145,6 +152,13 @@ def train_generator(args, images, made):
     return Work("generation", "generator", seen * each, seen)
 
 
+def train_diffusion(args, images, made):
+    unet = operations.unet(args)
+    made[args.out] = 0, unet, 0, 0  # it works on pixels, without text
+    seen = args.epochs * (images // args.batch_size) * args.batch_size
+    return Work("generation", "generator", 3 * seen * unet, seen)
+
+
 def resize(args, images, made):
     """No network; Figure 33 resizes all images of its data."""
     gigabytes = WILDFIRE_ALL * args.size**2 * BYTES_PER_PIXEL_PNG / 1e9
@@ -171,10 +185,12 @@ def augment(args, images, made):
         if args.strategy == "neighbour":
             flop = operations.resnet(*made[args.backbone])
     else:
-        encoder, unet, decoder, texts = operations.sdxl_turbo()
+        parts = made[args.model] if args.model in made else operations.sdxl_turbo()
+        encoder, unet, decoder, texts = parts
         flop = encoder + texts
         for strength in args.strength:
-            steps = max(1, int((args.steps or 0) * strength)) if strength else 0
+            steps = (args.steps or (50 if args.model in made else 0)) * strength
+            steps = max(1, int(steps)) if strength else 0
             flop += decoder + steps * unet
         views = len(args.strength)
         size = args.store_size
@@ -197,7 +213,7 @@ def paint(args, made):
 def pretrain(args, images, made):
     pretraining = importlib.import_module("03_pretrain")
     recipe = pretraining.complete(args)
-    made[args.out] = args.backbone, args.size
+    made[args.out] = args.backbone, args.size, args.small_images
     seen = args.epochs * (images // args.batch_size) * args.batch_size
     return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB)
 
@@ -219,8 +235,8 @@ step_flop.known = {}
 
 def pass_flop(args, made):
     """FLOPs of one image through the backbone that is evaluated: ResNet-50 if nothing is known."""
-    network, trained_size = made.get(args.backbone, ("resnet50", 224))
-    return operations.resnet(network, args.size or trained_size)
+    network, trained_size, small = made.get(args.backbone, ("resnet50", 224, False))
+    return operations.resnet(network, args.size or trained_size, small)
 
 
 def linear(args, images, made):
@@ -251,6 +267,7 @@ WORK = {  # without what takes minutes: 07_metrics.py, and IC-GAN's augmenters o
     "04_linear_eval": linear,
     "05_semisup_eval": fine_tune,
     "06_transfer": transfer,
+    "extras/train_diffusion": train_diffusion,
 }
 
 
@@ -359,9 +376,9 @@ def recipe_row(name):
 
 
 def study_row(name):
-    gpus, environment = STUDIES[name]
+    gpus, recipe, images, environment = STUDIES[name]
     variables = dict(word.split("=", 1) for word in shlex.split(environment))
-    work = work_of("table7_summary", IMAGENET100, variables)
+    work = work_of(recipe, images, variables)
     return row(name, *summary(work, gpus))
 
 
@@ -380,8 +397,8 @@ def main(what):
         titles = ("recipe", "generation", "pretraining", "evaluation", "hours together", "GB")
         print_table(titles, (recipe_row(name) for name in RECIPES))
         print()
-        for name, (_, environment) in STUDIES.items():
-            print(f"{name}: {environment} bash recipes/table7_summary.sh")
+        for name, (_, recipe, _, environment) in STUDIES.items():
+            print(f"{name}: {environment} bash recipes/{recipe}.sh")
         print_table(("study", *titles[1:]), (study_row(name) for name in STUDIES))
     elif what == "memory":
         titles = ["GiB without / with --grad-checkpoint", "local crops"]

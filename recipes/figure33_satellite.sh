@@ -45,7 +45,7 @@ else
   MASKS=${MASKS:-"0.25 0.5"}
   GAMMAS=${GAMMAS:-"0.5"}
   SEEDS=${SEEDS:-"0 1 2"}
-  EPOCHS=${EPOCHS:-8}
+  EPOCHS=${EPOCHS:-4}
   LONG=${LONG:-}
   LABELS=${LABELS:-"10"}
   ORACLE=1  # another tile of the same class: can this budget tell a good partner from a bad one?

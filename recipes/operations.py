@@ -5,6 +5,7 @@ those of the forward pass.
 """
 
 import functools
+import importlib
 from typing import NamedTuple
 
 import torch
@@ -101,6 +102,12 @@ def icgan():
     z = functools.partial(torch.zeros, 1, 119)
     feature = functools.partial(torch.zeros, 1, 2048)
     return forward(build, z, feature) + resnet("resnet50", 224)
+
+
+def unet(args):
+    """One step of the network of extras/train_diffusion.py, for one image."""
+    build = functools.partial(importlib.import_module("train_diffusion").build_unet, args)
+    return forward(build, pixels(args.size), functools.partial(torch.zeros, 1))
 
 
 @functools.cache

@@ -29,8 +29,8 @@ def test_headers_of_the_recipes(recipe):
 
 @pytest.mark.parametrize("study", sorted(estimates.STUDIES))
 def test_shorter_studies(study):
-    _, environment = estimates.STUDIES[study]
-    assert f"{environment} bash recipes/table7_summary.sh" in READMES.replace("\\\n    ", "")
+    _, recipe, _, environment = estimates.STUDIES[study]
+    assert f"{environment} bash recipes/{recipe}.sh" in READMES.replace("\\\n    ", "")
     assert quoted(study) == [estimates.study_row(study)]
 
 
