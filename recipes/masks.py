@@ -5,9 +5,10 @@
 Dissertation, sections 4.1.2 and 4.3. Writes OUT/masks.png and OUT/masks.json, and prints a table.
 The columns of the sheet are masks of 02_augment.py inpaint: center, ring, random, block, and file,
 here the image itself as its mask, so that what is bright is predicted. Each image has two rows:
-what is masked, in grey, and what is predicted. Two more columns fill the tokens of the block
-without the transformer: with codes drawn evenly, and with codes drawn as often as they occur in the
-images.
+what is masked, in grey, and what is predicted. Three more columns fill the tokens of the block
+without the transformer: with any code, drawn evenly; with frequent codes, drawn as often as they
+occur in the images; with near codes, those near the features that the token had. Their odds are
+exp(-d^2 / s), where d is the distance in the code book and s the mean d^2 of the nearest code.
 
 The table compares with the tokenizer's reconstruction, so that only the prediction counts. Detail
 is the mean difference of neighbouring pixels in predicted tokens, over that of the reconstruction:
@@ -56,23 +57,42 @@ from models.images import contact_sheet, find_images  # noqa: E402
 from models.ssim import structural_similarity  # noqa: E402
 from models.strategy import from_bytes, read_square, to_bytes  # noqa: E402
 from models.tables import interval, table  # noqa: E402
+from models.vqgan import rows  # noqa: E402
 
 
 def columns_of(share):
     """{title of a column: (mask, how its tokens are filled)}."""
     block = f"block:{share:g}"
-    names = ["center", "ring", f"random:{share:g}", block, "file:FOLDER"]
-    columns = {name: (name, "transformer") for name in names}
-    columns["any code"] = (block, "evenly")
-    columns["frequent codes"] = (block, "by frequency")
+    columns = {
+        name: (name, "transformer") for name in ("center", "ring", f"random:{share:g}", block)
+    }
+    columns["file: bright"] = ("file:FOLDER", "transformer")
+    for how in ("any code", "frequent codes", "near codes"):
+        columns[how] = (block, how)
     return columns
 
 
-def fill(tokens, mask, frequencies, rngs):
-    """Tokens (B, L) with codes of these frequencies where the mask is set."""
+def odds_of(how, painter, images, frequencies):
+    """The odds of each code, (B, tokens, codes), for filling tokens without the transformer."""
+    if how == "near codes":
+        with torch.inference_mode():
+            features = painter.tokenizer.features(from_bytes(images, painter.device))
+            distances = torch.cdist(rows(features), painter.tokenizer.codebook) ** 2
+        scale = distances.min(1).values.mean()
+        odds = (-distances / scale).softmax(1).cpu().numpy()
+        return odds.reshape(len(images), -1, len(frequencies))
+    if how == "any code":
+        frequencies = np.full(len(frequencies), 1 / len(frequencies))
+    tokens = (painter.size // painter.patch) ** 2
+    return np.broadcast_to(frequencies, (len(images), tokens, len(frequencies)))
+
+
+def fill(tokens, chosen, odds, rngs):
+    """Tokens (B, L) with codes drawn by their odds where `chosen` (B, L) is True."""
     filled = tokens.clone()
-    for row, where, rng in zip(filled, mask, rngs, strict=True):
-        drawn = rng.choice(len(frequencies), int(where.sum()), p=frequencies)
+    for row, where, odds_there, rng in zip(filled, chosen, odds, rngs, strict=True):
+        below = odds_there[where].cumsum(1) < rng.random(int(where.sum()))[:, None]
+        drawn = below.sum(1).clip(max=odds_there.shape[1] - 1)
         row[torch.from_numpy(where)] = torch.from_numpy(drawn).to(row)
     return filled
 
@@ -117,8 +137,7 @@ def columns_of_batch(args, painter, paths, images, frequencies):
         if how == "transformer":
             made = painter.paint(images, paths, chosen, rngs).numpy()
         else:
-            even = np.full(len(frequencies), 1 / len(frequencies))
-            odds = even if how == "evenly" else frequencies
+            odds = odds_of(how, painter, images, frequencies)
             made = decode(painter, fill(tokens, chosen, odds, rngs))
         found[name] = np.stack([spread_out(one, painter.patch) for one in chosen]), made
     return decode(painter, tokens), found
@@ -181,8 +200,8 @@ def main(args, device):
     # ---- the sheet and the numbers
     out = Path(args.out)
     shown = pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]
-    rows = [row for pair in shown for row in pair]
-    contact_sheet(out / "masks.png", rows, ["original", *columns], cell=96)
+    lines = [line for pair in shown for line in pair]
+    contact_sheet(out / "masks.png", lines, ["original", *columns], cell=96)
     means = {}
     for name, of_images in measured.items():
         means[name] = {}

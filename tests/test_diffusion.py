@@ -87,7 +87,10 @@ def test_levels(setup):
     expected = {0: 0, 0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}
     levels = {s: diffusers_pipeline.plan(s, scheduler)["level"] for s in expected}
     assert levels == pytest.approx(expected, abs=1e-3)
-    assert diffusers_pipeline.plan(0.3, scheduler, 10)["steps_run"] == 3
+    ten = {s: diffusers_pipeline.plan(s, scheduler, 10) for s in (0.1, 0.2, 0.3, 0.4, 0.5)}
+    assert [plan["steps_run"] for plan in ten.values()] == [1, 2, 3, 4, 5]
+    for strength, plan in ten.items():  # Figure 30: all exact
+        assert plan["level"] == pytest.approx(strength, abs=1e-9)
 
 
 def test_too_few_steps(setup, capsys):
