@@ -270,7 +270,7 @@ def train_vqgan(args, device):
             adam_critic.zero_grad(set_to_none=True)
             terms["critic"].backward()
             adam_critic.step()
-        meter.add(step, generator_log.mean_over_processes({"loss": loss, **terms}))
+        meter.add(step, {"loss": loss, **terms})
 
         # ---- codes that nothing uses
         counts = codebook.count(ids, args.codes)
@@ -399,7 +399,7 @@ def train_maskgit(args, device):
         decay = min(args.ema, (1 + step) / (10 + step))
         weights = [parameter.detach() for parameter in model.parameters()]
         torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
-        meter.add(step, generator_log.mean_over_processes({"loss": loss, "accuracy": accuracy}))
+        meter.add(step, {"loss": loss, "accuracy": accuracy})
 
         # ---- looking and saving
         bar.update()

@@ -203,6 +203,11 @@ def worker(rank, port, folder):
         "sum": parallel.all_sum(torch.tensor([1.0, rank])).tolist(),
         "dealt": list(parallel.deal(range(20), "items")),
     }
+    meter = Meter()
+    meter.add(0, {"loss": torch.tensor(float(rank))})
+    resumed = Meter(parallel.everyone(meter.state)[0])  # a checkpoint is written by process 0
+    resumed.add(1, {"loss": torch.tensor(10.0 * rank)})
+    found["meter"] = resumed.read()
     parallel.barrier()
     run.write_json(f"{folder}/{rank}.json", found)
     parallel.leave()
@@ -214,6 +219,7 @@ def test_two_processes_share_and_wait(tmp_path, free_port):
     for found in (first, second):
         assert found["everyone"] == [{"rank": 0}, {"rank": 1}]
         assert found["collect"] == [0, 10, 20, 30, 40] and found["sum"] == [2, 1]
+        assert found["meter"] == {"loss": (0.5 + 5) / 2}
     assert sorted(first["dealt"] + second["dealt"]) == list(range(20)), "each item once"
 
 
