@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -208,6 +209,11 @@ def worker(rank, port, folder):
     resumed = Meter(parallel.everyone(meter.state)[0])  # a checkpoint is written by process 0
     resumed.add(1, {"loss": torch.tensor(10.0 * rank)})
     found["meter"] = resumed.read()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        network = parallel.data_parallel(torch.nn.Linear(2, 2), torch.device("cpu"))
+    network(torch.ones(1, 2) * rank).sum().backward()
+    found["gradient"] = network.module.weight.grad.tolist()
     parallel.barrier()
     run.write_json(f"{folder}/{rank}.json", found)
     parallel.leave()
@@ -220,6 +226,7 @@ def test_two_processes_share_and_wait(tmp_path, free_port):
         assert found["everyone"] == [{"rank": 0}, {"rank": 1}]
         assert found["collect"] == [0, 10, 20, 30, 40] and found["sum"] == [2, 1]
         assert found["meter"] == {"loss": (0.5 + 5) / 2}
+        assert found["gradient"] == [[0.5, 0.5], [0.5, 0.5]]
     assert sorted(first["dealt"] + second["dealt"]) == list(range(20)), "each item once"
 
 
