@@ -168,7 +168,8 @@ def build_network(args, classes):
     """(backbone and linear layer as one module, info on the backbone)."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
     if args.from_scratch:
-        backbone, width = resnet.build_backbone(args.architecture, args.small_images)
+        size = args.size or 224
+        backbone, width = resnet.build_backbone(args.architecture, args.small_images, size=size)
         info = {
             "source": "from scratch",
             "architecture": args.architecture,
