@@ -43,17 +43,12 @@ def common_arguments(p, epochs, batch_size, learning_rate):
     add = p.add_argument
     add("--data", required=True, help="folder tree of images")
     add("--out", required=True, help="run folder")
-    add("--epochs", type=float, default=epochs, help="passes over the images, also a fraction")
+    add("--epochs", type=run.above_zero, default=epochs, help="passes over the images; 0.5 is half")
     add("--batch-size", type=run.positive, default=batch_size, help="images a step, all processes")
-    add("--learning-rate", type=float, default=learning_rate, help="Adam's learning rate")
+    add("--learning-rate", type=run.from_zero, default=learning_rate, help="Adam's learning rate")
     add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
     add("--no-flip", action="store_true", help="no mirror images: for digits, letters and the like")
-    add(
-        "--checkpoint-minutes",
-        type=float,
-        default=10,
-        help="minutes between two checkpoints: the work that a crash may cost; 0: every step",
-    )
+    run_folder.checkpoint_argument(p)
     run.device_arguments(p, workers=4)
 
 
@@ -93,18 +88,20 @@ def vqgan_arguments(p):
         "added; or random weights and convolutions alone, as published",
     )
     # ---- losses
-    add("--commitment", type=float, default=0.25, help="weight of the commitment loss")
+    add("--commitment", type=run.from_zero, default=0.25, help="weight of the commitment loss")
     add(
         "--perceptual-weight",
-        type=float,
+        type=run.from_zero,
         default=1.0,
         help="weight of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: "
         "without",
     )
-    add("--gan-weight", type=float, default=0.8, help="weight of the PatchGAN loss; 0: without")
+    add(
+        "--gan-weight", type=run.from_zero, default=0.8, help="weight of the PatchGAN loss; 0: none"
+    )
     add(
         "--gan-start",
-        type=float,
+        type=run.from_zero,
         default=30,
         metavar="EPOCH",
         help="epoch at which the discriminator joins (our choice: a tenth of the training)",
@@ -273,7 +270,7 @@ def train_vqgan(args, device):
             adam_critic.zero_grad(set_to_none=True)
             terms["critic"].backward()
             adam_critic.step()
-        meter.add(step, generator_log.mean_over_processes({"loss": loss, **terms}))
+        meter.add(step, {"loss": loss, **terms})
 
         # ---- codes that nothing uses
         counts = codebook.count(ids, args.codes)
@@ -402,7 +399,7 @@ def train_maskgit(args, device):
         decay = min(args.ema, (1 + step) / (10 + step))
         weights = [parameter.detach() for parameter in model.parameters()]
         torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
-        meter.add(step, generator_log.mean_over_processes({"loss": loss, "accuracy": accuracy}))
+        meter.add(step, {"loss": loss, "accuracy": accuracy})
 
         # ---- looking and saving
         bar.update()

@@ -99,7 +99,7 @@ def arguments(argv=None):
         metavar=("LOW", "HIGH"),
         help="share of the image that a view shows (default: published, or the preset's)",
     )
-    add("--local-crops", type=int, metavar="N", help="small crops (default: 6 for dino, else 0)")
+    add("--local-crops", type=run.zero_or_more, metavar="N", help="small crops (dino: 6, else 0)")
     add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
     add(
         "--local-crops-from",
@@ -142,26 +142,30 @@ def arguments(argv=None):
     )
     add(
         "--learning-rate",
-        type=float,
+        type=run.from_zero,
         metavar="LR",
         help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
         "256 (default: published)",
     )
-    add("--weight-decay", type=float, metavar="W", help="fixed weight decay (default: published)")
-    add("--warmup-epochs", type=float, metavar="N", help="warm-up (default: published, 10)")
+    add("--weight-decay", type=run.from_zero, metavar="W", help="fixed value (default: published)")
+    add("--warmup-epochs", type=run.from_zero, metavar="N", help="warm-up (default: published, 10)")
     add(
         "--clip-grad",
-        type=float,
+        type=run.from_zero,
         metavar="NORM",
         help="largest gradient norm of one parameter (default: published, 3 for dino, else none)",
     )
-    add("--temperature", type=float, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
-    add("--queue", type=int, help="length of SwAV's queue, a multiple of the batch (default: 3840)")
+    add("--temperature", type=run.above_zero, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
+    add(
+        "--queue",
+        type=run.zero_or_more,
+        help="length of SwAV's queue, a multiple of the batch (default: 3840)",
+    )
     add(
         "--queue-start",
-        type=float,
+        type=run.from_zero,
         metavar="EPOCH",
-        help="first epoch with the queue (default: 15)",
+        help="first epoch with it (default: 15)",
     )
     add(
         "--grad-checkpoint",
@@ -172,12 +176,7 @@ def arguments(argv=None):
     add("--seed", type=int, default=0, help="seed of the weights, the order and the views")
     # ---- watching
     add("--log-every", type=run.positive, default=50, metavar="STEPS", help="steps between lines")
-    add(
-        "--checkpoint-minutes",
-        type=float,
-        default=10,
-        help="minutes between two checkpoints: the work that a crash may cost; 0: every step",
-    )
+    run_folder.checkpoint_argument(p)
     add(
         "--knn",
         metavar="ROOT",

@@ -67,12 +67,14 @@ def arguments(argv=None):
     )
     g.add_argument(
         "--learning-rate",
-        type=float,
+        type=run.from_zero,
         help="the layer's learning rate. Without it by method: VICReg 0.02 (its README; its code's "
         "default is 0.3), SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and "
         "other files 0.3; vision transformers 0.001 x batch / 256 (DINO)",
     )
-    g.add_argument("--weight-decay", type=float, default=1e-6, help="the layer's weight decay")
+    g.add_argument(
+        "--weight-decay", type=run.from_zero, default=1e-6, help="the layer's weight decay"
+    )
     g = p.add_argument_group("features computed once")
     g.add_argument(
         "--cache-features",

@@ -7,8 +7,8 @@
 
 Reads ROOT/train/CLASS/*.jpg, ROOT/val/CLASS/*.jpg and a backbone (as 04_linear_eval.py). Writes
 OUT/result.json, OUT/result.png and OUT/subset.txt: the training images that were used, one path
-below ROOT/train a line, which --subset-file takes again. The same command continues at the last
-finished epoch, and returns at once when the run is finished.
+below ROOT/train a line, which --subset-file takes again (a path with line breaks is a JSON string).
+The same command continues at the last finished epoch, and returns at once when the run is finished.
 
 Without --subset-file the subset has the same number of images of each class, drawn by
 --subset-seed; a class that has fewer gives all it has. For ImageNet use SimCLR's official lists
@@ -92,15 +92,19 @@ def arguments(argv=None):
         "--batch-size", type=run.positive, default=256, help="images a step, over all processes"
     )
     p.add_argument(
-        "--learning-rate", type=float, help="the backbone's learning rate; without it by --protocol"
+        "--learning-rate",
+        type=run.from_zero,
+        help="the backbone's learning rate; without it by --protocol",
     )
     p.add_argument(
         "--head-learning-rate",
-        type=float,
+        type=run.from_zero,
         help="the linear layer's learning rate; without it by --protocol",
     )
     p.add_argument(
-        "--weight-decay", type=float, help="SGD's weight decay; without it 0, from scratch 1e-4"
+        "--weight-decay",
+        type=run.from_zero,
+        help="SGD's weight decay; without it 0, from scratch 1e-4",
     )
     p.add_argument(
         "--eval-every",
@@ -164,7 +168,8 @@ def build_network(args, classes):
     """(backbone and linear layer as one module, info on the backbone)."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
     if args.from_scratch:
-        backbone, width = resnet.build_backbone(args.architecture, args.small_images)
+        size = args.size or 224
+        backbone, width = resnet.build_backbone(args.architecture, args.small_images, size=size)
         info = {
             "source": "from scratch",
             "architecture": args.architecture,
@@ -222,8 +227,7 @@ def main(args, device):
         return
     fill_in(args, info)
     if parallel.rank() == 0:
-        names = [labelled.path_below(root, file) for file in files]
-        run.write_text(out / "subset.txt", "\n".join(names) + "\n")
+        labelled.write_subset(out / "subset.txt", root, files)
 
     model = model.to(device, memory_format=torch.channels_last)
     network = parallel.data_parallel(model, device)

@@ -67,7 +67,7 @@ def arguments(argv=None):
         if name == "voc07":
             c.add_argument(
                 "--costs",
-                type=float,
+                type=run.above_zero,
                 nargs="+",
                 default=list(COSTS),
                 help="the values of C, of which each SVM takes one by 3-fold cross-validation on "
@@ -83,7 +83,7 @@ def arguments(argv=None):
         else:
             c.add_argument(
                 "--weight-decays",
-                type=float,
+                type=run.from_zero,
                 nargs="+",
                 default=[10.0**-n for n in range(1, 7)],
                 help="weight decays of the logistic regression, of which the best is taken",

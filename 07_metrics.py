@@ -51,7 +51,7 @@ def folder_arguments(p, size_help):
     p.add_argument("a", metavar="A", help="folder tree of images")
     p.add_argument("b", metavar="B", help="the other one; a view of a mirror needs A's images")
     p.add_argument("--common", action="store_true", help="only the images that are in both folders")
-    p.add_argument("--size", type=int, default=0, metavar="PX", help=size_help)
+    p.add_argument("--size", type=run.zero_or_more, default=0, metavar="PX", help=size_help)
 
 
 def arguments(argv=None):
@@ -96,7 +96,7 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--workers",
-        type=int,
+        type=run.zero_or_more,
         default=8,
         metavar="N",
         help="processes that read and compare images; 0: the main process alone",
@@ -147,7 +147,7 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--pretrain-images-per-second",
-        type=float,
+        type=run.above_zero,
         metavar="X",
         help="speed of pretraining, for the share that generation adds to 100 epochs (default: the "
         "median of the logs below RUNS)",

@@ -50,7 +50,7 @@ def arguments(argv=None):
     )
     steering.add_argument(
         "--edit-strength",
-        type=float,
+        type=run.number,
         default=0.25,
         metavar="A",
         help="size of the edit at --steer-strength 1: the share of the pixel range that "
@@ -60,14 +60,14 @@ def arguments(argv=None):
     navigator.set_defaults(steps=2000, batch_size=32)
     navigator.add_argument(
         "--feature-noise",
-        type=float,
+        type=run.from_zero,
         default=0.01,
         metavar="STD",
         help="standard deviation of the Gaussian noise whose norm bounds the navigator's step",
     )
     navigator.add_argument(
         "--feature-truncation",
-        type=float,
+        type=run.above_zero,
         default=2.0,
         metavar="T",
         help="where that noise is cut, in standard deviations",
@@ -76,7 +76,7 @@ def arguments(argv=None):
         "--backbone", default="resnet18", help="the SimCLR model's network, a ResNet"
     )
     navigator.add_argument(
-        "--temperature", type=float, default=0.1, help="temperature of SimCLR's loss"
+        "--temperature", type=run.above_zero, default=0.1, help="temperature of SimCLR's loss"
     )
     return p.parse_args(argv)
 
@@ -99,15 +99,9 @@ def common_arguments(p):
     )
     p.add_argument("--steps", type=run.positive, metavar="N", help="training steps")
     p.add_argument("--batch-size", type=run.positive, metavar="N", help="images in a step")
-    p.add_argument("--learning-rate", type=float, default=1e-3, help="Adam's learning rate")
+    p.add_argument("--learning-rate", type=run.from_zero, default=1e-3, help="Adam's learning rate")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    p.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=10,
-        metavar="MINUTES",
-        help="time between two checkpoints: as much work may be lost when the run is interrupted",
-    )
+    run_folder.checkpoint_argument(p)
     run.device_arguments(p, workers=4)
 
 

@@ -45,7 +45,9 @@ def arguments(argv=None):
         default=64,
         help="side of the images in pixels; the cost grows with its square, and more",
     )
-    p.add_argument("--epochs", type=float, default=500, help="passes over the images (our choice)")
+    p.add_argument(
+        "--epochs", type=run.above_zero, default=500, help="passes over the images (our choice)"
+    )
     p.add_argument(
         "--batch-size",
         type=run.positive,
@@ -55,14 +57,14 @@ def arguments(argv=None):
     )
     p.add_argument(
         "--learning-rate",
-        type=float,
+        type=run.from_zero,
         default=1e-4,
         help="Adam's learning rate after a warm-up over 5 %% of the steps (DDPM: 2e-4 at 32 px, "
         "2e-5 at 256 px)",
     )
     p.add_argument(
         "--ema",
-        type=float,
+        type=run.fraction,
         default=0.9999,
         metavar="DECAY",
         help="decay of the weights' moving average; choose a lower one for short runs",
@@ -87,13 +89,7 @@ def arguments(argv=None):
         "--blocks", type=run.positive, default=2, metavar="N", help="residual blocks in each level"
     )
     p.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    p.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=10,
-        metavar="MINUTES",
-        help="time between two checkpoints: as much work may be lost when the run is interrupted",
-    )
+    run_folder.checkpoint_argument(p)
     run.device_arguments(p, workers=4)
     return p.parse_args(argv)
 

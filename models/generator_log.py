@@ -1,4 +1,4 @@
-"""What a generator's training shows: means over the processes, pictures and curves."""
+"""What a generator's training shows: pictures and curves."""
 
 import torch
 
@@ -8,16 +8,6 @@ from models.plots import curves
 from models.strategy import to_bytes
 
 PICTURE_MINUTES = 1  # pictures are drawn at most so often
-
-
-def mean_over_processes(terms):
-    """{name: scalar tensor} -> the same, averaged over the processes.
-
-    Process 0 writes the checkpoint: what it has summed must then be what all have summed.
-    """
-    values = torch.stack([value.detach().double() for value in terms.values()])
-    means = parallel.all_sum(values) / parallel.world()
-    return dict(zip(terms, means, strict=True))
 
 
 @torch.no_grad()

@@ -31,28 +31,28 @@ def noise_arguments(p):
     )
     p.add_argument(
         "--truncation",
-        type=float,
+        type=run.above_zero,
         metavar="T",
         help="the noise vector is drawn from a normal distribution cut at +-2T (official demo: "
         "0.7); without this flag from N(0, 1)",
     )
     p.add_argument(
         "--invert-steps",
-        type=int,
+        type=run.zero_or_more,
         default=0,
         metavar="K",
         help="steps of GAN inversion: they move the noise vector towards the input (section 4.2)",
     )
     p.add_argument(
         "--feature-noise",
-        type=float,
+        type=run.from_zero,
         metavar="STD",
         help="standard deviation of Gaussian noise on the feature map (Formula 5); all views of an "
         "image then have the noise vector that view0 has without this flag",
     )
     p.add_argument(
         "--feature-truncation",
-        type=float,
+        type=run.above_zero,
         default=2.0,
         metavar="T",
         help="where the noise on the feature map is cut, in standard deviations",
@@ -71,7 +71,7 @@ def noise_arguments(p):
     )
     p.add_argument(
         "--steer-strength",
-        type=float,
+        type=run.number,
         default=1.0,
         metavar="A",
         help="length of the step along the steering vector; 1 is the strength it was trained for",

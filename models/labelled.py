@@ -1,5 +1,6 @@
 """Labelled images: class folders, VOC2007, COCO and Places365, and random images of each class."""
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -226,9 +227,31 @@ def path_below(root, file):
     return file.removeprefix(os.path.join(root, ""))
 
 
+def write_subset(path, root, files):
+    """A text file for `read_subset`: the path of each file below `root`, one a line."""
+    lines = [as_line(path_below(root, file)) for file in files]
+    run.write_text(path, "\n".join(lines) + "\n")
+
+
+def as_line(name):
+    """A name as a line of text. Where it would not be read back, it is a string of JSON."""
+    plain = name == name.strip() and name[0] != '"' and not {"\n", "\r"} & set(name)
+    return name if plain else json.dumps(name)
+
+
+def of_line(line):
+    """The name of a line of `as_line`, or of a line that a person has written."""
+    line = line.strip()
+    try:
+        name = json.loads(line) if line.startswith('"') else line
+    except json.JSONDecodeError:
+        name = line
+    return name
+
+
 def read_subset(path, root, files):
     """Indices of the files that a text file names, a name or a path below `root` in each line."""
-    wanted = {line.strip() for line in run.read_text(path).split("\n")} - {""}
+    wanted = {of_line(line) for line in run.read_text(path).split("\n")} - {""}
     matches = {}
     for index, file in enumerate(files):
         below = path_below(root, file)

@@ -23,11 +23,16 @@ class Unclear(ValueError):
 
 # ---------------------------------------------------------------- what the user says
 class _InEnvironment(argparse.Action):
-    """Store a flag's values, also in the variable that `const` names."""
+    """Store a flag's values, also in the variable that `const` names, and check them."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, values)
         os.environ[self.const] = " ".join(map(str, values))
+        try:
+            levels()
+            bands()
+        except ValueError as error:
+            parser.error(str(error))
 
 
 def arguments(p):

@@ -72,7 +72,7 @@ def neighbour(args, device):
 
     import torch
 
-    from models import features, parallel
+    from models import features
     from models.images import find_images
     from models.resnet import load_backbone
 
@@ -83,10 +83,7 @@ def neighbour(args, device):
     size = info["args"].get("size") or 224
     crop = partial(features.centre_crop, size=size)
     files = [os.path.join(args.data, path) for path in paths]
-    found, rows = features.extract(
-        backbone, files, crop, device, args.precision, args.workers, what="features"
-    )
-    found = parallel.collect(found, rows, len(files))
+    found = features.extract_all(backbone, files, crop, device, args.precision, args.workers)
     found = torch.nn.functional.normalize(found, dim=1)
     others = {}
     for begin in range(0, len(paths), 1024):

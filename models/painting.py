@@ -6,7 +6,6 @@ and the tokenizer turns the tokens into an image again.
 
 import argparse
 import functools
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +19,6 @@ SHEET_MASKS = ("center", "random:0.25", "random:0.5", "random:0.75")
 
 
 # ---------------------------------------------------------------- arguments
-def number_above_zero(text):
-    """argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
 def share_above_zero(text):
     """argparse type: a number above 0, at most 1."""
     value = run.fraction(text)
@@ -56,7 +47,7 @@ def maskgit_arguments(p):
     )
     p.add_argument(
         "--temperature",
-        type=float,
+        type=run.from_zero,
         default=4.5,
         metavar="T",
         help="factor of the noise on the confidences; more of it makes more varied images",
@@ -78,7 +69,7 @@ def maskgit_arguments(p):
     )
     p.add_argument(
         "--softmax-temperature",
-        type=number_above_zero,
+        type=run.above_zero,
         default=1.0,
         metavar="T",
         help="divisor of the logits of the codes; below 1, likely codes are drawn more often",

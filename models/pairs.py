@@ -10,7 +10,7 @@ import torch
 
 from models import run, views
 from models.images import MISSING, as_stored, generated_files, read_image, views_of
-from models.matching import unread
+from models.matching import mirror_root, unread
 
 REAL = -1  # the real image, as the source of a view
 STORED = -2  # the control: the real image, stored as a generated one would be
@@ -27,20 +27,20 @@ def mirrors_of(generated, mix):
         return "real", ["real"]
     folders, made_by = [], []
     for mirror in map(Path, generated):
-        about = [f / "augment.json" for f in (mirror, mirror.parent)]
-        about = [file for file in about if file.exists()]
-        if not about:
+        root = mirror_root(mirror)
+        if root is None:
             run.fail(
                 f"--generated {mirror} is not a mirror made by 02_augment.py: there is no "
                 "augment.json.",
                 2,
             )
         folders += views_of(mirror)
-        noted = run.read_json(about[0])
+        noted = run.read_json(root / "augment.json")
         noted.pop("versions", None)
         noted["folder"] = str(mirror)
-        if mirror.name.startswith("strength"):  # one of several strengths that lie side by side
-            noted["args"]["strength"] = [float(mirror.name.removeprefix("strength"))]
+        for part in mirror.resolve().relative_to(root).parts:
+            if part.startswith("strength"):  # one of several strengths that lie side by side
+                noted["args"]["strength"] = [float(part.removeprefix("strength"))]
         made_by.append(noted)
     return folders, made_by
 

@@ -8,6 +8,7 @@ those of the *global* batch, on GPUs and on CPUs alike.
 import ctypes
 import datetime
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -205,14 +206,17 @@ def data_parallel(module, device):
     """
     if world() == 1:
         return module
-    import torch
+    from torch.nn.parallel import DistributedDataParallel
 
     synchronise_batchnorm(module, device)
-    return torch.nn.parallel.DistributedDataParallel(
+    sync = "forward_sync_buffers"
+    if sync not in inspect.signature(DistributedDataParallel).parameters:
+        sync = "broadcast_buffers"  # its name in older versions of torch
+    return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # equal on all processes already
+        **{sync: False},  # buffers are equal on all processes already
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,30 @@ def fraction(text):
     return value
 
 
+def number(text):
+    """argparse type: a finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def from_zero(text):
+    """argparse type: a finite number, 0 or above."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def above_zero(text):
+    """argparse type: a finite number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def positive(text):
     """argparse type: a whole number above 0."""
     value = int(text)
@@ -100,7 +125,8 @@ def device_arguments(p, workers=8):
 # ---------------------------------------------------------------- errors
 def fail(message, code=1):
     """End the run with one sentence on stderr. Exit code 2 means wrong usage, 1 everything else."""
-    print(message, file=sys.stderr, flush=True)
+    line = message.replace("\n", "\\n")  # of file names
+    print(line, file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

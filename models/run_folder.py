@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from models.parallel import barrier, rank, world
-from models.run import ROOT, fail, load, read_json, save, write_json, write_text
+from models.run import ROOT, fail, from_zero, load, read_json, save, write_json, write_text
 
 MAY_CHANGE = {"out", "workers", "device", "precision", "checkpoint_minutes"}  # on resume
 
@@ -160,6 +160,17 @@ def remove_checkpoint(out):
     """The run is finished: its result stands, the checkpoint is not needed any more (process 0)."""
     if rank() == 0:
         (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
+
+
+def checkpoint_argument(p):
+    """Add to a parser how often a checkpoint is written (see `CheckpointClock`)."""
+    p.add_argument(
+        "--checkpoint-minutes",
+        type=from_zero,
+        default=10,
+        metavar="MINUTES",
+        help="time between two checkpoints: the work that a crash may cost; 0: every step",
+    )
 
 
 class CheckpointClock:

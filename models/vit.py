@@ -44,7 +44,8 @@ class VisionTransformer(TorchvisionViT):
 
     patch: side of a patch in pixels. side: patches along a side of the images that have a position
     in the table each. drop_path: the probability with which the last block's two branches are left
-    out for an image in training; those of the blocks before it rise from 0 to it.
+    out for an image in training; those of the blocks before it rise from 0 to it. What is left out
+    is drawn from torch's generator: 03_pretrain.py seeds it by the step and the process.
     """
 
     blocks = 1  # the last blocks whose [CLS] tokens are the output, side by side, the last one last

@@ -40,12 +40,17 @@ def arguments(argv=None):
     p = run.parser(__doc__)
     add = p.add_argument
     add("--out", required=True, help="folder to make; it must be new or empty")
-    add("--tile", type=int, default=32, help="side of a tile in pixels, 15 to a degree")
-    add("--stride", type=int, default=16, help="distance between neighbouring tiles in pixels")
+    add("--tile", type=run.positive, default=32, help="side of a tile in pixels, 15 to a degree")
+    add(
+        "--stride",
+        type=run.positive,
+        default=16,
+        help="distance between neighbouring tiles in pixels",
+    )
     add("--val-blocks-seed", type=int, default=0, help="seed of the choice of validation blocks")
     add(
         "--limit",
-        type=int,
+        type=run.positive,
         metavar="N",
         help="for quick tests: at most N tiles a split, from the classes in turn",
     )

@@ -27,8 +27,12 @@ def arguments(argv=None):
     p.add_argument("--digits", type=Path, required=True, help="folder of recipes/digits.py")
     p.add_argument("--tiles", type=Path, required=True, help="folder of recipes/bluemarble.py")
     p.add_argument("--runs", type=Path, required=True, help="folder of the demo's runs")
-    p.add_argument("--labels", type=int, default=10, help="labels of a class that were used")
-    p.add_argument("--seconds", type=int, default=0, help="time that the demo took, in seconds")
+    p.add_argument(
+        "--labels", type=run.positive, default=10, help="labels of a class that were used"
+    )
+    p.add_argument(
+        "--seconds", type=run.zero_or_more, default=0, help="time that the demo took, in seconds"
+    )
     return p.parse_args(argv)
 
 

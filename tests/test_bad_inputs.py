@@ -83,6 +83,7 @@ FIRST = "data/train/a/000.png"
 CAFE = all_of(
     put(b"data/train/a/caf\xe9.png", picture()), put(b"gen/view0/a/caf\xe9.png", picture())
 )
+BREAK = all_of(put("data/train/a/x\ny.png", picture()), put("gen/view0/a/x\ny.png", picture()))
 ETE = all_of(
     spoil.rename("data/train/c", b"data/train/\xe9t\xe9"),
     spoil.rename("data/val/c", b"data/val/\xe9t\xe9"),
@@ -112,6 +113,9 @@ FOLDERS = [
     Case("class not UTF-8, 05", ETE, TUNE, "0", "out/result.png"),
     Case("class not UTF-8, 06", ETE, TRANSFER, "0", "out/result.png"),
     Case("not UTF-8, no image", put(b"data/train/a/caf\xe9.png"), TRAIN, "1 caf...is empty"),
+    *every("line break", BREAK, "0"),
+    Case("line break, 02", BREAK, AUGMENT, "0", "out/view0/a/x\ny.png"),
+    Case("line break, no image", put("data/train/a/x\ny.png"), TRAIN, "1 y.png...is empty"),
     Case("250 bytes", put(f"data/train/{LONG}", picture()), AUGMENT, "0", f"out/view0/{LONG}"),
     Case("no folder", remove("data"), AUGMENT, "2 data/train is not a folder"),
     Case("a file", nothing, f"{AUGMENT} --data {FIRST}", "2 is not a folder"),
@@ -203,6 +207,9 @@ VALUES = [
     Case("16 bits", SIXTEEN, AUGMENT, "0 0 is taken for black, 65535 for white", spoil.same_red),
     Case("five bands", BANDS, AUGMENT, "2 5 bands of uint16...--bands"),
     Case("five bands, chosen", BANDS, f"{CHOSEN} {AUGMENT}", "0", spoil.same_colours),
+    Case("levels NaN", nothing, f"{AUGMENT} --levels nan 1", "2 --levels...two different numbers"),
+    Case("bands 0", nothing, f"{AUGMENT} --bands 0", "2 --bands...from 1 on"),
+    Case("size -1", nothing, f"{SSIM} --size -1", "2 -1 is below 0"),
     Case("no levels", nothing, f"GCL_LEVELS=0 {AUGMENT}", "2 GCL_LEVELS"),
     Case("no bands", nothing, f"GCL_BANDS=red {AUGMENT}", "2 GCL_BANDS"),
     *every("a strip", STRIP, "0")[:5],
@@ -230,10 +237,10 @@ NUMBERS = [
     Case("no epochs", nothing, f"{TRAIN} --epochs 0", "2 --epochs...above 0"),
     Case("a share of 1.5", nothing, f"{PAIRED} --mix 1.5", "2 --mix...between 0 and 1"),
     Case("a NaN share", nothing, f"{PAIRED} --mix nan", "2 --mix...between 0 and 1"),
-    Case("a NaN rate, 03", nothing, f"{TRAIN} --learning-rate nan", "1 not finite"),
+    Case("a NaN rate, 03", nothing, f"{TRAIN} --learning-rate nan", "2 nan is not a finite"),
     Case("a huge rate, 03", nothing, f"{TRAIN} --learning-rate 1e38 --epochs 3", "1 not finite"),
-    Case("a NaN rate, 04", nothing, f"{LAYER} --learning-rate nan", "1 not finite"),
-    Case("a NaN rate, 05", nothing, f"{TUNE} --learning-rate nan", "1 not finite"),
+    Case("a huge rate, 04", nothing, f"{LAYER} --learning-rate 1e38", "1 not finite"),
+    Case("a huge rate, 05", nothing, f"{TUNE} --learning-rate 1e38", "1 not finite"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Crops, extraction, kNN, logistic regression, average precision, against other computations."""
+"""Crops, extraction and labels, against other computations."""
 
 import itertools
 import os
@@ -11,18 +11,13 @@ import pytest
 import torch
 from conftest import ROOT, write_images
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
-from sklearn.model_selection import cross_val_score
-from sklearn.svm import LinearSVC
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import InterpolationMode, v2
 
-from models import features, labelled, linear, multi_label
-from models.evaluation import confusion, per_class, summary
-from models.features import accuracy, centre_crop, extract, knn, random_crop, squash
+from models import features, labelled, linear
+from models.features import centre_crop, extract, knn, random_crop, squash
 from models.labelled import read_splits
-from models.linear import DECAYS, fit_linear, held_out, logistic_regression, scores, standardise
+from models.linear import scores, standardise
 from models.resnet import load_backbone
 
 CPU = torch.device("cpu")
@@ -232,193 +227,6 @@ def test_two_processes_are_one(tmp_path):
     assert torch.equal(results[0][0], results[1][0])
 
 
-# ------------------------------------------------------------------ classifiers
-def noisy_classes(n, width=40, classes=5, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(9)) * 0.5
-    labels = torch.randint(classes, (n,), generator=g)
-    return (centres[labels] + torch.randn(n, width, generator=g)).relu(), labels
-
-
-def test_logistic_regression_is_scikit_learns():
-    (x, y), (new, new_y) = noisy_classes(1500), noisy_classes(3000, seed=1)
-    mean, sd = standardise(x, CPU)
-    assert x.mean(0).abs().max() < 1e-5 and (x.std(0, correction=0) - 1).abs().max() < 1e-5
-    new = (new - mean) / sd
-    for decay in (1e-1, 1e-2, 1e-4):
-        W = logistic_regression(
-            x, y, torch.ones(len(x)), decay, torch.zeros(5, 41, dtype=torch.float64), 1e-5
-        )
-        theirs = LogisticRegression(C=1 / (decay * len(x)), max_iter=1000, tol=1e-6).fit(
-            x.numpy(), y.numpy()
-        )
-        ours = accuracy(scores(W, new), new_y)[0]
-        assert abs(ours - 100 * theirs.score(new.numpy(), new_y.numpy())) <= 0.2
-        assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
-    mask = held_out(y, 0)
-    W, best, losses = fit_linear(x, y, 5, mask, CPU)
-    assert set(losses) == set(DECAYS) and losses[best] == min(losses.values())
-    theirs = LogisticRegression(C=1 / (best * len(x)), max_iter=1000).fit(x.numpy(), y.numpy())
-    assert (
-        abs(accuracy(scores(W, new), new_y)[0] - 100 * theirs.score(new.numpy(), new_y.numpy()))
-        <= 0.2
-    )
-    several = torch.nn.functional.one_hot(y, 5).float()  # one-versus-rest
-    W = logistic_regression(
-        x, several, torch.ones(len(x)), 1e-2, torch.zeros(5, 41, dtype=torch.float64), 1e-6
-    )
-    theirs = LogisticRegression(C=1 / (1e-2 * len(x)), max_iter=1000).fit(
-        x.numpy(), (y == 2).numpy()
-    )
-    assert np.abs(W[2, :-1].numpy() - theirs.coef_[0]).max() < 0.02 * np.abs(theirs.coef_).max()
-
-
-def test_a_few_labels_are_scikit_learns_default():
-    (x, y), (new, _) = noisy_classes(50), noisy_classes(2000, seed=1)
-    mean, sd = standardise(x, CPU)
-    W, decay = linear.fit_few(x, y, 5, len(x), CPU)
-    theirs = LogisticRegression(C=1.0, max_iter=1000, tol=1e-6).fit(x.numpy(), y.numpy())
-    assert decay == 1 / 50
-    guesses = scores(W, (new - mean) / sd).argmax(1).numpy()
-    assert (guesses == theirs.predict(((new - mean) / sd).numpy())).mean() > 0.99
-    assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
-
-
-def test_separable_and_shuffled():
-    g = torch.Generator().manual_seed(0)
-    y = torch.arange(300) % 3
-    x = torch.eye(3)[y] * 8 + torch.randn(300, 3, generator=g)
-    standardise(x, CPU)
-    W, _, _ = fit_linear(x[:200], y[:200], 3, held_out(y[:200], 0), CPU)
-    assert accuracy(scores(W, x[200:]), y[200:])[0] == 100
-    (x, _), y = noisy_classes(2000), torch.randint(5, (2000,), generator=g)
-    standardise(x, CPU)
-    W, _, _ = fit_linear(x[:1000], y[:1000], 5, held_out(y[:1000], 0), CPU)
-    assert abs(accuracy(scores(W, x[1000:]), y[1000:])[0] - 20) < 5
-
-
-def test_held_out_is_stratified():
-    labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 2 + [3])
-    mask = held_out(labels, 0)
-    assert [int(mask[labels == k].sum()) for k in range(4)] == [10, 2, 1, 0]
-    assert torch.equal(mask, held_out(labels, 0)) and not torch.equal(mask, held_out(labels, 1))
-
-
-def test_knn_against_a_loop():
-    (x, y), (new, _) = noisy_classes(60), noisy_classes(7, seed=1)
-    votes = knn(x, y, new, 5, k=4)
-    for vector, vote in zip(new, votes, strict=True):
-        cosines = torch.nn.functional.cosine_similarity(vector[None], x)
-        expected = torch.zeros(5)
-        for i in cosines.argsort(descending=True)[:4]:
-            expected[y[i]] += torch.exp(cosines[i] / 0.07)
-        torch.testing.assert_close(vote, expected, rtol=1e-3, atol=1e-3)
-    few = knn(x[:3], y[:3], new, 5)  # fewer images than neighbours
-    torch.testing.assert_close(few, knn(x[:3], y[:3], new, 5, k=3))
-
-
-def test_knn_in_pieces(monkeypatch):
-    """The products are cut to a size that fits; where they are cut changes nothing."""
-    (x, y), (new, _) = noisy_classes(60), noisy_classes(17, seed=1)
-    whole = knn(x, y, new, 5)
-    monkeypatch.setattr(features, "TRAIN_ROWS", 7)
-    monkeypatch.setattr(features, "VAL_ROWS", 4)
-    torch.testing.assert_close(knn(x, y, new, 5), whole, rtol=1e-5, atol=1e-5)
-
-
-def test_accuracy_confusion_summary():
-    guess = torch.tensor([[3.0, 2, 1], [1, 2, 3], [2, 3, 1], [3, 2, 1]])
-    labels = torch.tensor([0, 1, 1, 2])
-    assert accuracy(guess, labels, (1, 2)) == [50, 75] and accuracy(guess, labels) == [50, 100]
-    table = confusion(guess.argmax(1), labels, ["a", "b", "c"])
-    assert table == {"a": {"a": 1}, "b": {"b": 1, "c": 1}, "c": {"a": 1}}
-    assert per_class(table) == {"a": 100, "b": 50, "c": 0}
-    assert (
-        summary([1.0, 3.0]) == {"mean": 2.0, "sd": 1.4142, "values": [1.0, 3.0]}
-        and summary([1.0])["sd"] == 0
-    )
-
-
-# ------------------------------------------------------------------ average precision
-def vissls(guess, truth):
-    """The area under the precision, each replaced by the best at that recall or more: a loop."""
-    order = np.argsort(-guess)
-    points = []
-    for n in range(1, len(order) + 1):
-        hits = truth[order[:n]].sum()
-        points.append((hits / truth.sum(), hits / n))
-    area = last = 0.0
-    for recall, _ in points:
-        best = max(precision for other, precision in points if other >= recall)
-        area += (recall - last) * best
-        last = recall
-    return area
-
-
-def test_average_precision():
-    # ranks of the two positives 1 and 3: precisions 1 and 2/3, recalls 1/2 and 1
-    found = multi_label.average_precisions([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
-    assert found["plain"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert found["11point"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-    equal = multi_label.average_precisions([0.5, 0.5, 0.5], [1, 0, 0])
-    assert list(equal.values()) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    none = multi_label.average_precisions([0.5, 0.1], [0, 0])
-    assert all(np.isnan(value) for value in none.values())
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        guess, truth = rng.integers(0, 15, 60) / 3, rng.random(60) < 0.3
-        found = multi_label.average_precisions(guess, truth)
-        assert found["plain"] == pytest.approx(average_precision_score(truth, guess))
-        guess = rng.random(60)
-        found = multi_label.average_precisions(guess, truth)
-        assert found["interpolated"] == pytest.approx(vissls(guess, truth))
-        assert found["interpolated"] >= found["plain"]
-    # -1 is not counted: neither in the precision nor for top-1
-    guess = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7]])
-    labels = np.array([[-1, 1], [1, 0], [0, 1]])
-    results, by_class = multi_label.measure(guess, labels, ["a", "b"], "plain")
-    assert by_class["a"] == 100 and by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
-    assert results["top1"]["mean"] == 100
-    results, by_class = multi_label.measure(guess, labels, ["a", "b"], "interpolated")
-    assert by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
-
-
-def test_svms_are_vissls():
-    """The procedure of its svm_trainer.py: C by cross_val_score, difficult images as negatives."""
-    rng = np.random.default_rng(0)
-    train, test = rng.normal(size=(60, 8)), rng.normal(size=(20, 8))
-    labels = (train[:, :2] + rng.normal(size=(60, 2)) > 0.5).astype(np.int64)
-    labels[:3, 0] = -1
-    costs = [0.01, 1.0, 1000.0]  # at the last one 2,000 steps are too few: it needs its seed
-    guess, chosen = multi_label.svm_scores(train, labels, test, costs, seed=0)
-
-    def unit(x):
-        return x / (np.linalg.norm(x, axis=1)[:, None] + 1e-5)
-
-    for kind in (0, 1):
-        targets = np.where(labels[:, kind] == 1, 1, -1)
-        quality, machines = [], []
-        for cost in costs:
-            machine = LinearSVC(
-                C=cost,
-                class_weight={1: 2, -1: 1},
-                intercept_scaling=1.0,
-                dual=True,
-                tol=1e-4,
-                max_iter=2000,
-                random_state=0,
-            )
-            folds = cross_val_score(
-                machine, unit(train), targets, cv=3, scoring="average_precision"
-            )
-            quality.append(folds.mean())
-            machines.append(machine.fit(unit(train), targets))
-        best = int(np.argmax(quality))
-        assert chosen[kind] == costs[best]
-        expected = machines[best].decision_function(unit(test))
-        assert guess[:, kind] == pytest.approx(expected, abs=1e-6)
-
-
 # ------------------------------------------------------------------ labels
 def test_some_of_each():
     labels = torch.tensor([0] * 30 + [1] * 5 + [2] * 2)
@@ -444,6 +252,24 @@ def test_subset_files(tmp_path, capsys):
         labelled.read_subset(listing, tmp_path, files)
     sentence = capsys.readouterr().err
     assert "1.png fits 2 images" in sentence and files[0] in sentence and files[2] in sentence
+
+
+def test_subset_of_odd_names(tmp_path):
+    """Any file name comes back: with line breaks, blanks at its ends, quotes, not UTF-8."""
+    names = [
+        "a/1.png",
+        "a/x\ny.png",
+        "a/x\ry.png",
+        " a/1.png",
+        '"a"/1.png',
+        "a/1\udce9.png",
+        "a\t/1",
+    ]
+    files = [str(tmp_path / name) for name in names]
+    others = [str(tmp_path / name) for name in ("a/x", "y.png", "b/1.png")]
+    labelled.write_subset(tmp_path / "subset.txt", tmp_path, files)
+    found = labelled.read_subset(tmp_path / "subset.txt", tmp_path, [*others, *files])
+    assert found == list(range(len(others), len(others) + len(files)))
 
 
 def test_system_folders_are_no_classes(tmp_path):

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from models import device_views
 from models import views as V
 from models.images import read_image, square, write_image
-from models.pairs import PairDataset
-from models.run import seed_rng
+from models.pairs import PairDataset, mirrors_of
+from models.run import seed_rng, write_json
 from models.small_pairs import SmallPairs
 
 
@@ -244,3 +244,22 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
     with pytest.raises(OSError, match="broken.jpg"):
         PairDataset(tmp_path, ["broken.jpg"], V.VICREG, 32)[(0, 0)]
+
+
+# ---------------------------------------------------------------- what --generated names
+def test_a_mirror_is_named_by_any_of_its_folders(tmp_path, monkeypatch):
+    """Two strengths lie side by side, each with its views; augment.json is above both."""
+    args = {"strength": [0.1, 0.2]}
+    write_json(tmp_path / "gen/augment.json", {"args": args, "versions": {"torch": "2"}})
+    view = tmp_path / "gen/strength0.2/view0"
+    view.mkdir(parents=True)
+    for folder in (view.parent, view):
+        folders, (noted,) = mirrors_of([folder], 0.5)
+        assert folders == [view] and noted["args"] == {"strength": [0.2]}
+        assert noted["folder"] == str(folder) and "versions" not in noted
+    monkeypatch.chdir(view)
+    folders, (noted,) = mirrors_of(["."], 0.5)
+    assert noted["args"] == {"strength": [0.2]}
+    with pytest.raises(SystemExit):
+        mirrors_of([tmp_path], 0.5)
+    assert mirrors_of([tmp_path], 0) == ([], [])

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PRETRAIN, ROOT, call
@@ -145,3 +146,32 @@ def test_every_flag_is_explained_by_a_noun(script, monkeypatch):
             assert action.help, f"{parser.prog}: --{name} has no help text"
             words = action.help.split()
             assert words[0] not in ("of", "their", "for"), f"{parser.prog}: --{name}: {action.help}"
+
+
+def takes(action, text):
+    """Whether a flag takes the text as its value."""
+    try:
+        value = action.type(text)
+    except (ValueError, argparse.ArgumentTypeError, SystemExit):
+        return False
+    return not isinstance(value, (str, Path)) and (not action.choices or value in action.choices)
+
+
+SIGNED = {"seed", "seeds", "subset_seed", "val_blocks_seed", "edit_strength", "steer_strength"}
+COMMANDS_OF = [script for script in SCRIPTS if "arguments(argv" in script.read_text()]
+
+
+@pytest.mark.parametrize("script", COMMANDS_OF, ids=lambda script: script.name)
+def test_every_number_is_a_finite_one(script, monkeypatch):
+    """Nor is it negative, but where that has a meaning. --levels and --bands check all at once."""
+    monkeypatch.syspath_prepend(script.parent)
+    for parser in parsers_of(script, monkeypatch):
+        for action in parser._actions:
+            if action.type is None or action.dest in ("levels", "bands"):
+                continue
+            name = f"{parser.prog} --{action.dest}"
+            if takes(action, "0.5"):
+                for text in ("nan", "inf", "-inf"):
+                    assert not takes(action, text), f"{name} {text}"
+            if action.dest not in SIGNED:
+                assert not takes(action, "-1"), f"{name} -1"

@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -203,6 +204,16 @@ def worker(rank, port, folder):
         "sum": parallel.all_sum(torch.tensor([1.0, rank])).tolist(),
         "dealt": list(parallel.deal(range(20), "items")),
     }
+    meter = Meter()
+    meter.add(0, {"loss": torch.tensor(float(rank))})
+    resumed = Meter(parallel.everyone(meter.state)[0])  # a checkpoint is written by process 0
+    resumed.add(1, {"loss": torch.tensor(10.0 * rank)})
+    found["meter"] = resumed.read()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        network = parallel.data_parallel(torch.nn.Linear(2, 2), torch.device("cpu"))
+    network(torch.ones(1, 2) * rank).sum().backward()
+    found["gradient"] = network.module.weight.grad.tolist()
     parallel.barrier()
     run.write_json(f"{folder}/{rank}.json", found)
     parallel.leave()
@@ -214,6 +225,8 @@ def test_two_processes_share_and_wait(tmp_path, free_port):
     for found in (first, second):
         assert found["everyone"] == [{"rank": 0}, {"rank": 1}]
         assert found["collect"] == [0, 10, 20, 30, 40] and found["sum"] == [2, 1]
+        assert found["meter"] == {"loss": (0.5 + 5) / 2}
+        assert found["gradient"] == [[0.5, 0.5], [0.5, 0.5]]
     assert sorted(first["dealt"] + second["dealt"]) == list(range(20)), "each item once"
 
 
