@@ -319,6 +319,8 @@ def train_vqgan(args, device):
 
 # ---------------------------------------------------------------- maskgit
 def train_maskgit(args, device):
+    # Each step hides another number of tokens: for each, oneDNN keeps programs on a CPU with bf16.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # not 1024, which take 2 GB
     run.keep_apart(args.data, out=args.out)
     if args.dim % args.heads:
         run.fail(f"--dim {args.dim} is not a multiple of --heads {args.heads}.", 2)
