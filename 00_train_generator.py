@@ -148,16 +148,16 @@ if __name__ == "__main__":
     args = arguments()
 
 import math
-import os
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from models import codebook, generator_data, generator_log, maskgit, parallel, patch_start
-from models.images import find_images, read_ahead, read_image
+from models.images import find_images, read_ahead
 from models.meter import Meter
 from models.painting import load_maskgit
+from models.unreadable import ImageList, listed
 from models.vqgan import VQGAN
 from models.vqgan_losses import PatchDiscriminator, Perceptual, adaptive_weight, hinge_loss
 
@@ -171,8 +171,9 @@ def check_vqgan(args, paths):
     widths = [args.filters * multiplier for multiplier in (1, *args.multipliers)]
     if any(width % args.groups for width in widths):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
-    if min(read_image(os.path.join(args.data, paths[0])).shape[:2]) < patch:
-        run.fail(f"{paths[0]} is smaller than the {patch} pixels a token covers.", 2)
+    image, place = ImageList(args.data, paths, share=1).read_or_next(0)
+    if min(image.shape[:2]) < patch:
+        run.fail(f"{paths[place]} is smaller than the {patch} pixels a token covers.", 2)
     if args.epochs <= 0 and args.start_from == "random":
         run.fail("--epochs 0 trains nothing: it needs --start-from kmeans.", 2)
     run.check_batch(len(paths), args.batch_size)
@@ -186,6 +187,7 @@ def train_vqgan(args, device):
     out = run_folder.open_run(args, "00_train_generator vqgan", "generator.pth", inputs=inputs)
     if out is None:
         return
+    files = listed(paths, args, "data", args.data)
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch)) if args.epochs > 0 else 0
 
@@ -221,17 +223,17 @@ def train_vqgan(args, device):
         meter = Meter(saved["meter"], device)
         del saved
     elif args.start_from == "kmeans":
-        patch_start.start(model, paths, args, out, device)
+        patch_start.start(model, files, args, out, device)
     network = parallel.data_parallel(model, device)
     critic_network = parallel.data_parallel(critic, device)
 
     # ---- one pass of the loader over all the remaining steps
-    read = partial(generator_data.read_batch, args.data, args.size, args.seed)
+    read = partial(generator_data.read_batch, files, args.size, args.seed)
     loader = read_ahead(
-        generator_data.batches_of_paths(paths, args, first, total), read, args.workers, device
+        generator_data.batches_of_files(files, args, first, total), read, args.workers, device
     )
-    every = math.ceil(len(paths) / 8)
-    shown = generator_data.to_float(read([(None, path) for path in paths[::every]]), device)
+    every = math.ceil(len(files) / 8)
+    shown = generator_data.to_float(read([(None, i) for i in range(0, len(files), every)]), device)
     bar = run.progress(total, "vqgan", first)
     checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
     pictures = run_folder.CheckpointClock(generator_log.PICTURE_MINUTES)
@@ -314,7 +316,7 @@ def train_vqgan(args, device):
         weights = model.state_dict()
         result = {"tokenizer": weights, "tokenizer_config": model.config, "size": args.size}
         run.save(out / "generator.pth", result)
-    run_folder.remove_checkpoint(out)
+    run_folder.close_run(out)
 
 
 # ---------------------------------------------------------------- maskgit
@@ -326,17 +328,15 @@ def train_maskgit(args, device):
         run.fail(f"--dim {args.dim} is not a multiple of --heads {args.heads}.", 2)
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size)
-    tokenizer, _, files = load_maskgit(args.tokenizer)
-    inputs = {
-        "number of images": len(paths),
-        "list of images": run.names_hash(paths),
-        "tokenizer": files,
-    }
+    tokenizer, _, digests = load_maskgit(args.tokenizer)
+    inputs = {"tokenizer": digests}
+    inputs |= {"number of images": len(paths), "list of images": run.names_hash(paths)}
     out = run_folder.open_run(args, "00_train_generator maskgit", "generator.pth", inputs=inputs)
     if out is None:
         return
     tokenizer.to(device)
-    tokens = generator_data.tokenize(tokenizer, args, paths, out, device)
+    files = listed(paths, args, "data", args.data)
+    tokens = generator_data.tokenize(tokenizer, args, files, out, device)
     length = tokens.shape[2]
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch))
@@ -437,7 +437,7 @@ def train_maskgit(args, device):
         }
         run.save(out / "generator.pth", result)
         (out / "tokens.pth").unlink(missing_ok=True)
-    run_folder.remove_checkpoint(out)
+    run_folder.close_run(out)
 
 
 def main(args, device):

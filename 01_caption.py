@@ -15,6 +15,7 @@ since, only these are captioned. Greedy and beam search are deterministic. BLIP-
 parameters, so any GPU will do.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -76,7 +77,9 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
+from models.decode import NotThisFile
 from models.images import contact_sheet, find_images, read_ahead, read_image, square
+from models.unreadable import allowed, say, too_many
 
 
 # ---------------------------------------------------------------- model and images
@@ -124,6 +127,8 @@ def read_batch(root, image_processor, paths):
         try:
             image = read_image(os.path.join(root, path)).copy()
             errors.append(None)
+        except NotThisFile:
+            raise
         except OSError as error:
             image = np.zeros((32, 32, 3), np.uint8)
             errors.append(str(error))
@@ -153,13 +158,37 @@ def read_lines(out):
         for number, line in enumerate(whole_lines, 1):
             try:
                 record = json.loads(line)
-                done.setdefault(record["path"], record)
+                path = record["path"]
+                if path not in done or "error" in done[path]:
+                    done[path] = record
             except (ValueError, KeyError, TypeError):
                 run.fail(
                     f"{file}, line {number} is not a caption: remove that line, or the file to "
                     "begin anew."
                 )
     return done
+
+
+def without_mended(done, data):
+    """The records but those of images that could not be read and now can."""
+    kept = {}
+    for path, record in done.items():
+        if "error" in record:
+            with contextlib.suppress(OSError):
+                read_image(os.path.join(data, path))
+                continue
+        kept[path] = record
+    return kept
+
+
+def check_failures(args, paths, done):
+    """Name the images that could not be read; end the run if there are too many (every process)."""
+    failed = [path for path in paths if "error" in done.get(path, {})]
+    if parallel.rank() == 0:
+        for path in failed:
+            say(done[path]["error"])
+    if len(failed) > allowed(args.max_unreadable, len(paths)):
+        run.fail(f"{too_many(failed, len(paths), args.max_unreadable, 'the lines above')}.")
 
 
 def check_settings(args, record, digest):
@@ -191,11 +220,11 @@ def to_line(record):
 
 
 # ---------------------------------------------------------------- captioning
-def caption_batches(args, device, batches, done, part, model):
+def caption_batches(args, device, batches, done, part, model, limit):
     """Caption this process's share of the batches; append to the file `part` what is not done.
 
     Batches are the same for any number of processes, so their captions are as well.
-    model: what `load_blip` returns.
+    model: what `load_blip` returns. limit: of the images that cannot be read; it stops after more.
     """
     blip, processor = model
     prompt = {}
@@ -205,6 +234,7 @@ def caption_batches(args, device, batches, done, part, model):
     dealt = parallel.deal(batches, "captions")
     loader = read_ahead(dealt, read, args.workers, device)
     bar = run.progress(sum(map(len, batches)), "captions")
+    failed = 0
     for paths, pixels, errors in loader:
         pixels = pixels.to(device, blip.dtype, non_blocking=True)
         inputs = {}
@@ -228,6 +258,9 @@ def caption_batches(args, device, batches, done, part, model):
                     record |= {"caption": "", "error": error}
                 file.write(to_line(record))
         bar.update(len(paths) * parallel.world())
+        failed += sum(error is not None for error in errors)
+        if failed > limit:
+            break  # `check_failures` ends the run
     bar.close()
 
 
@@ -261,7 +294,7 @@ def main(args, device):
     settings = out.with_suffix(".args.json")
 
     # ---- what is left to do: whole batches of the sorted list, whichever process did them
-    done = read_lines(out)
+    done = without_mended(read_lines(out), args.data)
     batches = []
     for first in range(0, len(paths), args.batch_size):
         batch = paths[first : first + args.batch_size]
@@ -278,6 +311,7 @@ def main(args, device):
         check_settings(args, settings, digest)
     parallel.barrier()  # every process has read what is done before any process writes
     if finished:
+        check_failures(args, paths, done)
         if parallel.rank() == 0:
             print(f"{out} is finished: {len(paths)} captions")
         return
@@ -292,10 +326,14 @@ def main(args, device):
             record = {name: getattr(args, name) for name in SETTINGS}
             record |= {"stage": STAGE, "model_sha256": digest, **run_folder.versions()}
             run.write_json(settings, record)
-        caption_batches(args, device, batches, done, part, model)
+        limit = allowed(args.max_unreadable, len(paths))
+        caption_batches(args, device, batches, done, part, model, limit)
     parallel.barrier()
+    done = read_lines(out)
+    check_failures(args, paths, done)
+    parallel.barrier()  # every process has read the parts before they are removed
     if parallel.rank() == 0:
-        merge(out, args.data, paths, read_lines(out))
+        merge(out, args.data, paths, done)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from models.decode import NotThisFile
 from models.images import (
     contact_sheet,
     find_images,
@@ -67,6 +68,7 @@ from models.images import (
     write_image,
 )
 from models.matching import read_failures
+from models.unreadable import allowed, say, too_many
 
 
 # ---------------------------------------------------------------- what there is
@@ -167,7 +169,10 @@ def read_batch(item, root, read):
     for path in paths:
         try:
             images[path] = read(Path(root, path))
+        except NotThisFile:
+            raise
         except OSError as error:
+            say(error)
             failed[path] = str(error)
     stacked = None
     if images:
@@ -227,6 +232,9 @@ def main(args, device):
         failed = known_failures(args)
         state = failed, work_to_do(args, strategy, paths, suffix, failed)
     failed, work = parallel.everyone(state)[0]
+    limit = allowed(args.max_unreadable, len(paths))
+    if len(failed) > limit:
+        work = []
     batches = []
     for number, _ in work:
         first = number * args.batch_size
@@ -249,6 +257,8 @@ def main(args, device):
             dealt_batches(), read, workers, device
         ):
             failed |= unreadable
+            if len(failed) > limit:
+                break
             views = {}
             if readable:
                 generated = strategy.generate(images, readable).numpy()
@@ -271,6 +281,11 @@ def main(args, device):
         failed |= failed_there
     if parallel.rank() == 0:
         write_failures(out / "failed.jsonl", failed)
+    if len(failed) > limit:
+        parallel.barrier()
+        where = out / "failed.jsonl"
+        run.fail(f"{too_many(failed, len(paths), args.max_unreadable, where)}.")
+    if parallel.rank() == 0:
         good = [path for path in paths if path not in failed]
         if good and (work or not (out / "samples.png").exists()):
             step = math.ceil(len(good) / 6)
@@ -283,8 +298,6 @@ def main(args, device):
                 "names them."
             )
     parallel.barrier()
-    if failed:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":

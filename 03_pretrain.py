@@ -17,7 +17,8 @@ is silent, the method's published recipe; models/heads.py lists both with their 
 
 Reads a folder tree of images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth
 (torchvision's names, loads strictly), log.jsonl, curves.png, views.png (the first batch as the
-network sees it). The same command continues an interrupted run, bit for bit on a CPU.
+network sees it) and, if images could not be read, unreadable.jsonl: the next readable image stands
+in for each of them. The same command continues an interrupted run, bit for bit on a CPU.
 
 Before the first step on a GPU, the memory of a step is counted and compared with the card. If it
 does not fit, --grad-checkpoint trades a third more time for most of it. Gradient accumulation is
@@ -217,11 +218,12 @@ from models.images import class_of, find_images, read_ahead
 from models.lars import build_optimizer, clip_each, peak_lr, set_rates
 from models.losses import embedding_stats
 from models.meter import Meter
-from models.pairs import PairDataset, inputs_of, mirrors_of, without_unread
+from models.pairs import PairDataset, inputs_of, mirrors_of
 from models.plots import curves
 from models.presets import recipe_of
 from models.resnet import build_backbone, load_backbone
 from models.small_pairs import small_loader
+from models.unreadable import RECORD
 from models.views import with_preset
 
 
@@ -283,6 +285,8 @@ def build_data(args, recipe, paths, folders, device):
         local_from=args.local_crops_from,
         store_size=args.store_size,
         on_device=device_views.is_wanted(device, args.colour_on, args.in_memory),
+        share=args.max_unreadable,
+        record=Path(args.out, RECORD),
     )
 
 
@@ -318,7 +322,7 @@ def main(args, device):
     recipe = complete(args)
     run.keep_apart(args.data, out=args.out)
     folders, made_by = mirrors_of(args.generated, args.mix)
-    paths = without_unread(find_images(args.data), folders)
+    paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size, least=2)
     if args.knn:
         features.check_probe(args.knn)
@@ -432,12 +436,12 @@ def main(args, device):
         print(f"{out / 'backbone.pth'} is written")
     if args.knn:
         probe(args, model.encoder(), device, out, args.epochs)
-    run_folder.remove_checkpoint(out)
+    run_folder.close_run(out)
 
 
 def probe(args, encoder, device, out, epoch):
     """kNN accuracy of the backbone as it is, on the labelled images of --knn."""
-    top1 = features.knn_probe(encoder, args.knn, args.size, device, args.precision, args.workers)
+    top1 = features.knn_probe(encoder, args, device)
     run_folder.log(out, event="knn", epoch=epoch, top1=top1)
     if parallel.rank() == 0:
         print(f"epoch {epoch}: kNN top-1 {top1:.1f} %")

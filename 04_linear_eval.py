@@ -133,12 +133,16 @@ import torch.nn.functional as F
 from models import features, labelled, linear, resnet, vit
 from models.evaluation import summary
 from models.meter import Meter
+from models.unreadable import listed
 
 
 # ---------------------------------------------------------------- the published protocol
 def published(args, out, backbone, data, crop, device):
-    """(results, guesses of each seed) of a layer trained on random crops."""
-    val = extract(args, backbone, data.val.files, crop, device, "val features")
+    """(results, guesses of each seed, data) of a layer trained on random crops.
+
+    The data that is returned has the part of val that could be read.
+    """
+    val, data = val_features(args, backbone, data, crop, device)
     state = run_folder.load_checkpoint(out)
     done = state["done"] if state else []
     for seed in args.seeds[len(done) :]:
@@ -157,11 +161,10 @@ def published(args, out, backbone, data, crop, device):
         weight, bias = (tensor.to(device) for tensor in one["layer"])
         guesses.append(F.linear(val, weight, bias).argmax(1))
     if args.knn:
-        train, rows = features.extract(
-            backbone, data.train.files, crop, device, args.precision, args.workers
-        )
+        files = listed(data.train.files, args, "train")
+        train, rows = features.extract(backbone, files, crop, device, args.precision, args.workers)
         results |= nearest(backbone, train, rows, val, data)
-    return results, guesses
+    return results, guesses, data
 
 
 def train_layer(args, out, backbone, data, val, seed, done, state, device):
@@ -190,7 +193,7 @@ def train_layer(args, out, backbone, data, val, seed, done, state, device):
     first, last = len(history) * steps, args.epochs * steps
     order = run.batches(len(files), args.batch_size, seed, first, last)
     crop = partial(features.random_crop, size=args.size, seed=seed)
-    batches = features.read_batches(files, order, crop, args.workers, device)
+    batches = features.read_batches(listed(files, args, "train"), order, crop, args.workers, device)
     meter = Meter(device=device)
     with run.progress(last, f"seed {seed}", first) as bar:
         for step, (pixels, indices) in enumerate(batches, first):
@@ -230,12 +233,14 @@ def train_layer(args, out, backbone, data, val, seed, done, state, device):
 
 # ---------------------------------------------------------------- features computed once
 def cached(args, network, data, crop, device, knn=False):
-    """(results, guesses of each seed or draw) of logistic regressions on features of `network`."""
-    val = extract(args, network, data.val.files, crop, device, "val features")
+    """(results, guesses of each seed or draw, data) of logistic regressions on features of
+    `network`; data as for `published`.
+    """
+    val, data = val_features(args, network, data, crop, device)
     crops = partial(features.centre_then_random, size=args.size, interpolation=args.interpolation)
     train, rows = features.extract(
         network,
-        data.train.files,
+        listed(data.train.files, args, "train"),
         crops,
         device,
         args.precision,
@@ -262,7 +267,7 @@ def cached(args, network, data, crop, device, knn=False):
     results["top1"] = summary([top1 for top1, _ in accuracies])
     results["top5"] = summary([top5 for _, top5 in accuracies])
     results["weight_decay"] = decays
-    return results, guesses
+    return results, guesses, data
 
 
 def fit_seeds(args, train, rows, data, device):
@@ -321,16 +326,17 @@ def baselines(args, backbone, data, crop, device):
         "random-init network": resnet.random_like(backbone),
     }
     for name, network in networks.items():
-        found[name], _ = cached(args, network, data, crop, device)
+        found[name], _, _ = cached(args, network, data, crop, device)
     return found
 
 
 # ---------------------------------------------------------------- both protocols
-def extract(args, network, files, crop, device, what):
-    """The features of all files on every process."""
-    return features.extract_all(
-        network, files, crop, device, args.precision, args.workers, what=what
+def val_features(args, network, data, crop, device):
+    """(features of the images of val that can be read, the data with these alone in val)."""
+    val, read = features.extract_split(
+        network, data.val, "val", args, crop, device, what="val features"
     )
+    return val, data._replace(val=read)
 
 
 def nearest(backbone, train, rows, val, data):
@@ -380,10 +386,10 @@ def main(args, device):
     crop = partial(features.centre_crop, size=args.size, interpolation=args.interpolation)
 
     if args.cache_features:
-        results, guesses = cached(args, backbone, data, crop, device, args.knn)
+        results, guesses, data = cached(args, backbone, data, crop, device, args.knn)
         protocol = "logistic regression"
     else:
-        results, guesses = published(args, out, backbone, data, crop, device)
+        results, guesses, data = published(args, out, backbone, data, crop, device)
         protocol = "published"
     beside = {}
     if args.baselines:

@@ -133,6 +133,7 @@ from models import features, labelled, resnet
 from models.evaluation import summary
 from models.labelled import Split
 from models.meter import Meter
+from models.unreadable import listed
 
 
 # ---------------------------------------------------------------- data and network
@@ -251,7 +252,7 @@ def main(args, device):
     first, last = len(history) * steps, args.epochs * steps
     order = run.batches(len(files), args.batch_size, args.seed, first, last)
     crop = partial(features.random_crop, size=args.size, seed=args.seed)
-    batches = features.read_batches(files, order, crop, args.workers, device)
+    batches = features.read_batches(listed(files, args, "train"), order, crop, args.workers, device)
     meter = Meter(device=device)
     scores = None
     bar = run.progress(last, "fine-tuning" if args.backbone else "training", first)
@@ -277,8 +278,8 @@ def main(args, device):
         means = meter.read()
         top1 = top5 = None
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            scores = evaluate(args, backbone, head, data.val.files, device)
-            top1, top5 = features.accuracy(scores, data.val.labels)
+            scores, val = evaluate(args, backbone, head, data.val, device)
+            top1, top5 = features.accuracy(scores, val.labels)
             bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
         history.append([top1, top5])
         run_folder.log(out, event="epoch", epoch=epoch, **means, top1=top1, top5=top5)
@@ -289,7 +290,8 @@ def main(args, device):
 
     # ---------------------------------------------------------------- the result
     if scores is None:  # interrupted between the last checkpoint and here
-        scores = evaluate(args, backbone, head, data.val.files, device)
+        scores, val = evaluate(args, backbone, head, data.val, device)
+    data = data._replace(val=val)
     top1, top5 = history[-1]
     best = max(one for one, _ in history if one is not None)
     results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
@@ -299,12 +301,12 @@ def main(args, device):
     evaluation.conclude_classes(out, args, STAGE, info, data, title, results, guesses)
 
 
-def evaluate(args, backbone, head, files, device):
-    """Scores (n, classes) of the evaluation images, the same on every process."""
+def evaluate(args, backbone, head, split, device):
+    """(scores (n, classes), the same on every process; the part of the split that was read)."""
     crop = partial(features.centre_crop, size=args.size)
-    found = features.extract_all(backbone, files, crop, device, args.precision, args.workers)
+    found, read = features.extract_split(backbone, split, "val", args, crop, device)
     with torch.no_grad():
-        return F.linear(found, head.weight, head.bias)
+        return F.linear(found, head.weight, head.bias), read
 
 
 if __name__ == "__main__":

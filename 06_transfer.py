@@ -106,6 +106,7 @@ import torch
 
 from models import features, labelled, linear, multi_label, resnet
 from models.evaluation import summary
+from models.unreadable import listed
 
 READERS = {
     "voc07": labelled.read_voc,
@@ -142,26 +143,33 @@ def pool(backbone, side, size):
 
 # ---------------------------------------------------------------- classifiers
 def support_vectors(args, backbone, data, device):
-    """(scores float64 (n, classes) of the test images, chosen C of each class): VISSL's SVMs."""
+    """(scores float64 (n, classes) of the test images, chosen C of each class, the test images
+    that could be read): VISSL's SVMs.
+    """
     crop = partial(features.squash, size=args.size)
-    found = []
-    for split, what in ((data.train, "train features"), (data.val, "test features")):
-        x = features.extract_all(
-            backbone, split.files, crop, device, args.precision, args.workers, what=what
-        )
-        found.append(x.cpu().numpy())
-    train, test = found
-    labels = data.train.labels.numpy()
-    guess, chosen = multi_label.svm_scores(train, labels, test, args.costs, args.seed)
-    return torch.from_numpy(guess), dict(zip(data.classes, chosen, strict=True))
+    common = (args, crop, device)
+    train, known = features.extract_split(
+        backbone, data.train, "train", *common, what="train features"
+    )
+    test, read = features.extract_split(backbone, data.val, "val", *common, what="test features")
+    guess, chosen = multi_label.svm_scores(
+        train.cpu().numpy(), known.labels.numpy(), test.cpu().numpy(), args.costs, args.seed
+    )
+    return torch.from_numpy(guess), dict(zip(data.classes, chosen, strict=True)), read
 
 
 def regression(args, backbone, data, device):
-    """(scores (n, classes) of the test images, chosen weight decay) of a logistic regression."""
+    """(scores (n, classes) of the test images, chosen weight decay, the test images that could be
+    read) of a logistic regression.
+    """
     crop = partial(features.centre_crop, size=args.size)
-    common = (crop, device, args.precision, args.workers)
-    test = features.extract_all(backbone, data.val.files, *common, what="test features")
-    train, rows = features.extract(backbone, data.train.files, *common, what="train features")
+    test, read = features.extract_split(
+        backbone, data.val, "val", args, crop, device, what="test features"
+    )
+    files = listed(data.train.files, args, "train")
+    train, rows = features.extract(
+        backbone, files, crop, device, args.precision, args.workers, what="train features"
+    )
     mean, sd = linear.standardise(train, device)
     labels = groups = data.train.labels
     if labels.ndim == 2:
@@ -172,7 +180,7 @@ def regression(args, backbone, data, device):
     W, decay, _ = linear.fit_linear(
         train, labels, len(data.classes), held, device, args.weight_decays
     )
-    return linear.scores(W, (test - mean) / sd).cpu(), decay
+    return linear.scores(W, (test - mean) / sd).cpu(), decay, read
 
 
 # ---------------------------------------------------------------- the run
@@ -219,6 +227,13 @@ def main(args, device):
     if out is None:
         return
     args.size = size
+    if args.dataset == "voc07":
+        guess, chosen, read = support_vectors(args, backbone, data, device)
+        measured = {"svm_c": chosen}
+    else:
+        guess, chosen, read = regression(args, backbone, data, device)
+        measured = {"weight_decay": chosen}
+    data = data._replace(val=read)
     ending = {
         "out": out,
         "args": args,
@@ -227,12 +242,7 @@ def main(args, device):
         "data": data,
         "title": args.dataset,
     }
-    if args.dataset == "voc07":
-        guess, chosen = support_vectors(args, backbone, data, device)
-        conclude(ending, guess, data, svm_c=chosen)
-    else:
-        guess, chosen = regression(args, backbone, data, device)
-        conclude(ending, guess, data, weight_decay=chosen)
+    conclude(ending, guess, data, **measured)
 
 
 if __name__ == "__main__":

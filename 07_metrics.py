@@ -1,11 +1,13 @@
 """Stage 07: what the augmentations do to images, what they cost, and all results in one report.
 
+    python 07_metrics.py check ROOT/train ROOT/val
     python 07_metrics.py fid ROOT/train gen/inpaint/view0
     python 07_metrics.py ssim ROOT/train gen/inpaint/view0 --size 256
     python 07_metrics.py cost gen/inpaint gen/crop --out runs/cost
     python 07_metrics.py report runs
     torchrun --standalone --nproc_per_node=4 07_metrics.py fid ROOT/train gen/inpaint/view0
 
+check decodes every image of folders once and names those that cannot be read; no stage needs it.
 fid prints the Frechet Inception Distance of two folders, ssim their structural similarity, image by
 image. cost makes Table 6 from mirrors: both of these, and the time that an image takes. report
 prints your arms, then the dissertation's tables and figures with your numbers beside them. All but
@@ -56,7 +58,27 @@ def folder_arguments(p, size_help):
 
 def arguments(argv=None):
     p = run.parser(__doc__)
-    commands = p.add_subparsers(dest="command", required=True, metavar="fid | ssim | cost | report")
+    commands = p.add_subparsers(
+        dest="command", required=True, metavar="check | fid | ssim | cost | report"
+    )
+
+    check_manual = "Decode all images of folders: which of them cannot be read?"
+    c = run.subparser(commands, "check", check_manual)
+    c.add_argument(
+        "folders",
+        nargs="+",
+        metavar="FOLDER",
+        help="folder trees of images, such as ROOT/train; the answer for each is kept among the "
+        "published files ($GCL_WEIGHTS) while its files do not change",
+    )
+    c.add_argument(
+        "--workers",
+        type=run.zero_or_more,
+        default=8,
+        metavar="N",
+        help="processes that read images; 0: the main process alone",
+    )
+    run.reading_arguments(c)
 
     fid_manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
     c = run.subparser(commands, "fid", fid_manual)
@@ -101,6 +123,7 @@ def arguments(argv=None):
         metavar="N",
         help="processes that read and compare images; 0: the main process alone",
     )
+    run.reading_arguments(c)
 
     cost_manual = "Table 6: FID, SSIM, time and parameters of the augmentations that made mirrors."
     c = run.subparser(commands, "cost", cost_manual)
@@ -191,6 +214,25 @@ from models.images import contact_sheet, find_images
 from models.matching import matched, mirror_root
 
 
+# ---------------------------------------------------------------- check
+def check(args, device):
+    """Name the images that cannot be read; the exit code says whether a run would end."""
+    from models.check import check_folder
+    from models.unreadable import allowed, say
+
+    worst = 0
+    for folder in args.folders:
+        failed, n = check_folder(folder, args.workers)
+        if parallel.rank() == 0:
+            for _, reason in sorted(failed.items()):
+                say(reason)
+            print(f"{folder}: {len(failed)} of {n} images cannot be read")
+        worst += len(failed) > allowed(args.max_unreadable, n)
+    if worst:
+        share = f"{args.max_unreadable:g}"
+        run.fail(f"That is more than --max-unreadable {share} allows: mend or remove these images.")
+
+
 # ---------------------------------------------------------------- fid
 def fid(args, device):
     """Print the Frechet distance of two folders, or of .npz files in their place."""
@@ -231,6 +273,9 @@ def fid(args, device):
         print(
             f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}): {value:.4f}"
         )
+        for side, paths, (read, _, _) in zip(sides, chosen, found, strict=True):
+            if paths and read < len(paths):
+                print(f"{len(paths) - read} images of {side} cannot be read and are left out")
     parallel.barrier()
 
 
@@ -259,15 +304,21 @@ def ssim(args, device):
     files = []
     for of_a, of_b in names:
         files.append((os.path.join(args.a, of_a), os.path.join(args.b, of_b)))
-    values = np.array(similarities(files, args.size, args.workers, "ssim"))
+    values = np.array(similarities(files, args, "ssim"))
     if parallel.rank() > 0:
         return
+    read = np.flatnonzero(np.isfinite(values))
+    left_out = [names[i][0] for i in np.flatnonzero(np.isnan(values))]
+    names = [names[i] for i in read]
+    files = [files[i] for i in read]
+    values = values[read]
     order = np.argsort(values, kind="stable")
     least = order[: args.least]
     result = {
         "mean": float(values.mean()),
         "sd": float(values.std()),
         "images": len(values),
+        "unreadable": left_out,
         "a": args.a,
         "b": args.b,
         "size": args.size,
@@ -290,6 +341,8 @@ def ssim(args, device):
         f"SSIM of {args.a} and {args.b} ({len(values)} pairs): {values.mean():.4f} (standard "
         f"deviation {values.std():.4f}); histogram and least similar pairs in {out}"
     )
+    if left_out:
+        print(f"{len(left_out)} pairs are left out: an image cannot be read")
 
 
 # ---------------------------------------------------------------- cost
@@ -358,7 +411,7 @@ def report(args, device):
 
 
 def main(args, device):
-    commands = {"fid": fid, "ssim": ssim, "cost": cost, "report": report}
+    commands = {"check": check, "fid": fid, "ssim": ssim, "cost": cost, "report": report}
     commands[args.command](args, device)
 
 

@@ -108,8 +108,10 @@ def common_arguments(p):
 if __name__ == "__main__":
     args = arguments()
 
+import functools
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -119,6 +121,7 @@ from models.images import contact_sheet, find_images, read_ahead
 from models.losses import simclr_loss
 from models.meter import Meter
 from models.resnet import build_backbone
+from models.unreadable import listed
 
 
 # ---------------------------------------------------------------- edits
@@ -174,13 +177,20 @@ def held_out(n):
     return max(2, n // 10)
 
 
+def read_squares(files, indices):
+    """Images of an ImageList -> uint8 (B, 256, 256, 3), as the encoder of IC-GAN's demo wants."""
+    squares = [feature_map.demo_square(files.read_or_next(index)[0]) for index in indices]
+    return torch.from_numpy(np.stack(squares))
+
+
 def encode(args, device, encoder, paths):
-    """Feature maps (N, D) of the images, on the device."""
-    files = [f"{args.data}/{path}" for path in paths]
-    batches = [files[first : first + 64] for first in range(0, len(files), 64)]
+    """Feature maps (N, D) of the images, on the device; the next readable image stands in."""
+    files = listed(paths, args, "data", args.data)
+    batches = [range(first, min(first + 64, len(files))) for first in range(0, len(files), 64)]
+    read = functools.partial(read_squares, files)
     features = []
     bar = run.progress(len(files), "encoding")
-    loader = read_ahead(batches, feature_map.read_demo_squares, args.workers, device)
+    loader = read_ahead(batches, read, args.workers, device)
     for squares in loader:
         with torch.no_grad(), run.autocast(device, args.precision):
             inputs = feature_map.encoder_input(squares.to(device, non_blocking=True))
@@ -393,7 +403,7 @@ def main(args, device):
     found = train_one(args, device, out, generator, features[held:], features[:held])
     result = {"stage": stage, "args": vars(args), "held_out": held, "weights": weights, **found}
     run.write_json(out / "result.json", result)
-    run_folder.remove_checkpoint(out)
+    run_folder.close_run(out)
     print(result["results"])
 
 

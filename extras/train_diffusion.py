@@ -105,40 +105,36 @@ import numpy as np
 import torch
 
 from models import hub, parallel
-from models.images import contact_sheet, find_images, read_ahead, read_image, square
+from models.images import contact_sheet, find_images, read_ahead, square
 from models.meter import Meter
 from models.plots import curves
+from models.unreadable import listed
 
 
 # ---------------------------------------------------------------- images
-def read_pixels(path, size):
-    """An image file -> float (3, size, size) in [-1, 1]."""
-    image = square(read_image(path), size)
+def read_pixels(files, index, size):
+    """An image of an ImageList -> float (3, size, size) in [-1, 1]."""
+    image, _ = files.read_or_next(index)
+    image = square(image, size)
     return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
 
 
-def read_noised(root, size, seed, batch):
-    """What a step needs of a batch, a list of (epoch, path).
+def read_noised(files, size, seed, batch):
+    """What a step needs of a batch, a list of (epoch, index) of an ImageList.
 
     Returns images (B, 3, size, size) in [-1, 1], flipped at random; noise of the same shape; and
     timesteps (B,). Each image's draws depend on the seed, the epoch and its path.
     """
     images, noises, timesteps = [], [], []
-    for epoch, path in batch:
-        rng = run.seed_rng(seed, "noise", epoch, path)
-        image = read_pixels(os.path.join(root, path), size)
+    for epoch, index in batch:
+        rng = run.seed_rng(seed, "noise", epoch, files.path(index))
+        image = read_pixels(files, index, size)
         if rng.random() < 0.5:
             image = image.flip(2)
         images.append(image)
         noises.append(torch.from_numpy(rng.standard_normal(image.shape, np.float32)))
         timesteps.append(int(rng.integers(TIMESTEPS)))
     return torch.stack(images), torch.stack(noises), torch.tensor(timesteps)
-
-
-def batches_of(args, paths, first, total):
-    """Yield this process's share of each step's batch, a list of (epoch, path)."""
-    for batch in run.batches(len(paths), args.batch_size, args.seed, first, total):
-        yield [(epoch, paths[index]) for epoch, index in batch]
 
 
 # ---------------------------------------------------------------- model and samples
@@ -251,10 +247,12 @@ def main(args, device):
     # ---- images
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch))
-    read = functools.partial(read_noised, args.data, args.size, args.seed)
-    loader = read_ahead(batches_of(args, paths, first, total), read, args.workers, device)
+    files = listed(paths, args, "data", args.data)
+    read = functools.partial(read_noised, files, args.size, args.seed)
+    order = run.batches(len(files), args.batch_size, args.seed, first, total)
+    loader = read_ahead(order, read, args.workers, device)
     every = -(-len(paths) // 5)
-    shown = [read_pixels(os.path.join(args.data, path), args.size) for path in paths[::every]]
+    shown = [read_pixels(files, index, args.size) for index in range(0, len(files), every)]
     shown = torch.stack(shown).to(device)
 
     def report():
@@ -308,7 +306,7 @@ def main(args, device):
     # ---- result
     if parallel.rank() == 0:
         save_pipeline(report(), out)
-        run_folder.remove_checkpoint(out)
+        run_folder.close_run(out)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ measured by generating.
 """
 
 import argparse
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -50,6 +51,15 @@ def milliseconds(strategy, images, paths, batch, device):
     return 1000 * seconds / (len(paths) * len(strategy.views))
 
 
+def read_all(strategy, data, paths):
+    """(uint8 (B, S, S, 3), paths) of the images that can be read."""
+    images = {}
+    for path in paths:
+        with contextlib.suppress(OSError):  # `quality_of` has named it
+            images[path] = strategy.read(Path(data, path))
+    return torch.from_numpy(np.stack(list(images.values()))), list(images)
+
+
 def time_of(noted, data, paths, batch, device):
     """{latency_ms, batch_ms, parameters}: of one image alone, and of one image in batches."""
     if noted["strategy"] not in STRATEGIES:
@@ -58,8 +68,7 @@ def time_of(noted, data, paths, batch, device):
     strategy = rebuild(noted, device)
     found = {"parameters": strategy.parameters}
     if parallel.rank() == 0:
-        images = np.stack([strategy.read(Path(data, path)) for path in paths])
-        images = torch.from_numpy(images)
+        images, paths = read_all(strategy, data, paths)
         found["latency_ms"] = milliseconds(strategy, images, paths, 1, device)
         found["batch_ms"] = milliseconds(strategy, images, paths, batch, device)
     parallel.barrier()
@@ -78,16 +87,17 @@ def quality_of(views, data, features, known, args, device, name):
         first += [os.path.join(data, original) for original, _ in pairs]
         second += [os.path.join(view, generated) for _, generated in pairs]
     originals = tuple(dict.fromkeys(first))  # they are the same for every view
-    how = (features, args.batch_size, args.workers, device)
+    how = (features, args, device)
     if originals not in known:
         known[originals] = moments_of_files(originals, *how, "originals")
     _, *of_originals = known[originals]
     _, *of_generated = moments_of_files(second, *how, name)
-    values = similarities(list(zip(first, second, strict=True)), args.size, args.workers, name)
+    values = similarities(list(zip(first, second, strict=True)), args, name)
     return {
         "fid": fid.frechet_distance(*of_originals, *of_generated),
-        "ssim": float(np.mean(values)),
-        "images": len(originals),
+        "ssim": float(np.nanmean(values)),
+        "images": known[originals][0],
+        "unreadable": len(originals) - known[originals][0],
     }
 
 

@@ -1,5 +1,6 @@
 """Image files of any common kind -> uint8 (H, W, 3) RGB."""
 
+import errno
 import functools
 import io
 import logging
@@ -32,6 +33,18 @@ VALUES_PER_BYTE = 10_000  # PNG's and TIFF's deflate makes 1,032 bytes of one at
 LARGEST = 2**30  # values of a TIFF; OpenCV takes as many pixels
 ALWAYS_8_BITS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 LOOKED_AT = 100  # images that are looked at to judge a folder
+NOT_ITS_FAULT = {  # errors of the machine or of its network
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+}
+
+
+class NotThisFile(OSError):
+    """An image could not be read, and the reason does not lie in its file: it may be sound."""
 
 
 def read_image(path):
@@ -39,7 +52,8 @@ def read_image(path):
 
     Gray is repeated, transparency is laid on white, the camera's rotation is applied, and more than
     8 bits are scaled as models/levels.py says. Of several pictures in one file, it is the first.
-    Raises OSError with the path and the reason, whatever is wrong with the file."""
+    Raises OSError with the path and the reason, whatever is wrong with the file; NotThisFile where
+    the machine or its network is at fault."""
     try:
         data = Path(path).read_bytes()
         if not data:
@@ -47,7 +61,9 @@ def read_image(path):
         image = _decode_common(data)
         return _decode_any(data) if image is None else image
     except Exception as error:  # a damaged file makes decoders raise anything, such as zlib.error
-        raise OSError(f"{path} cannot be read: {_reason(error)}") from None
+        elsewhere = isinstance(error, MemoryError) or getattr(error, "errno", 0) in NOT_ITS_FAULT
+        kind = NotThisFile if elsewhere else OSError
+        raise kind(f"{path} cannot be read: {_reason(error)}") from None
 
 
 def _reason(error):

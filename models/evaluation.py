@@ -137,12 +137,13 @@ def per_class(table):
 def conclude(out, args, stage, info, data, title, results, by_class, what, **measured):
     """Print the results, write result.png and result.json, remove the checkpoint (process 0).
 
-    title: what was measured. results: {name: `summary`, or a number}. by_class: {class: percent, or
-    None where there is none}. what: the measure of by_class. measured: what else is written.
+    data: with the part of val that could be read. title: what was measured. results: {name:
+    `summary`, or a number}. by_class: {class: percent, or None where there is none}. what: the
+    measure of by_class. measured: what else is written.
     """
     if rank() > 0:
         return
-    from models import plots
+    from models import plots, unreadable
 
     print(f"{title}: {sentence(results)}")
     shown = {name: value for name, value in by_class.items() if value is not None}
@@ -165,11 +166,12 @@ def conclude(out, args, stage, info, data, title, results, by_class, what, **mea
             "train": len(data.train.files),
             "val": len(data.val.files),
             "classes": len(data.classes),
+            "unreadable": unreadable.counts(out),  # those of val are left out
         },
         "results": results,
     }
     run.write_json(out / "result.json", content | measured)
-    run_folder.remove_checkpoint(out)
+    run_folder.close_run(out)
 
 
 def conclude_classes(out, args, stage, info, data, title, results, guesses, **measured):

@@ -167,11 +167,6 @@ def read_demo_square(path):
     return demo_square(read_image(path))
 
 
-def read_demo_squares(paths):
-    """uint8 (B, 256, 256, 3) of several image files."""
-    return torch.from_numpy(np.stack([read_demo_square(path) for path in paths]))
-
-
 def encoder_input(squares, align_corners=True):
     """uint8 (B, 256, 256, 3) of `demo_square` -> float32 (B, 3, 224, 224) for the encoder.
 

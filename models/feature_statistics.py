@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from models import fid, parallel, run
+from models.decode import NotThisFile
 from models.features import normalise
 from models.images import read_ahead, read_image, square
 from models.resnet import load_backbone
+from models.unreadable import check_failed
 
 
 class Features(NamedTuple):
@@ -71,13 +73,21 @@ def squares_to_device(stacks, device, backbone):
 
 # ---------------------------------------------------------------- reading
 def read_batch(files, size):
-    """Files -> (the files, stacks): uint8 (b, H, W, 3) tensors, one for each size of images.
+    """Files -> (the files, stacks, {file: why} of those that cannot be read).
 
-    The files come back in the order of the images in the stacks. size: see `Features`.
+    stacks: uint8 (b, H, W, 3) tensors, one for each size of images. The files come back in the
+    order of the images in the stacks. size: see `Features`.
     """
     stacks = {}
+    failed = {}
     for file in files:
-        image = read_image(file)
+        try:
+            image = read_image(file)
+        except NotThisFile:
+            raise
+        except OSError as error:
+            failed[file] = str(error)
+            continue
         if size:
             image = square(image, size)
         stacks.setdefault(image.shape, []).append((file, image))
@@ -86,24 +96,32 @@ def read_batch(files, size):
         names += [file for file, _ in pairs]
         images = np.stack([image for _, image in pairs])
         tensors.append(torch.from_numpy(images))
-    return names, tensors
+    return names, tensors, failed
 
 
-def moments_of_files(files, features, batch_size, workers, device, what):
-    """(number, mean, covariance) of the features of the files, over all processes, in one pass."""
+def moments_of_files(files, features, args, device, what):
+    """(number, mean, covariance) of the features of the files, over all processes, in one pass.
+
+    Files that cannot be read are named and left out; see unreadable.check_failed.
+    """
+    batch_size = args.batch_size
     moments = fid.Moments(features.width, device)
     batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
     mine = batches[parallel.rank() :: parallel.world()]
     read = partial(read_batch, size=features.size)
-    names, finite = [], []
+    names, finite, failed = [], [], {}
     with run.progress(len(files), what) as bar:
-        for batch, stacks in read_ahead(mine, read, workers, device):
+        for batch, stacks, unread in read_ahead(mine, read, args.workers, device):
+            bar.update(min((len(batch) + len(unread)) * parallel.world(), len(files) - bar.n))
+            failed |= unread
+            if not batch:
+                continue
             rows = features.network(stacks)
             moments.add(rows)
             # Whether they are finite is looked at later: nothing waits for the device here.
             finite.append(rows.isfinite().all(1))
             names += batch
-            bar.update(min(len(batch) * parallel.world(), len(files) - bar.n))
+    check_failed(failed, len(files), args.max_unreadable)
     first_bad = None
     if names and not (good := torch.cat(finite)).all():
         first_bad = names[int(good.logical_not().nonzero()[0])]
@@ -135,7 +153,7 @@ def folder_statistics(root, paths, features, args, device):
     files = [os.path.join(root, path) for path in paths]
     what = Path(root).name
     if args.common:
-        return moments_of_files(files, features, args.batch_size, args.workers, device, what)
+        return moments_of_files(files, features, args, device, what)
     settings = features.settings | {"images": identity_of(root, paths)}
     folder = Path(root).resolve()
     cache = folder.with_name(f"{folder.name}.{args.cache}.npz")
@@ -144,7 +162,7 @@ def folder_statistics(root, paths, features, args, device):
         if parallel.rank() == 0:
             print(f"{root}: unchanged, its statistics are read from {cache}", file=sys.stderr)
         return read_statistics(cache, features)
-    n, mu, sigma = moments_of_files(files, features, args.batch_size, args.workers, device, what)
+    n, mu, sigma = moments_of_files(files, features, args, device, what)
     if parallel.rank() == 0:
         try:
             with run.atomic(cache) as temporary:

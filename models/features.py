@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from models import images, parallel, run, views
-from models.labelled import read_splits
+from models.labelled import part, read_splits
 from models.parallel import rank, world
+from models.unreadable import BLACK, ImageList, listed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]
 TRAIN_ROWS, VAL_ROWS = 16384, 1024  # one product of the nearest neighbours: 64 MiB of cosines
@@ -78,26 +79,30 @@ def centre_then_random(image, epoch, index, *, size, interpolation="bilinear"):
 
 
 # ---------------------------------------------------------------- reading
-def read_crops(batch, crop):
-    """batch: a list of (file, epoch, index). Returns uint8 (B, S, S, 3) and the indices (B,)."""
-    crops = []
-    for file, epoch, index in batch:
-        image = np.require(images.read_image(file), requirements="W")  # torch wants it writable
+def read_crops(batch, files, crop, stand_in=True):
+    """batch: a list of (epoch, index); files: an ImageList.
+
+    Returns uint8 (B, S, S, 3) and the indices (B,) of the images in it. Where an image cannot be
+    read, the next one stands in, with its index; without `stand_in` it is black, its index -1.
+    """
+    crops, indices = [], []
+    for epoch, index in batch:
+        if stand_in:
+            image, place = files.read_or_next(index)
+        else:
+            image, place = files.read(index), index
+            if image is None:
+                image, place = BLACK, -1
+        image = np.require(image, requirements="W")  # torch wants it writable
         crops.append(crop(image, epoch, index))
-    indices = [index for _, _, index in batch]
+        indices.append(place)
     return torch.from_numpy(np.stack(crops)), torch.tensor(indices)
 
 
-def with_files(batches, files):
-    """Lists of (epoch, index) -> lists of (file, epoch, index), for `read_crops`."""
-    for batch in batches:
-        yield [(files[index], epoch, index) for epoch, index in batch]
-
-
-def read_batches(files, batches, crop, workers, device):
-    """Iterate over (uint8 (B, S, S, 3), indices (B,)) of `batches`, lists of (epoch, index)."""
-    read = partial(read_crops, crop=crop)
-    return images.read_ahead(with_files(batches, files), read, workers, device)
+def read_batches(files, batches, crop, workers, device, stand_in=True):
+    """Iterate over what `read_crops` makes of `batches`, lists of (epoch, index)."""
+    read = partial(read_crops, files=files, crop=crop, stand_in=stand_in)
+    return images.read_ahead(batches, read, workers, device)
 
 
 def normalise(pixels, device, backbone):
@@ -159,31 +164,41 @@ def extract(
 ):
     """Features float32 (m, width) of this process's share of the files, and their indices (m,).
 
+    files: an ImageList, whose unreadable images are left out, or files that must all be readable.
     The backbone is used in evaluation mode and is not changed. Features that would fill most of a
     GPU's memory stay on the CPU; the indices are always there. passes: every file is read as often,
     with the epochs 0, 1, ...; the features of an epoch stand together. Ends all processes where
     features are not finite, and names the first such image.
     """
+    if not isinstance(files, ImageList):
+        files = ImageList("", files)
     batches = own_batches(len(files), batch, passes)
-    rows = [index for one in batches for _, index in one]
+    most = sum(map(len, batches))
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
-    example, _ = read_crops([(files[0], 0, 0)], crop)
+    example, _ = read_crops([(0, 0)], files, crop)
     width = embed(backbone, example, device).shape[1]
-    home = home_of(len(rows), width, device)
-    features = torch.empty(len(rows), width, device=home)
-    finite = torch.ones(len(rows), dtype=torch.bool, device=home)
+    home = home_of(most, width, device)
+    features = torch.empty(most, width, device=home)
+    finite = torch.ones(most, dtype=torch.bool, device=home)
+    rows = [torch.empty(0, dtype=torch.int64)]
     total = passes * len(files)
     with run.progress(total, what) as bar:
         end = 0
-        for pixels, indices in read_batches(files, batches, crop, workers, device):
+        for pixels, indices in read_batches(files, batches, crop, workers, device, stand_in=False):
             found = embed(backbone, pixels, device, precision)
+            read = indices.numpy() >= 0
+            if not read.all():
+                read = torch.from_numpy(read)
+                found = found[read.to(device)]
+                indices = indices[read]
+            rows.append(indices)
             begin, end = end, end + len(indices)
             features[begin:end] = found
             finite[begin:end] = found.isfinite().all(1)
             bar.update(min(world() * batch, total - bar.n))
-    rows = torch.tensor(rows, dtype=torch.int64)
-    refuse_infinite(files, rows, finite.cpu())
-    return features, rows
+    rows = torch.cat(rows)
+    refuse_infinite(files, rows, finite[:end].cpu())
+    return features[:end], rows
 
 
 def refuse_infinite(files, rows, finite):
@@ -192,14 +207,29 @@ def refuse_infinite(files, rows, finite):
     if found:
         run.fail(
             f"The features of {len(found)} images are not finite (NaN or infinite), the first is "
-            f"{files[min(found)]}. Try --precision fp32, or another backbone."
+            f"{files.file(min(found))}. Try --precision fp32, or another backbone."
         )
 
 
 def extract_all(backbone, files, crop, device, *args, **kwargs):
-    """Features float32 (n, width) of all files on every process, on the device; as `extract`."""
+    """(features float32 (m, width), indices (m,)) of all files that can be read, on every process
+    and on the device, in the order of the files; as `extract`.
+    """
     features, rows = extract(backbone, files, crop, device, *args, **kwargs)
-    return parallel.collect(features.to(device), rows.to(device), len(files))
+    whole = parallel.collect(features.to(device), rows.to(device), len(files))
+    if sum(parallel.everyone(len(rows))) == len(files):
+        return whole, torch.arange(len(files))
+    rows = torch.tensor(sorted(sum(parallel.everyone(rows.tolist()), [])))
+    return whole[rows.to(device)], rows
+
+
+def extract_split(backbone, split, name, args, crop, device, **kwargs):
+    """(features of `extract_all`, the part of a labelled split that could be read)."""
+    files = listed(split.files, args, name)
+    features, rows = extract_all(
+        backbone, files, crop, device, args.precision, args.workers, **kwargs
+    )
+    return features, part(split, rows)
 
 
 # ---------------------------------------------------------------- nearest neighbours
@@ -262,13 +292,17 @@ def check_probe(root):
     read_splits(root)
 
 
-def knn_probe(backbone, root, size, device, precision="auto", workers=8):
-    """kNN top-1 in percent, from ROOT/train to ROOT/val; the backbone's mode is put back."""
-    data = read_splits(root)
+def knn_probe(backbone, args, device):
+    """kNN top-1 in percent, from args.knn/train to args.knn/val; the backbone's mode is put back.
+
+    args: those of 03_pretrain.py.
+    """
+    data = read_splits(args.knn)
     training = backbone.training
-    crop = partial(centre_crop, size=size)
-    train, rows = extract(backbone, data.train.files, crop, device, precision, workers)
-    val = extract_all(backbone, data.val.files, crop, device, precision, workers)
+    crop = partial(centre_crop, size=args.size)
+    files = listed(data.train.files, args, "knn train")
+    train, rows = extract(backbone, files, crop, device, args.precision, args.workers)
+    val, read = extract_split(backbone, data.val, "knn val", args, crop, device)
     backbone.train(training)
     votes = knn(train, data.train.labels[rows], val, len(data.classes))
-    return accuracy(votes, data.val.labels)[0]
+    return accuracy(votes, read.labels)[0]

@@ -3,40 +3,40 @@
 Images are uint8 (B, 3, size, size) as they are read and float in [0, 1] on the device.
 """
 
-import os
 from functools import partial
 
 import numpy as np
 import torch
 
 from models import parallel, run
-from models.images import read_ahead, read_image, square
+from models.images import read_ahead, square
 
 TOKENIZE_BATCH = 64  # images
 
 
 # ---------------------------------------------------------------- pixels
-def read_batch(root, size, seed, batch):
-    """[(epoch, path), ...] -> uint8 (B, 3, size, size), flipped left-right at random.
+def read_batch(files, size, seed, batch):
+    """[(epoch, index), ...] -> uint8 (B, 3, size, size), flipped left-right at random.
 
-    At epoch None nothing is flipped.
+    files: an ImageList; where an image cannot be read, the next one stands in. At epoch None
+    nothing is flipped.
     """
     images = np.empty((len(batch), 3, size, size), np.uint8)
-    for i, (epoch, path) in enumerate(batch):
-        image = read_image(os.path.join(root, path))
+    for i, (epoch, index) in enumerate(batch):
+        image, _ = files.read_or_next(index)
         image = square(image, size)
         if epoch is not None:
-            rng = run.seed_rng(seed, "flip", epoch, path)
+            rng = run.seed_rng(seed, "flip", epoch, files.path(index))
             if rng.random() < 0.5:
                 image = image[:, ::-1]
         images[i] = image.transpose(2, 0, 1)
     return torch.from_numpy(images)
 
 
-def batches_of_paths(paths, args, first, total):
+def batches_of_files(files, args, first, total):
     """This process's batches of the steps from `first` to `total` - 1, for read_batch."""
-    for batch in run.batches(len(paths), args.batch_size, args.seed, first, total):
-        yield [(None if args.no_flip else epoch, paths[index]) for epoch, index in batch]
+    for batch in run.batches(len(files), args.batch_size, args.seed, first, total):
+        yield [(None if args.no_flip else epoch, index) for epoch, index in batch]
 
 
 def to_float(images, device):
@@ -46,7 +46,7 @@ def to_float(images, device):
 
 # ---------------------------------------------------------------- tokens
 @torch.no_grad()
-def tokenize(tokenizer, args, paths, out, device):
+def tokenize(tokenizer, args, files, out, device):
     """The tokens of every image and of its mirror image, int32 (n, 2, tokens), on the CPU.
 
     Training then reads no pixels. The tokens stay in the run folder `out` until it is finished;
@@ -56,13 +56,12 @@ def tokenize(tokenizer, args, paths, out, device):
     if file.exists():
         return run.load(file)
     length = (tokenizer.image_size // tokenizer.patch) ** 2
-    tokens = torch.zeros(len(paths), 2, length, dtype=torch.int32, device=device)
+    tokens = torch.zeros(len(files), 2, length, dtype=torch.int32, device=device)
     # The batches are fixed and dealt whole, so that the number of processes does not matter.
-    starts = range(0, len(paths), TOKENIZE_BATCH)
-    batches = [(start, paths[start : start + TOKENIZE_BATCH]) for start in starts]
-    dealt = parallel.deal(batches, "tokens")
-    read = partial(read_numbered, args.data, tokenizer.image_size)
-    bar = run.progress(len(paths), "encoding")
+    starts = range(0, len(files), TOKENIZE_BATCH)
+    dealt = parallel.deal(starts, "tokens")
+    read = partial(read_from, files, tokenizer.image_size)
+    bar = run.progress(len(files), "encoding")
     for start, images in read_ahead(dealt, read, args.workers, device):
         x = to_float(images, device)
         with run.autocast(device, args.precision):
@@ -80,10 +79,10 @@ def tokenize(tokenizer, args, paths, out, device):
     return tokens
 
 
-def read_numbered(root, size, item):
-    """(number of the first image, paths) -> (the same number, uint8 (B, 3, size, size))."""
-    start, paths = item
-    return start, read_batch(root, size, None, [(None, path) for path in paths])
+def read_from(files, size, start):
+    """The number of a batch's first image -> (the same number, uint8 (B, 3, size, size))."""
+    end = min(start + TOKENIZE_BATCH, len(files))
+    return start, read_batch(files, size, None, [(None, index) for index in range(start, end)])
 
 
 def batches_of_tokens(tokens, args, first, total):

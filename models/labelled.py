@@ -35,6 +35,13 @@ class Labelled(NamedTuple):
     val: Split
 
 
+def part(split, rows):
+    """The Split of some images; rows: their numbers, int64 (m,)."""
+    if len(rows) == len(split.files):
+        return split
+    return Split([split.files[row] for row in rows.tolist()], split.labels[rows])
+
+
 # ---------------------------------------------------------------- class folders
 def read_folder(root):
     """(paths, class names) of the images ROOT/CLASS/.../image."""

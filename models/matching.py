@@ -39,14 +39,14 @@ def read_failures(mirror):
 
 
 def unread(folder):
-    """Paths of the originals that 02_augment.py could not read, without their extensions.
+    """{path without its extension: why} of the originals that 02_augment.py could not read.
 
     folder: a mirror or one of its views.
     """
     root = mirror_root(folder)
     if root is None:
-        return set()
-    return {os.path.splitext(path)[0] for path in read_failures(root)}
+        return {}
+    return {os.path.splitext(path)[0]: why for path, why in read_failures(root).items()}
 
 
 def matched(a, b, common=False):

@@ -53,14 +53,19 @@ def same_class(args, device):
             "other image of its class beside it.",
             2,
         )
-    others = {}
+    places = {}
     for paths in members.values():
-        for place, path in enumerate(paths):
-            chosen = []
-            for view in range(args.views):
-                step = run.seed_rng(args.seed, path, view).integers(1, len(paths))
-                chosen.append(paths[(place + step) % len(paths)])
-            others[path] = chosen
+        places |= {path: place for place, path in enumerate(paths)}
+
+    def others(path, view):
+        """The one that is drawn, then those after it, in case it cannot be read."""
+        paths = members[class_of(path)]
+        step = run.seed_rng(args.seed, path, view).integers(1, len(paths))
+        for more in range(len(paths)):
+            other = paths[(places[path] + step + more) % len(paths)]
+            if other != path:
+                yield other
+
     return strategy(args, others, {})
 
 
@@ -68,13 +73,12 @@ def neighbour(args, device):
     """The image nearest to it in the features of --backbone (cosine), the next nearest, and so
     on.
     """
-    import os
-
     import torch
 
     from models import features
     from models.images import find_images
     from models.resnet import load_backbone
+    from models.unreadable import ImageList
 
     paths = find_images(args.data)
     if len(paths) <= args.views:
@@ -82,40 +86,59 @@ def neighbour(args, device):
     backbone, _, info = load_backbone(args.backbone)
     size = info["args"].get("size") or 224
     crop = partial(features.centre_crop, size=size)
-    files = [os.path.join(args.data, path) for path in paths]
-    found = features.extract_all(backbone, files, crop, device, args.precision, args.workers)
+    files = ImageList(args.data, paths, args.max_unreadable)
+    found, rows = features.extract_all(backbone, files, crop, device, args.precision, args.workers)
     found = torch.nn.functional.normalize(found, dim=1)
-    others = {}
-    for begin in range(0, len(paths), 1024):
+    read = [paths[row] for row in rows.tolist()]
+    chosen = {}
+    for begin in range(0, len(read), 1024):
         part = found[begin : begin + 1024]
         nearest = (part @ found.T).topk(args.views + 1, 1).indices.tolist()
         for row, indices in enumerate(nearest, begin):
-            chosen = [paths[index] for index in indices if index != row]
-            others[paths[row]] = chosen[: args.views]
+            near = [read[index] for index in indices if index != row]
+            chosen[read[row]] = near[: args.views]
+
+    def others(path, view):
+        yield chosen[path][view]
+
     return strategy(args, others, {"backbone sha256": info["sha256"]})
 
 
 def strategy(args, others, record):
-    """The Strategy that stores the images others[path], one for each view."""
+    """The Strategy that stores the first readable image of others(path, view) for each view."""
     return Strategy(
         views=[f"view{view}" for view in range(args.views)],
         read=partial(read_square, size=args.size),
-        generate=partial(generate, root=args.data, others=others, size=args.size),
+        generate=partial(generate, root=args.data, others=others, views=args.views, size=args.size),
         size=args.size,
         parameters=None,
         record=record,
     )
 
 
-def generate(images, paths, *, root, others, size):
+def generate(images, paths, *, root, others, views, size):
     """uint8 (B, S, S, 3) and their paths -> uint8 (views, B, S, S, 3); see `Strategy.generate`."""
-    import os
-
     import numpy as np
     import torch
 
     taken = []
     for path in paths:
-        squares = [read_square(os.path.join(root, other), size) for other in others[path]]
+        squares = [read_first(root, others(path, view), size, path) for view in range(views)]
         taken.append(np.stack(squares))
     return torch.from_numpy(np.stack(taken, 1))
+
+
+def read_first(root, candidates, size, path):
+    """The square of the first of the candidates that can be read."""
+    import os
+
+    from models.decode import NotThisFile
+
+    for other in candidates:
+        try:
+            return read_square(os.path.join(root, other), size)
+        except NotThisFile:
+            raise
+        except OSError:
+            continue  # where it is read for its own sake, it is named
+    run.fail(f"No other image can be read that could stand in for {path}.")

@@ -11,6 +11,7 @@ import torch
 from models import run, views
 from models.images import MISSING, as_stored, generated_files, read_image, views_of
 from models.matching import mirror_root, unread
+from models.unreadable import ImageList
 
 REAL = -1  # the real image, as the source of a view
 STORED = -2  # the control: the real image, stored as a generated one would be
@@ -45,23 +46,6 @@ def mirrors_of(generated, mix):
     return folders, made_by
 
 
-def without_unread(paths, folders):
-    """The images but those of which 02_augment.py could not read the original; a line says so.
-
-    folders: view folders of mirrors, or "real".
-    """
-    left_out = set()
-    for folder in folders if folders != "real" else ():
-        left_out |= unread(folder)
-    kept = [path for path in paths if path.rpartition(".")[0] not in left_out]
-    if len(kept) < len(paths):
-        run.warn(
-            f"{len(paths) - len(kept)} of {len(paths)} images are left out: 02_augment.py could "
-            "not read them, and failed.jsonl in the mirror names them."
-        )
-    return kept
-
-
 def inputs_of(paths, folders, made_by):
     """What the run depends on, in a form that can be compared when it is resumed."""
     inputs = {"number of images": len(paths), "list of images": run.names_hash(paths)}
@@ -74,23 +58,31 @@ def inputs_of(paths, folders, made_by):
 
 def generated_suffixes(paths, mirrors):
     """([suffixes of a mirror's files], uint8 (mirrors, paths) of indices into them), for each
-    mirror.
+    mirror; and {index: why} of the originals that 02_augment.py could not read.
 
-    Missing views end the run with a sentence that counts them and names some.
+    Other missing views end the run with a sentence that counts them and names some.
     """
     suffixes = []
+    failed = {}
     index = np.zeros((len(mirrors), len(paths)), np.uint8)
     for mirror, row in zip(mirrors, index, strict=True):
         known, row[:] = generated_files(mirror, paths)
         suffixes.append(known)
-        missing = np.flatnonzero(row == MISSING)
-        if len(missing):
+        reasons = unread(mirror)
+        missing = []
+        for i in np.flatnonzero(row == MISSING).tolist():
+            stem = paths[i].rpartition(".")[0]
+            if stem in reasons:
+                failed[i] = reasons[stem]
+            else:
+                missing.append(i)
+        if missing:
             names = ", ".join(paths[i] for i in missing[:3])
             run.fail(
                 f"{len(missing)} of {len(paths)} images have no generated view in {mirror}, such "
                 f"as {names}: finish 02_augment.py for this --data first."
             )
-    return suffixes, index
+    return suffixes, index, failed
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -113,7 +105,9 @@ class PairDataset(torch.utils.data.Dataset):
 
     An item is (views, choices, index). views: list of uint8 (H, W, 3) tensors, in this layout
     because stacking a batch is then one copy an image. choices: as many float32 (11,), neutral
-    where nothing is left to do. A file that cannot be read raises an OSError that names it.
+    where nothing is left to do. Where a real image cannot be read, or 02_augment.py could not read
+    it, the next one stands in with its generated images; the random choices remain. share, record:
+    see unreadable.ImageList. A generated image that cannot be read raises an OSError.
     """
 
     def __init__(
@@ -134,9 +128,9 @@ class PairDataset(torch.utils.data.Dataset):
         local_from="real",
         store_size=256,
         on_device=False,
+        share=0.0,
+        record=None,
     ):
-        self.root = os.fspath(root)
-        self.paths = np.array([os.fsencode(path) for path in paths])  # one block for all workers
         self.first, self.second, self.local = specs
         self.pair = views.pair_view(pair, self.second)
         self.size = size
@@ -150,6 +144,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.store_size = store_size
         self.on_device = on_device
         self.generated = generated
+        failed = {}
         if mix > 0 and generated != "real":
             needed = partners + both_generated
             if len(generated) < needed:
@@ -159,10 +154,11 @@ class PairDataset(torch.utils.data.Dataset):
                     f"{len(generated)}.",
                     2,
                 )
-            self.suffixes, self.suffix_index = generated_suffixes(paths, generated)
+            self.suffixes, self.suffix_index, failed = generated_suffixes(paths, generated)
+        self.originals = ImageList(root, paths, share, record, failed=failed)
 
     def __len__(self):
-        return len(self.paths)
+        return len(self.originals)
 
     def sources(self, epoch, index):
         """What each view is made of: [(image, spec, size, random generator)].
@@ -199,23 +195,27 @@ class PairDataset(torch.utils.data.Dataset):
             found.append((image, spec, self.local_size, rng_of("local", n)))
         return found
 
-    def read(self, image, index):
-        """uint8 (H, W, 3) of one of the images that `sources` names."""
-        path = os.fsdecode(self.paths[index])
+    def read(self, image, real, index):
+        """uint8 (H, W, 3) of one of the images that `sources` names.
+
+        real, index: what `originals.read_or_next` returns.
+        """
         if image == REAL:
-            return read_image(os.path.join(self.root, path))
+            return real
         if image == STORED:
-            return as_stored(self.read(REAL, index), self.store_size)
+            return as_stored(real, self.store_size)
+        path = self.originals.path(index)
         suffix = self.suffixes[image][self.suffix_index[image, index]]
         return read_image(os.path.join(self.generated[image], path.rpartition(".")[0] + suffix))
 
     def __getitem__(self, item):
         epoch, index = item
+        real, place = self.originals.read_or_next(index)
         images = {}
         crops, left = [], []
         for image, spec, size, rng in self.sources(epoch, index):
             if image not in images:
-                images[image] = self.read(image, index)
+                images[image] = self.read(image, real, place)
             pixels = images[image]
             box, flip, choices = views.draw_choices(spec, *pixels.shape[:2], rng)
             view = views.resized_crop(pixels, box, size, spec["interpolation"])

@@ -22,13 +22,13 @@ READ = 64  # images at once
 CHUNK = 8192  # patches whose distances are held at once
 
 
-def start(model, paths, args, out, device):
+def start(model, files, args, out, device):
     """Make the model, a VQGAN with patches=True, the k-means tokenizer of the images' patches.
 
     Process 0 does it. The others get the weights from it where DistributedDataParallel begins.
     """
     if parallel.rank() == 0:
-        patches = sample_patches(paths, args, model.patch, device)
+        patches = sample_patches(files, args, model.patch, device)
         psnr, used = start_at_patches(model, patches, args.seed)
         run_folder.log(out, event="kmeans", patches=len(patches), codes_used=used, psnr=psnr)
         print(f"k-means: {used} codes, PSNR {psnr:.1f} dB on {len(patches)} patches", flush=True)
@@ -36,21 +36,20 @@ def start(model, paths, args, out, device):
 
 
 @torch.no_grad()
-def sample_patches(paths, args, patch, device):
+def sample_patches(files, args, patch, device):
     """Random patches of random images, flipped as in training: (n, 3 * patch * patch) in [0, 1].
 
     The values of a patch stand in the order of F.pixel_unshuffle.
     """
     rng = run.seed_rng(args.seed, "patches")
-    chosen = rng.permutation(len(paths))[:SAMPLE_IMAGES]
-    chosen = [paths[i] for i in chosen]
+    chosen = rng.permutation(len(files))[:SAMPLE_IMAGES].tolist()
     wanted = min(PATCHES_PER_CODE * args.codes, MOST_PATCHES)
     each = math.ceil(wanted / len(chosen))
     batches = []
     for begin in range(0, len(chosen), READ):
         some = chosen[begin : begin + READ]
-        batches.append([(None if args.no_flip else 0, path) for path in some])
-    read = partial(read_batch, args.data, args.size, args.seed)
+        batches.append([(None if args.no_flip else 0, index) for index in some])
+    read = partial(read_batch, files, args.size, args.seed)
     found = []
     for images in read_ahead(batches, read, args.workers, device):
         images = to_float(images, device)

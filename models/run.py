@@ -119,6 +119,20 @@ def device_arguments(p, workers=8):
         metavar="N",
         help="processes that read images, for each GPU; 0 reads in the main process",
     )
+    reading_arguments(p)
+
+
+def reading_arguments(p):
+    """Add to a parser how images are read, and how many of them may be unreadable."""
+    p.add_argument(
+        "--max-unreadable",
+        type=fraction,
+        default=0.001,
+        metavar="SHARE",
+        help="share of a folder's images that may be unreadable. They are named and left out (in "
+        "training the next image stands in); with more of them the run ends. It is rounded down, "
+        "so of fewer than 1,000 images every one must be readable unless this is raised",
+    )
     levels.arguments(p)
 
 
@@ -155,7 +169,7 @@ def launch(main, args):
 
 def sentence_of_os_error(error):
     """What a user can do about a full disk, a missing file or an unreadable image."""
-    text = str(error).strip().splitlines()[-1]
+    text = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"Stopped: {text}. Free some space: the same command continues, nothing is lost."
     return f"Stopped: {text}."

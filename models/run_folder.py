@@ -14,9 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from models.parallel import barrier, rank, world
-from models.run import ROOT, fail, from_zero, load, read_json, save, write_json, write_text
+from models.run import ROOT, fail, from_zero, load, read_json, save, warn, write_json, write_text
 
-MAY_CHANGE = {"out", "workers", "device", "precision", "checkpoint_minutes"}  # on resume
+MAY_CHANGE = {  # on resume
+    "out",
+    "workers",
+    "device",
+    "precision",
+    "checkpoint_minutes",
+    "max_unreadable",
+}
 
 
 def versions():
@@ -110,6 +117,10 @@ def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
         elif not (out / "checkpoint.pth").exists():
             first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
             write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
+        if not done and (out / "unreadable.jsonl").exists():
+            from models.unreadable import forget_mended
+
+            forget_mended(out)
     barrier()
     return None if done else out
 
@@ -156,10 +167,22 @@ def load_checkpoint(out):
     return state
 
 
-def remove_checkpoint(out):
-    """The run is finished: its result stands, the checkpoint is not needed any more (process 0)."""
-    if rank() == 0:
-        (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
+def close_run(out):
+    """The run is finished: its result stands (process 0).
+
+    The checkpoint is removed. Images that could not be read are counted in the log and on stderr.
+    """
+    if rank() > 0:
+        return
+    record = Path(out) / "unreadable.jsonl"
+    if record.exists():
+        from models.unreadable import counts, read_record, write_record
+
+        write_record(record, read_record(record))  # in order, each image once
+        found = counts(out)
+        log(out, event="unreadable", images=found)
+        warn(f"{sum(found.values())} images could not be read; {record} names them.")
+    (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
 
 
 def checkpoint_argument(p):

@@ -6,7 +6,6 @@ up to one level.
 """
 
 import functools
-import os
 
 import numpy as np
 import torch
@@ -124,25 +123,31 @@ class SmallPairs:
         sources = [REAL]
         if pairs.mix > 0:
             sources += [STORED] if pairs.generated == "real" else range(len(pairs.generated))
-        self.images = {source: self.read_all(source).to(device) for source in sources}
-        self.sides = {source: images.shape[2] for source, images in self.images.items()}
+        images = self.read_all(sources)
+        self.images = {source: images[source].to(device) for source in sources}
+        self.sides = {source: images[source].shape[2] for source in sources}
 
-    def read_all(self, source):
-        """uint8 (n, 3, S, S): every image of one source, which must be equal small squares."""
+    def read_all(self, sources):
+        """{source: uint8 (n, 3, S, S)}: every image, which must be equal small squares."""
         n = len(self.pairs)
-        side = self.pairs.read(source, 0).shape[0]
-        whole = torch.zeros(n, 3, side, side, dtype=torch.uint8).share_memory_()
+        whole = {}
         with run.progress(n, "reading") as bar:
             for index in range(n):
-                image = self.pairs.read(source, index)
-                if image.shape[:2] != (side, side) or side > LARGEST:
-                    run.fail(
-                        f"--in-memory needs squares of one size of at most {LARGEST} px; "
-                        f"{os.fsdecode(self.pairs.paths[index])} is {image.shape[1]} x "
-                        f"{image.shape[0]} px: leave --in-memory out.",
-                        2,
-                    )
-                whole[index] = torch.from_numpy(image.transpose(2, 0, 1).copy())
+                real, place = self.pairs.originals.read_or_next(index)
+                for source in sources:
+                    image = self.pairs.read(source, real, place)
+                    side = whole[source].shape[2] if source in whole else image.shape[0]
+                    if image.shape[:2] != (side, side) or side > LARGEST:
+                        run.fail(
+                            f"--in-memory needs squares of one size of at most {LARGEST} px; "
+                            f"{self.pairs.originals.path(place)} is {image.shape[1]} x "
+                            f"{image.shape[0]} px: leave --in-memory out.",
+                            2,
+                        )
+                    if source not in whole:
+                        empty = torch.zeros(n, 3, side, side, dtype=torch.uint8)
+                        whole[source] = empty.share_memory_()
+                    whole[source][index] = torch.from_numpy(image.transpose(2, 0, 1).copy())
                 bar.update()
         return whole
 

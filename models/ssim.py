@@ -1,5 +1,6 @@
 """Structural similarity (Wang et al. 2004, IEEE Transactions on Image Processing 13(4))."""
 
+import math
 from functools import partial
 
 import cv2
@@ -7,7 +8,9 @@ import numpy as np
 import torch
 
 from models import parallel, run
+from models.decode import NotThisFile
 from models.images import read_ahead, read_image, square
+from models.unreadable import check_failed
 
 cv2.setNumThreads(0)  # the processes that read images are the parallelism
 
@@ -72,8 +75,15 @@ def read_pair(files, size):
 
 
 def similarity_of_files(files, size):
-    """SSIM of two image files, or the sentence that says why there is none."""
-    x, y = read_pair(files, size)
+    """SSIM of two image files; the sentence that says why there is none; or the OSError of a file
+    that cannot be read.
+    """
+    try:
+        x, y = read_pair(files, size)
+    except NotThisFile:
+        raise
+    except OSError as error:
+        return error
     if x.shape != y.shape:
         return (
             f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, {files[1]} {y.shape[1]} x "
@@ -88,21 +98,30 @@ def similarity_of_files(files, size):
     return float(structural_similarity(x, y))
 
 
-def similarities(pairs, size, workers, what):
-    """SSIM of all pairs of files, a list in their order; the processes share the work."""
+def similarities(pairs, args, what):
+    """SSIM of all pairs of files, a list in their order; the processes share the work.
+
+    It is nan for a pair of which a file cannot be read; see unreadable.check_failed.
+    """
+    size, workers = args.size, args.workers
     read = partial(similarity_of_files, size=size)
     mine = pairs[parallel.rank() :: parallel.world()]
     values = [0.0] * len(pairs)
     problem = None
+    failed = {}
     with run.progress(len(pairs), what) as bar:
         found = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
         for number, value in enumerate(found):
             if isinstance(value, str):
                 problem = value
                 break
+            if isinstance(value, OSError):
+                failed[pairs[parallel.rank() + number * parallel.world()]] = str(value)
+                value = math.nan
             values[parallel.rank() + number * parallel.world()] = value
             bar.update(min(parallel.world(), len(pairs) - bar.n))
     if problem:
         run.fail(problem)
+    check_failed(failed, len(pairs), args.max_unreadable)
     # Each value is 0 on all processes but one.
     return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]

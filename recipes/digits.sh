@@ -14,6 +14,7 @@
 # Frozen features, logistic regression on 1, 4 and 10 labels a class (20 draws) and on all labels.
 # A seed trains the encoder anew; the generator and its images are made once.
 source "$(dirname "$0")/start.sh"
+preflight "$@"
 source recipes/digits_settings.sh
 DATA=${DATA:-$DATA_ROOT/digits}
 RUNS=${RUNS:-$RUN_ROOT/digits}

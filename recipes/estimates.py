@@ -172,16 +172,15 @@ def caption(args, images, made):
 
 def augment(args, images, made):
     if args.strategy in ("inpaint", "outpaint"):
-        flop, views, size = paint(args, made)
+        flop, size = paint(args, made)
     elif args.strategy == "noise":
-        views = args.views
-        flop = views * operations.icgan()
+        flop = args.views * operations.icgan()
         size = 256
     elif args.strategy in ("crop", "jitter", "blur"):  # no network; Table 6 makes them of val
         images = IMAGENET_VAL
-        flop, views, size = 0, 1, args.size
+        flop, size = 0, args.size
     elif args.strategy in ("same-class", "neighbour"):  # without the search, on the processor
-        flop, views, size = 0, args.views, args.size
+        flop, size = 0, args.size
         if args.strategy == "neighbour":
             flop = operations.resnet(*made[args.backbone])
     else:
@@ -192,22 +191,31 @@ def augment(args, images, made):
             steps = (args.steps or (50 if args.model in made else 0)) * strength
             steps = max(1, int(steps)) if strength else 0
             flop += decoder + steps * unet
-        views = len(args.strength)
         size = args.store_size
-    gigabytes = images * views * size**2 * BYTES_PER_PIXEL / 1e9
+    gigabytes = stored_gigabytes(images * stored_views(args), size)
     return Work("generation", "generator", images * flop, images, gigabytes)
 
 
-def paint(args, made):
-    """(FLOPs of an image, its views, side of a view in pixels) of an in- or out-painting."""
-    painter = made[args.weights][2] if args.weights else operations.published_painter()
+def stored_views(args):
+    """How many views of an image a command of 02_augment.py stores."""
     if args.strategy == "outpaint":
-        views = 9 if "all" in args.positions else len(args.positions)
-        steps = args.steps
-    else:
-        views = args.views
-        steps = 0 if args.mask == "none" else args.steps
-    return views * painter.flop(steps), views, painter.size
+        return 9 if "all" in args.positions else len(args.positions)
+    if args.strategy == "diffusion":
+        return len(args.strength)
+    return getattr(args, "views", 1)
+
+
+def stored_gigabytes(files, size):
+    """Disk for so many generated images of size x size pixels."""
+    return files * size**2 * BYTES_PER_PIXEL / 1e9
+
+
+def paint(args, made):
+    """(FLOPs of an image, side of a view in pixels) of an in- or out-painting."""
+    painter = made[args.weights][2] if args.weights else operations.published_painter()
+    reconstructs = args.strategy == "inpaint" and args.mask == "none"
+    steps = 0 if reconstructs else args.steps
+    return stored_views(args) * painter.flop(steps), painter.size
 
 
 def pretrain(args, images, made):

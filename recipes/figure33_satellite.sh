@@ -16,6 +16,7 @@
 # Estimated on 4 x RTX 3090: 99 hours (generation 87, pretraining 10, evaluation 1.8)
 # and 3.6 GB of disk.
 source "$(dirname "$0")/start.sh"
+preflight "$@"
 if [ -n "${DATA:-}" ]; then
   RUNS=${RUNS:-runs/wildfire}
   VAL=valid

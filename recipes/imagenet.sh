@@ -61,10 +61,4 @@ semisup() {
       --seed "$2" --subset-file "$SUBSETS/${percent}percent.txt" $SEMISUP
   done
 }
-need_subsets() {  # before weeks of training, not after
-  if [ ! -e "$SUBSETS/10percent.txt" ] && [ -z "${DRY:-}" ]; then
-    echo "$SUBSETS has no 1percent.txt and 10percent.txt (SimCLR's lists): bash recipes/weights.sh" \
-      "fetches them." >&2
-    exit 1
-  fi
-}
+preflight "$@"

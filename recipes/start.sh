@@ -3,10 +3,12 @@
 #   RUNS   where the runs go
 #   GPUS   how many processes; by default one for each GPU that PyTorch sees (CUDA_VISIBLE_DEVICES)
 #   TINY=1 the same commands at a tiny size, on made-up images and random weights, on a CPU in minutes
+#   CHECK=1 only look whether all is there that the recipe will need to its end
 #   DRY=1  only print the commands, to be copied one by one or handed to a cluster
 # A recipe that was stopped is continued by the same command. What is finished is skipped, and what
 # is not is resumed.
 set -euo pipefail
+RECIPE=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DATA_ROOT=data
 RUN_ROOT=runs
@@ -26,6 +28,12 @@ GPUS=${GPUS:-$(gpus_seen)}
 export GPUS  # for recipes that call others
 LAUNCH="run python"
 if [ "$GPUS" -gt 1 ]; then LAUNCH="run torchrun --standalone --nproc_per_node=$GPUS"; fi
+preflight() {  # one list of what the recipe needs and of all that is missing, before anything is made
+  if [ -n "${DRY:-}" ]; then return; fi
+  say "what this recipe needs"
+  DRY=1 bash "$RECIPE" "$@" | python recipes/preflight.py || exit 1
+  if [ -n "${CHECK:-}" ]; then exit 0; fi
+}
 say() { printf '\n== %s\n' "$*"; }
 run() {  # print a command as it could be typed, then run it
   printf '$'

@@ -16,7 +16,6 @@ PAIRS=${PAIRS:-"none crop flip solarize jitter blur grayscale"}
 CONTROL_PAIRS=${CONTROL_PAIRS-"none crop"}
 SEEDS=${SEEDS:-"0"}
 if [ -n "${TINY:-}" ]; then PAIRS="none crop"; fi
-need_subsets
 
 say "one generated image per image and strategy"
 for strategy in $STRATEGIES; do mirror "$strategy"; done

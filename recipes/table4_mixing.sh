@@ -28,7 +28,6 @@ EQUAL_TIME=${EQUAL_TIME:-"--epochs 125"}
 if [ -n "${TINY:-}" ]; then
   STRATEGIES="noise inpaint" GAMMAS="0.25 0.5" CONTROL_GAMMAS="0.5" EQUAL_TIME="--epochs 2"
 fi
-need_subsets
 
 say "generated images, and the tokenizer's reconstructions"
 for strategy in $STRATEGIES reconstruction; do mirror "$strategy"; done

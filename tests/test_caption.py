@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tiny_pipelines
-from conftest import ROOT, call, command, run
+from conftest import ROOT, call, command, refused, run
 
 from models.images import write_image
 
@@ -184,12 +184,19 @@ def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
     (data / "class0" / "torn.jpg").write_bytes(b"\xff\xd8 no image")
     out = tmp_path / "captions.jsonl"
     flags = ("--num-beams", 1, "--prompt", "a photo of", "--max-tokens", 5, "--workers", 1)
-    call("01_caption.py", "--data", data, "--model", model, "--out", out, *flags)
+    flags = ("--data", data, "--model", model, "--out", out, *flags)
+    for _ in range(2):  # the second time nothing is left to caption
+        assert "1 of 4 images cannot be read" in refused(capsys, "01_caption.py", *flags)
+    assert not out.exists()
+    call("01_caption.py", *flags, "--max-unreadable", 0.3)
     lines = {line["path"]: line for line in records(out)}
     torn = lines.pop("class0/torn.jpg")
     assert torn["caption"] == "" and "not an image file" in torn["error"]
     assert all(line["caption"].startswith("a photo of ") for line in lines.values())
     assert "3 captions; 1 image(s) cannot be read" in capsys.readouterr().out
+    shutil.copy(data / "class0" / "img0.jpg", data / "class0" / "torn.jpg")
+    call("01_caption.py", *flags)  # it is mended
+    assert sum(line["caption"].startswith("a photo of ") for line in records(out)) == 4
 
 
 # ---------------------------------------------------------------- refusals

@@ -42,7 +42,7 @@ def test_linear_published(study, tmp_path, capsys):
     assert one["results"]["top5"]["mean"] == 100
     assert one["backbone"]["generated_by"] == ["real"] and one["backbone"]["method"] == "vicreg"
     assert len(one["backbone_sha256"]) == 64 and one["size"] == 32
-    assert one["images"] == {"train": 60, "val": 18, "classes": 3}
+    assert one["images"] == {"train": 60, "val": 18, "classes": 3, "unreadable": {}}
     assert sum(n for row in one["confusion"].values() for n in row.values()) == 2 * 18
     assert (tmp_path / "one/result.png").exists() and not (tmp_path / "one/checkpoint.pth").exists()
 
@@ -165,7 +165,7 @@ def test_linear_refuses(study, tmp_path, capsys):
     (data / "train/empty").rmdir()
     assert "valid" in sentence("--eval-on", "valid")
     (data / "train/a/000.png").write_bytes(b"no image")
-    assert "000.png cannot be read" in sentence("--cache-features")
+    assert "000.png; see" in sentence("--cache-features")
     assert "finish the pretraining" in sentence("--backbone", tmp_path, "--cache-features")
     with pytest.raises(SystemExit):
         features.check_probe(tmp_path / "typo")

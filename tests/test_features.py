@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, write_images
 from PIL import Image
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torchvision.transforms import InterpolationMode, v2
 
 from models import features, labelled, linear
@@ -19,6 +19,7 @@ from models.features import centre_crop, extract, knn, random_crop, squash
 from models.labelled import read_splits
 from models.linear import scores, standardise
 from models.resnet import load_backbone
+from models.unreadable import ImageList
 
 CPU = torch.device("cpu")
 
@@ -89,7 +90,8 @@ def test_several_passes(tmp_path):
     three, more = extract(backbone, files, crop, CPU, workers=0, passes=3)
     assert torch.equal(three[: len(one)], one) and torch.equal(more, rows.repeat(3))
     crop = partial(random_crop, size=32, seed=0)
-    pixels, _ = features.read_crops([(file, 2, i) for i, file in enumerate(files)], crop)
+    batch = [(2, i) for i in range(len(files))]
+    pixels, _ = features.read_crops(batch, ImageList("", files), crop)
     torch.testing.assert_close(three[18:], features.embed(backbone, pixels, CPU))
 
 
@@ -105,7 +107,7 @@ def test_reading_takes_an_endless_order(tmp_path):
             yield [(step, 0), (step, 5)]
 
     crop = partial(random_crop, size=16, seed=0)
-    batches = iter(features.read_batches(files, order(), crop, 0, CPU))
+    batches = iter(features.read_batches(ImageList("", files), order(), crop, 0, CPU))
     for _ in range(3):
         pixels, indices = next(batches)
         assert pixels.shape == (2, 16, 16, 3) and indices.tolist() == [0, 5]
@@ -150,22 +152,24 @@ def test_no_operation_mixes_devices(home, monkeypatch):
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(features, "home_of", lambda rows, width, device: torch.device(home))
     monkeypatch.setattr(features, "refuse_infinite", lambda files, rows, finite: None)
-    monkeypatch.setattr(features, "read_crops", lambda batch, crop: crops(len(batch)))
+    monkeypatch.setattr(features, "read_crops", lambda batch, files, crop: crops(len(batch)))
     monkeypatch.setattr(
         features,
         "read_batches",
-        lambda files, batches, crop, workers, device: (crops(len(one)) for one in batches),
+        lambda files, batches, crop, *_, stand_in: (crops(len(one)) for one in batches),
     )
 
     def crops(n):
-        return torch.zeros(n, 32, 32, 3, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64)
+        with unset_fake_temporarily():  # the indices are looked at, on the CPU
+            indices = torch.zeros(n, dtype=torch.int64)
+        return torch.zeros(n, 32, 32, 3, dtype=torch.uint8), indices
 
     one, two = (load_backbone("random", "resnet10", True)[0] for _ in range(2))
     files = [str(i) for i in range(30)]
     labels = torch.zeros(30, dtype=torch.int64)
     with FakeTensorMode(allow_non_fake_inputs=True):
         x, rows = extract(one, files, None, cuda, batch=8, passes=2)
-        val = features.extract_all(two, files[:7], None, cuda, batch=8)
+        val, _ = features.extract_all(two, files[:7], None, cuda, batch=8)
         assert (x.device.type, rows.device, val.device) == (home, CPU, cuda)
         votes = knn(x[:30], labels[rows[:30]], val, 3)
         assert votes.device == cuda and votes.shape == (7, 3)
@@ -194,7 +198,7 @@ def main(args, device):
     backbone, _, _ = load_backbone("random", "resnet10", True)
     options = dict(crop=partial(centre_crop, size=32), device=device, workers=0, batch=4)
     train, rows = extract(backbone, files, **options)
-    val = extract_all(backbone, data.val.files, **options)
+    val, _ = extract_all(backbone, data.val.files, **options)
     votes = knn(train, labels[rows], val, 3, k=5)
     mean, sd = standardise(train, device)
     W, decay, losses = fit_linear(train, labels[rows], 3, held_out(labels, 0)[rows], device)

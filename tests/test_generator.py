@@ -11,11 +11,12 @@ from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_ima
 from PIL import Image
 
 from models import patch_start
-from models.generator_data import batches_of_paths, batches_of_tokens, draw_masks, read_batch
+from models.generator_data import batches_of_files, batches_of_tokens, draw_masks, read_batch
 from models.images import find_images, read_image
 from models.painting import load_maskgit
 from models.run import load, read_json, seed_rng
 from models.run_folder import read_log
+from models.unreadable import ImageList
 from models.vqgan import VQGAN as Tokenizer
 from models.vqgan_losses import adaptive_weight
 
@@ -99,8 +100,9 @@ def test_without_flips_nothing_is_mirrored(tmp_path):
     tokens = torch.arange(2)[None, :, None].repeat(40, 1, 16)  # 0 as it is, 1 mirrored
     for no_flip, least, most in ((True, 0, 0), (False, 0.2, 0.8)):
         args = SimpleNamespace(batch_size=40, seed=0, no_flip=no_flip)
-        (batch,) = batches_of_paths(paths, args, 0, 1)
-        pixels = read_batch(tmp_path, 8, 0, batch)
+        files = ImageList(tmp_path, paths)
+        (batch,) = batches_of_files(files, args, 0, 1)
+        pixels = read_batch(files, 8, 0, batch)
         assert least <= (pixels[:, 0, 0, 0] == 0).float().mean() <= most
         ((step, _, _),) = batches_of_tokens(tokens, args, 0, 1)
         assert least <= step.float().mean() <= most
@@ -295,8 +297,10 @@ def reconstruction_error_of_squares(folder, data):
 def test_patches_are_those_of_the_images(tiny):
     """Every sampled patch stands in an image, and each image gives equally many."""
     paths = find_images(tiny["train"])
-    args = SimpleNamespace(data=tiny["train"], size=32, seed=0, codes=4, workers=0, no_flip=True)
-    patches = patch_start.sample_patches(paths, args, 4, torch.device("cpu"))
+    args = SimpleNamespace(size=32, seed=0, codes=4, workers=0, no_flip=True)
+    patches = patch_start.sample_patches(
+        ImageList(tiny["train"], paths), args, 4, torch.device("cpu")
+    )
     assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
     images = np.stack([read_image(tiny["train"] / path) for path in paths])
     there = images.reshape(24, 8, 4, 8, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)
