@@ -24,6 +24,8 @@ fewer --multipliers and narrow networks: recipes/quickstart.sh shows a set that 
 a CPU.
 """
 
+import os
+
 from models import run, run_folder
 
 
@@ -70,9 +72,7 @@ def vqgan_arguments(p):
     add("--blocks", type=run.positive, default=2, help="residual blocks of a level")
     add("--codes", type=run.positive, default=1024, help="number of codes: the vocabulary")
     add("--code-dim", type=run.positive, default=256, help="numbers in a code")
-    add(
-        "--groups", type=run.positive, default=32, help="groups of a group norm; divides each width"
-    )
+    add("--groups", type=run.positive, default=32, help="groups of a norm; divides each width")
     add(
         "--unshuffle",
         type=run.positive,

@@ -162,12 +162,7 @@ def arguments(argv=None):
         type=run.zero_or_more,
         help="length of SwAV's queue, a multiple of the batch (default: 3840)",
     )
-    add(
-        "--queue-start",
-        type=run.from_zero,
-        metavar="EPOCH",
-        help="first epoch with it (default: 15)",
-    )
+    add("--queue-start", type=run.from_zero, metavar="EPOCH", help="its first epoch (default: 15)")
     add(
         "--grad-checkpoint",
         action="store_true",

@@ -26,6 +26,7 @@
 # The last product is RUNS/gains.png: the gain of every arm against how far its images are from the
 # originals.
 source "$(dirname "$0")/start.sh"
+preflight "$@"
 BUDGET=${BUDGET:-night}
 METHODS=simclr
 PART=""

@@ -9,6 +9,7 @@
 #   at the same share of tokens, adjacent ones change more than scattered ones
 # The table has a number for each of the three. Two minutes on a CPU without DATA.
 source "$(dirname "$0")/start.sh"
+preflight "$@"
 RUNS=${RUNS:-$RUN_ROOT/masks}
 SHARE=${SHARE:-0.25}
 MEASURED=${MEASURED:-}  # further flags, such as --images 1000

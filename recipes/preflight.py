@@ -40,7 +40,8 @@ class Seen:
 
     lines: of the list; a dict keeps their order and each once. faults: the number of those that
     are faults. made: {file or folder that a command makes: what is known of it}.
-    folders: {folder of images: their paths}. needs: [(folder, gigabytes that it will take)].
+    folders: {folder of images: their paths}. share: {folder: of them that may be unreadable}.
+    needs: [(folder, gigabytes that it will take)]. known: {question: its answer}.
     """
 
     def __init__(self):
@@ -120,7 +121,10 @@ def look(words, processes, seen):
             os.environ["WORLD_SIZE"] = "1"
     elif words[:1] == ["env"] and "recipes/imagenet100.sh" in words:
         hundred_classes(words[1].removeprefix("DATA="), words[-1], seen)
-    elif "--out" in words:  # the images of digits.py and bluemarble.py
+    elif "--out" in words:  # the scripts of recipes/ and extras/
+        for flag in ("--data", "--images"):
+            if flag in words:
+                seen.must_exist(words[words.index(flag) + 1], flag)
         seen.makes(words[words.index("--out") + 1])
 
 
@@ -250,7 +254,7 @@ def augment(args, seen):
         published(seen, "maskgit-tokenizer", "maskgit-transformer")
     elif args.strategy == "noise" and not args.weights:
         published(seen, "icgan", "swav")
-    elif args.strategy == "diffusion":
+    elif args.strategy == "diffusion" and not seen.will_be_made(args.model):
         model(args.model, "diffusers", "model_index.json", hub.PIPELINE_LAYOUT, seen)
     for name in ("weights", "captions", "backbone"):
         seen.must_exist(getattr(args, name, None), f"--{name}")
@@ -267,7 +271,7 @@ def pretrain(args, seen):
     stage = importlib.import_module("03_pretrain")
     paths = images(args.data, args, seen)
     complete = copy.copy(args)
-    seen.answer(stage.complete, (complete,))
+    settings = seen.answer(stage.complete, (complete,))
     if paths:
         seen.answer(functools.partial(run.check_batch, least=2), (len(paths), complete.batch_size))
     for folder in args.generated if args.generated != ["real"] and complete.mix else ():
@@ -278,9 +282,9 @@ def pretrain(args, seen):
     same_command(
         complete, stage.STAGE, "args.json", {*run_folder.MAY_CHANGE, *stage.MAY_CHANGE}, seen
     )
-    if not Path(args.out, "backbone.pth").exists():
+    if settings and not Path(args.out, "backbone.pth").exists():
         seen.needs.append((args.out, estimates.BACKBONE_GB))
-        fits_the_card(complete, stage, seen)
+        fits_the_card(complete, settings, stage, seen)
     seen.makes(args.out)
 
 
@@ -368,7 +372,7 @@ def card():
     return float(size) if size else None
 
 
-def fits_the_card(args, stage, seen):
+def fits_the_card(args, settings, stage, seen):
     """Count the memory of a training step; see memory.judge."""
     total = card()
     if total is None:
@@ -377,10 +381,8 @@ def fits_the_card(args, stage, seen):
     names += " optimizer grad_checkpoint precision"
     key = tuple(str(getattr(args, name)) for name in names.split())
     if key not in seen.known:
-        recipe = stage.METHODS[args.method] | {"optimizer": args.optimizer}
-        recipe |= {"weight_decay": args.weight_decay}
-        build = functools.partial(stage.build_optimizer, recipe=recipe)
-        network = stage.build_model(args, normalisation=None)
+        build = functools.partial(stage.build_optimizer, recipe=settings)
+        network = stage.build_model(args, settings, normalisation=None)
         bf16 = args.precision != "fp32"
         seen.known[key] = memory.judge(args, network, build, bf16, total)
     need, sentence = seen.known[key]
