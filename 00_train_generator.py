@@ -41,11 +41,11 @@ def arguments(argv=None):
     return p.parse_args(argv)
 
 
-def common_arguments(p, epochs, batch_size, learning_rate):
+def common_arguments(p, epochs, batch_size, learning_rate, fewest):
     add = p.add_argument
     add("--data", required=True, help="folder tree of images")
     add("--out", required=True, help="run folder")
-    add("--epochs", type=run.above_zero, default=epochs, help="passes over the images; 0.5 is half")
+    add("--epochs", type=fewest, default=epochs, help="passes over the images; 0.5 is half")
     add("--batch-size", type=run.positive, default=batch_size, help="images a step, all processes")
     add("--learning-rate", type=run.from_zero, default=learning_rate, help="Adam's learning rate")
     add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
@@ -56,7 +56,7 @@ def common_arguments(p, epochs, batch_size, learning_rate):
 
 def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
-    common_arguments(p, epochs=300.0, batch_size=32, learning_rate=1.44e-4)
+    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4, fewest=run.from_zero)
     add = p.add_argument
     add("--size", type=run.positive, default=128, help="side of the images in pixels")
     # ---- network
@@ -116,7 +116,7 @@ def vqgan_arguments(p):
 
 
 def maskgit_arguments(p):
-    common_arguments(p, epochs=3000.0, batch_size=48, learning_rate=1e-4)
+    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4, fewest=run.above_zero)
     add = p.add_argument
     add("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
     add(

@@ -31,7 +31,7 @@ def label_choice(text):
     """argparse type: 'true' -> None, 'random' as it is, a class index -> int."""
     if text == "true":
         return None
-    return text if text == "random" else int(text)
+    return text if text == "random" else run.zero_or_more(text)
 
 
 def maskgit_arguments(p):

@@ -14,7 +14,7 @@
 # A seed trains the encoder and the linear layer anew; the generator and its images are made once,
 # with seed 0. The costs are those of the study itself.
 # Estimated on 4 x RTX 3090: 99 hours (generation 87, pretraining 10, evaluation 1.8)
-# and 3.6 GB of disk.
+# and 5.0 GB of disk.
 source "$(dirname "$0")/start.sh"
 preflight "$@"
 if [ -n "${DATA:-}" ]; then

@@ -72,7 +72,7 @@ def test_generator_learns(tiny, tmp_path):
     first, *_, last = read_log(tmp_path / "random", "epoch")
     assert last["l1"] < 0.7 * first["l1"]
     assert last["psnr"] > first["psnr"] + 3
-    assert last["codes_used"] > 16
+    assert last["codes_used"] > 12
     assert last["perplexity"] > 8
     first, *_, last = read_log(tiny["maskgit"], "epoch")
     assert last["loss"] < first["loss"]
