@@ -122,9 +122,9 @@ def look(words, processes, seen):
     elif words[:1] == ["env"] and "recipes/imagenet100.sh" in words:
         hundred_classes(words[1].removeprefix("DATA="), words[-1], seen)
     elif "--out" in words:  # the scripts of recipes/ and extras/
-        for flag in ("--data", "--images"):
-            if flag in words:
-                seen.must_exist(words[words.index(flag) + 1], flag)
+        flag = "--images" if script.name == "cifar10.py" else "--data"
+        if flag in words:
+            seen.must_exist(words[words.index(flag) + 1], flag)
         seen.makes(words[words.index("--out") + 1])
 
 

@@ -116,7 +116,9 @@ def generated(args, paths):
     titles = args.titles or args.mirrors
     if len(titles) != len(args.mirrors):
         run.fail("--titles needs one title for each of --mirrors.", 2)
-    suffixes, index = generated_suffixes(paths, args.mirrors)
+    suffixes, index, failed = generated_suffixes(paths, args.mirrors)
+    if failed:
+        run.fail(f"{paths[min(failed)]} cannot be read: {failed[min(failed)]}")
     columns = {"original": []}
     for k, (title, folder) in enumerate(zip(titles, args.mirrors, strict=True)):
         columns[title] = []

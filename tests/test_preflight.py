@@ -164,8 +164,9 @@ def test_batches_and_memory(recipe, tmp_path):
     """A batch that the processes cannot share; a step that the card cannot hold."""
     said = refused(recipe, tmp_path, "--batch-size 12...5 processes", GPUS="5")
     assert "torchrun" not in said
-    arms = {"GAMMAS": "0.5", "CONTROL_GAMMAS": "", "STRATEGIES": "inpaint"}
-    faults = ("baseline...this GPU has 0.1 GiB", "inpaint-gamma0.5-crop...this GPU has 0.1 GiB")
+    arms = {"GAMMAS": "0.5", "CONTROLS": "", "STRATEGIES": "inpaint"}
+    names = ("baseline", "inpaint-gamma0.5", "real-gamma0.5", "reconstruction-gamma0.5")
+    faults = [f"{name}...this GPU has 0.1 GiB" for name in names]
     refused(recipe, tmp_path, *faults, GCL_GPU_GIB="0.1", **arms)
 
 
@@ -181,6 +182,6 @@ def test_a_mirror_that_another_command_made(recipe, tmp_path):
 def test_wrong_flags_and_names(recipe, tmp_path):
     refused(recipe, tmp_path, "unrecognized arguments: --typo", LINEAR="--typo")
     said = recipe("figure33_satellite", 1, DATA=f"{tmp_path}/typo")
-    assert f"{tmp_path}/typo/train is not a folder" in said and "vgg16" in said
+    assert f"{tmp_path}/typo does not exist (--data)" in said and "vgg16" in said
     said = recipe("digits", 1, GENERATOR="typo.pth", RUNS=f"{tmp_path}/runs", DATA="")
     assert "typo.pth does not exist (--weights)" in said and not (tmp_path / "runs").exists()
