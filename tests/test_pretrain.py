@@ -267,7 +267,7 @@ def test_two_processes_train_what_one_does(tiny, tmp_path):
     assert "is finished" in done.stdout
     one, two = steps(tmp_path / "one")[0], steps(tmp_path / "two")[0]
     for name in ("loss", "invariance", "variance", "covariance"):
-        assert two[name] == pytest.approx(one[name], rel=1e-6)
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
     # Float32 through BatchNorm of 8 images: 1.6e-4 was seen. test_heads.py has 1e-10 in float64.
     assert two["gradient"] == pytest.approx(one["gradient"], rel=1e-3)
     one, two = load(tmp_path / "one/backbone.pth"), load(tmp_path / "two/backbone.pth")
@@ -345,7 +345,8 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     )
     write_images(tmp_path / "bad", each=8)
     (tmp_path / "bad" / "a" / "002.png").write_bytes(b"broken")
-    assert "a/002.png cannot be read" in no("--data", tmp_path / "bad")
+    too_many = no("--data", tmp_path / "bad")
+    assert "1 of 24 images cannot be read" in too_many and "a/002.png" in too_many
     assert "--epochs was 1, now 2" in no("--data", tmp_path / "bad", "--epochs", 2, code=2)
     done = subprocess.run(
         command(
