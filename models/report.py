@@ -258,11 +258,37 @@ def cost_cells(values, measured):
     return [*cells, "" if batch is None else f"{batch:.2f}"]
 
 
+def measured_on(cost):
+    """[sentence] that says where the rows of a cost.json were measured, one for each device."""
+    measured = cost.get("rows", {})
+    sentences = []
+    for device in sorted({row["device"] for row in measured.values()}):
+        images = {row["images"] for row in measured.values() if row["device"] == device}
+        sentences.append(
+            f"Measured on {device} with {', '.join(map(str, sorted(images)))} images; Frechet "
+            f"distance in {cost['features']['features']} features."
+        )
+    return sentences
+
+
+def mirrors_table(cost):
+    """A cost.json by itself, where its numbers do not compare with those of Table 6."""
+    rows = []
+    for name, row in cost["rows"].items():
+        cells = cost_cells([None] * 4, row)
+        rows.append([name, *cells[1::2], cells[-1]])
+    header = ["", "Frechet distance", "SSIM", "ms an image", "M parameters", "ms in batches"]
+    return table("Mirrors: distance from the originals, and cost", header, rows, measured_on(cost))
+
+
 def cost_table(cost, results=(), everything=False):
     """Table 6 from the content of a cost.json, with the top-1 of `results`: (text, Markdown)."""
     about = TABLES["table6"]
     measured = cost.get("rows", {})
     chosen = results_for("table6", results)
+    if measured and not everything and not has_result("table6", results):
+        if cost["features"]["features"] != "inception":
+            return mirrors_table(cost)
     notes = Notes()
     rows, named = [], set()
     for row in about["rows"]:
@@ -276,13 +302,7 @@ def cost_table(cost, results=(), everything=False):
     for name, row in measured.items():
         if name not in named:
             rows.append([name, "–", "", *cost_cells([None] * 4, row)])
-    below = [about["note"]]
-    for device in sorted({row["device"] for row in measured.values()}):
-        images = {row["images"] for row in measured.values() if row["device"] == device}
-        below.append(
-            f"Measured on {device} with {', '.join(map(str, sorted(images)))} images; Frechet "
-            f"distance in {cost['features']['features']} features."
-        )
+    below = [about["note"], *measured_on(cost)]
     header = [*two_columns(about["columns"]), "ms in batches\nhere"]
     first = table(about["title"], header, rows, below + notes.lines())
     found = cost.get("ratios", {})

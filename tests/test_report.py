@@ -8,7 +8,7 @@ import pytest
 from conftest import call, refused, run
 
 from models.images import write_image
-from models.report import TABLES, entries, select
+from models.report import TABLES, cost_table, entries, select
 from models.runs import generation, imagenet100, read_runs, synsets
 
 SCRIPT = "07_metrics.py"
@@ -423,3 +423,15 @@ def test_dissertation_file():
 def test_no_two_rows_are_one_arm(key):
     arms = [json.dumps(row["arm"], sort_keys=True) for row in TABLES[key]["rows"] if row["arm"]]
     assert len(arms) == len(set(arms))
+
+
+def test_mirrors_of_other_data_are_not_printed_as_table_6():
+    """Nor where the Frechet distance is that of other features; --all prints the table."""
+    row = {"device": "CPU", "images": 100, "strategy": "inpaint", "fid": 1.7, "ssim": 0.4}
+    cost = {"rows": {"mask50": row}, "features": {"features": "resnet10"}}
+    text, _ = cost_table(cost)
+    assert "Table 6" not in text and "98.93" not in text
+    assert "1.70" in text and "resnet10 features" in text
+    assert "Table 6" in cost_table(cost, everything=True)[0]
+    cost["features"]["features"] = "inception"
+    assert "98.93" in cost_table(cost)[0]
