@@ -272,6 +272,7 @@ def test_figure33(recipe, place):
         "long-baseline",
         "mask0.25-gamma0.5",
         "mask0.5-gamma0.5",
+        "oracle-gamma0.5",
     }
     assert {file.parent.name for file in runs.glob("linear-*/result.json")} == {
         f"linear-{a}-seed0" for a in arms
