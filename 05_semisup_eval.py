@@ -107,6 +107,17 @@ def arguments(argv=None):
         help="SGD's weight decay; without it 0, from scratch 1e-4",
     )
     p.add_argument(
+        "--crop-scale",
+        type=run.fraction,
+        nargs=2,
+        default=[0.08, 1.0],
+        metavar=("LOW", "HIGH"),
+        help="share of the image that a training crop shows",
+    )
+    p.add_argument(
+        "--no-flip", action="store_true", help="no mirror images: for digits and letters"
+    )
+    p.add_argument(
         "--eval-every",
         type=run.positive,
         default=1,
@@ -117,6 +128,8 @@ def arguments(argv=None):
     args = p.parse_args(argv)
     if args.from_scratch == bool(args.backbone):
         p.error("give either --backbone or --from-scratch")
+    if not 0 < args.crop_scale[0] <= args.crop_scale[1]:
+        p.error("--crop-scale LOW HIGH: 0 < LOW <= HIGH <= 1")
     if args.from_scratch and not args.out:
         p.error("--from-scratch needs --out")
     if not args.out:
@@ -251,7 +264,13 @@ def main(args, device):
     steps = len(files) // args.batch_size
     first, last = len(history) * steps, args.epochs * steps
     order = run.batches(len(files), args.batch_size, args.seed, first, last)
-    crop = partial(features.random_crop, size=args.size, seed=args.seed)
+    crop = partial(
+        features.random_crop,
+        size=args.size,
+        seed=args.seed,
+        scale=args.crop_scale,
+        flip=not args.no_flip,
+    )
     batches = features.read_batches(listed(files, args, "train"), order, crop, args.workers, device)
     meter = Meter(device=device)
     scores = None

@@ -61,12 +61,15 @@ def squash(image, epoch, index, *, size):
     return resize(image, size, size)
 
 
-def random_crop(image, epoch, index, *, size, seed):
-    """Random-resized crop (area 8 to 100 %) and flip; a function of (seed, epoch, index) alone."""
+def random_crop(image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True):
+    """Random-resized crop and flip; a function of (seed, epoch, index) alone.
+
+    scale: smallest and largest share of the image's area.
+    """
     rng = run.seed_rng(seed, epoch, index, "crop")
-    box = views.draw_box((0.08, 1.0), *image.shape[:2], rng)
+    box = views.draw_box(scale, *image.shape[:2], rng)
     crop = views.resized_crop(image, box, size, "bilinear")
-    if rng.random() < 0.5:
+    if flip and rng.random() < 0.5:
         crop = np.ascontiguousarray(crop[:, ::-1])
     return crop
 

@@ -15,9 +15,13 @@ TILES=${TILES:-$DATA_ROOT/tiles}
 SEEDS=${SEEDS:-"0 1"}
 SATELLITE=${SATELLITE:-recipes/weights/bluemarble.pth}
 LABELS=10 # of a class
+PRETRAIN="$PRETRAIN --epochs 8"
+SUPERVISED="--epochs 4 --batch-size 64 --learning-rate 0.05"
 if [ -n "${TINY:-}" ]; then
   SEEDS="0"
   LABELS=1
+  PRETRAIN="$PRETRAIN --epochs 1"
+  SUPERVISED="--epochs 1 --batch-size 16"
   FEW_DIGITS="--limit 8"
   FEW_TILES="--limit 16"
 fi
@@ -71,6 +75,10 @@ encoder() {  # arm, seed, then the flags that make the arm
     --labels-per-class "$LABELS" --draws "$DRAWS" --workers 0 $baselines
 }
 mkdir -p "$RUNS/logs"
+echo "for comparison: the same network, supervised with all labels"
+run python 05_semisup_eval.py --data "$DIGITS" --from-scratch --percent 100 --out "$RUNS/supervised" \
+  --architecture resnet10 --small-images --size 32 --crop-scale 0.6 1 --no-flip --eval-every 4 \
+  $SUPERVISED --workers 0
 for seed in $SEEDS; do
   for pair in "baseline generated" "control oracle"; do
     for arm in $pair; do

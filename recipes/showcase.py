@@ -79,6 +79,14 @@ def trivial_accuracies(runs, labels):
     return {name: baselines[name]["top1"]["mean"] for name in TRIVIAL if name in baselines}
 
 
+def supervised_accuracy(runs):
+    """Top-1 of the same network, trained with all labels of the training images."""
+    file = runs / "supervised/result.json"
+    if not file.exists():
+        run.fail(f"{file} is not there: run recipes/quickstart.sh to its end.")
+    return run.read_json(file)["results"]["top1"]["mean"]
+
+
 def psnr(real, mirror):
     """Mean peak signal-to-noise ratio, dB, of the images in a view of a mirror to the real ones."""
     ratios = []
@@ -108,12 +116,13 @@ def some(paths, n):
     return paths[:: max(1, len(paths) // n)][:n]
 
 
-def draw_accuracies(axis, found, trivial, labels):
+def draw_accuracies(axis, found, trivial, supervised, labels):
     for place, (mean, sd, _) in enumerate(found.values()):
         axis.bar(place, mean, yerr=sd, capsize=4, color=f"C{place}")
         axis.text(place, 40, f"{mean:.1f}", ha="center", color="white", fontsize=10)
     lines = {name: trivial[name] for name in ("raw pixels", "random-init network")}
-    for (name, value), style in zip(lines.items(), (":", "--"), strict=True):
+    lines["supervised, all labels"] = supervised
+    for (name, value), style in zip(lines.items(), (":", "--", "-"), strict=True):
         axis.axhline(
             value, color="black", linewidth=1, linestyle=style, label=f"{name} {value:.1f}"
         )
@@ -139,6 +148,7 @@ def main(args):
     runs, mirrors = args.runs, args.runs / "mirrors"
     found = accuracies(runs, args.labels)
     trivial = trivial_accuracies(runs, args.labels)
+    supervised = supervised_accuracy(runs)
     ratios = {
         "tiles": psnr(args.tiles / "val", mirrors / "tiles-none/view0"),
         "digits": psnr(args.digits / "val", mirrors / "digits-val-none/view0"),
@@ -149,6 +159,7 @@ def main(args):
     for name in TRIVIAL:
         if name in trivial:
             print(f"  {name:<54}{trivial[name]:6.1f}")
+    print(f"  {'supervised, all labels of the training images':<54}{supervised:6.1f}")
     means = {arm: seed_means(runs, arm, args.labels) for arm in ARMS}
     for arm, (mean, sd, n) in found.items():
         print(f"  {ARMS[arm][0]:<54}{mean:6.1f} +- {sd:.1f} ({n} seeds x draws)")
@@ -173,7 +184,7 @@ def main(args):
     for percent in (25, 50, 75):
         folders[f"in-painted {percent} %"] = mirrors / f"tiles-{percent}/view0"
     strip(axes[1, 0], folders, some(find_images(tiles), 12), "satellite tiles (NASA Blue Marble)")
-    draw_accuracies(axes[0, 1], found, trivial, args.labels)
+    draw_accuracies(axes[0, 1], found, trivial, supervised, args.labels)
     draw_learning(axes[1, 1], runs)
     save_figure(figure, runs / "report.png")
 
@@ -184,6 +195,7 @@ def main(args):
     report["showcase"] = {
         "encoder": best,
         "trivial": trivial,
+        "supervised": supervised,
         "psnr": ratios["tiles"],
         "psnr_digits": ratios["digits"],
         "seconds": args.seconds,

@@ -54,6 +54,13 @@ def test_random_crop_depends_on_its_names_only():
     )
 
 
+def test_whole_crops_without_a_flip_are_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    for index in range(20):
+        crop = random_crop(image, 0, index, size=24, seed=0, scale=(1, 1), flip=False)
+        np.testing.assert_array_equal(crop, image)
+
+
 # ------------------------------------------------------------------ extraction
 def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     write_images(tmp_path / "train")
