@@ -191,7 +191,8 @@ def figure_of(runs, measurements, measures, method):
             axis.set_xlabel(label)
             axis.grid(alpha=0.3)
     handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, ncol=4, loc="outside upper center", fontsize=9)
+    figure.suptitle(" ", fontsize=26)  # room for the legend
+    figure.legend(handles, labels, ncol=4, loc="upper center", fontsize=9)
     save_figure(figure, runs / f"gains-{method}.png")
 
 
