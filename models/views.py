@@ -62,7 +62,7 @@ _NO_COLOUR = dict(jitter_p=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 PRESETS = {
     "photos": {},  # as published, for photographs of 224 px
     "digits": dict(scale=(0.3, 1.0), flip=0.0) | _NO_COLOUR,  # ours: a mirrored 2 is no 2
-    "satellite": dict(scale=(0.3, 1.0), blur=0.0),  # ours: small tiles are blurred already
+    "satellite": dict(scale=(0.3, 1.0)) | _NO_COLOUR,  # ours: colour is what tells climates apart
 }
 
 # What --pair can put on a generated image: {its name: its key in a view}.
