@@ -21,17 +21,19 @@ IMAGES=$GEN/figures/images
 MIRRORS=$GEN/figures
 
 say "$COUNT images of as many classes"
-if [ -z "${DRY:-}" ]; then
+link_images() {  # --out FOLDER: links to one image each of COUNT classes
+  local out=$2 from classes files class step i
   from=$(cd "$DATA/val" && pwd)
   classes=("$from"/*/)
   step=$((${#classes[@]} / COUNT))
   for ((i = 0; i < COUNT && i < ${#classes[@]}; i++)); do
     class=$(basename "${classes[$((i * (step > 0 ? step : 1)))]}")
     files=("$from/$class"/*)
-    mkdir -p "$IMAGES/$class"
-    ln -sfn "${files[0]}" "$IMAGES/$class/$(basename "${files[0]}")"
+    mkdir -p "$out/$class"
+    ln -sfn "${files[0]}" "$out/$class/$(basename "${files[0]}")"
   done
-fi
+}
+run link_images --out "$IMAGES"
 
 make() {  # strategy, name of the mirror, then further flags
   local strategy=$1 name=$2; shift 2
