@@ -77,13 +77,22 @@ def names_of(arms):
     for arm in arms:
         words = []
         for key, value in arm.cells.items():
-            differs = any(other.cells[key] != value for other in arms)
+            differs = len({other.cells[key] for other in arms} - {""}) > 1
             if key == "generated view":
-                words.append("no generated view" if value == "none" else value)
+                words.append("no generated view" if value == "none" else short_view(arm, arms))
             elif value and differs:
-                words.append(f"gamma {value}" if key == "gamma" else value)
+                words.append(f"{key} {value}" if key in ("gamma", "views") else value)
         names.append(", ".join(words))
     return names
+
+
+def short_view(arm, arms):
+    """How an arm's views were made, without what all arms of its strategy have in common."""
+    alike = [other.one.parts for other in arms if other.one.strategy == arm.one.strategy]
+    text = arm.generated
+    for detail in set.intersection(*alike) if len(alike) > 1 else ():
+        text = text.replace(f", {detail}", "")
+    return text
 
 
 def commonest_column(arms):
@@ -131,7 +140,8 @@ def draw_accuracies(axis, arms, names):
     axis.invert_yaxis()
     axis.margins(y=0.15)
     axis.grid(axis="x", alpha=0.3)
-    axis.set(xlabel="percent", title=f"{column.name}; bars: 95 % interval over seeds")
+    axis.set_xlabel("percent")
+    axis.set_title(f"{column.name}; bars: 95 % interval", fontsize=10)
 
 
 def logs_of(arms, folder):

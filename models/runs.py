@@ -143,6 +143,18 @@ def generation(made_by):
     return " + ".join(names), " + ".join(detail for detail in details if detail)
 
 
+def generators_of(made_by):
+    """Names and digests of the weights that made the views: two arms may differ in nothing else."""
+    names = []
+    for mirror in made_by:
+        digests = mirror.get("inputs", {}).get("weights sha256", {}) if mirror != "real" else {}
+        weights = mirror["args"].get("weights") if digests else None
+        if weights:
+            digest = run.names_hash(sorted(map(str, digests.values())))
+            names.append(f"{Path(weights).name} {digest[:6]}")
+    return " + ".join(dict.fromkeys(names))
+
+
 # ---------------------------------------------------------------- data
 def synsets():
     """The names of the 1,000 classes of ImageNet."""
@@ -255,6 +267,8 @@ def read_result(file):
     for key, value in backbone.items():
         if pretrained and key not in NOT_OF_AN_ARM:
             settings[key] = value
+    if mix and (generator := generators_of(backbone.get("generated_by", []))):
+        settings["generator"] = generator
     for key, value in args.items():
         if key not in NOT_OF_AN_EVALUATION:
             settings[f"{evaluation} {key}"] = value

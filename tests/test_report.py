@@ -435,3 +435,15 @@ def test_mirrors_of_other_data_are_not_printed_as_table_6():
     assert "Table 6" in cost_table(cost, everything=True)[0]
     cost["features"]["features"] = "inception"
     assert "98.93" in cost_table(cost)[0]
+
+
+def test_arms_of_two_generators_are_two(tmp_path):
+    """They may differ in nothing but the weights."""
+    for number, name in enumerate(("long", "short")):
+        made_by = mirror("inpaint", mask="random:0.5", weights=f"runs/{name}")
+        made_by[0]["inputs"] = {"weights sha256": {"generator.pth": str(number)}}
+        write_run(tmp_path / name, 60.0 + number, mix=0.5, generated_by=made_by)
+    call(SCRIPT, "report", tmp_path)
+    arms = json.loads((tmp_path / "report.json").read_text())["arms"]
+    assert len(arms) == 2
+    assert {row["other"].split()[1] for row in arms} == {"long", "short"}
