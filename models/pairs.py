@@ -198,7 +198,7 @@ class PairDataset(torch.utils.data.Dataset):
     def read(self, image, real, index):
         """uint8 (H, W, 3) of one of the images that `sources` names.
 
-        real, index: what `originals.read_or_next` returns.
+        real, index: what `originals.read_or_next` returns; real may be None for generated images.
         """
         if image == REAL:
             return real
@@ -210,10 +210,14 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, item):
         epoch, index = item
-        real, place = self.originals.read_or_next(index)
+        sources = self.sources(epoch, index)
+        if any(image in (REAL, STORED) for image, *_ in sources):
+            real, place = self.originals.read_or_next(index)
+        else:
+            real, place = None, self.originals.usable_or_next(index)
         images = {}
         crops, left = [], []
-        for image, spec, size, rng in self.sources(epoch, index):
+        for image, spec, size, rng in sources:
             if image not in images:
                 images[image] = self.read(image, real, place)
             pixels = images[image]

@@ -143,13 +143,16 @@ def generation(made_by):
     return " + ".join(names), " + ".join(detail for detail in details if detail)
 
 
-def generators_of(made_by):
-    """Names and digests of the weights that made the views: two arms may differ in nothing else."""
+def generators_of(mirrors):
+    """Names and digests of the weights that made the views: two arms may differ in nothing else.
+
+    mirrors: their augment.json. Published weights have no name here.
+    """
     names = []
-    for mirror in made_by:
-        digests = mirror.get("inputs", {}).get("weights sha256", {}) if mirror != "real" else {}
-        weights = mirror["args"].get("weights") if digests else None
-        if weights:
+    for mirror in mirrors:
+        digests = mirror.get("inputs", {}).get("weights sha256")
+        weights = mirror["args"].get("weights")
+        if digests and weights:
             digest = run.names_hash(sorted(map(str, digests.values())))
             names.append(f"{Path(weights).name} {digest[:6]}")
     return " + ".join(dict.fromkeys(names))
@@ -267,7 +270,8 @@ def read_result(file):
     for key, value in backbone.items():
         if pretrained and key not in NOT_OF_AN_ARM:
             settings[key] = value
-    if mix and (generator := generators_of(backbone.get("generated_by", []))):
+    mirrors = [one for one in backbone.get("generated_by", []) if one != "real"] if mix else []
+    if generator := generators_of(mirrors):
         settings["generator"] = generator
     for key, value in args.items():
         if key not in NOT_OF_AN_EVALUATION:
@@ -302,7 +306,7 @@ def read_result(file):
         supervised=supervised,
         sha256=result.get("backbone_sha256"),
         backbone=str(args.get("backbone") or ""),
-        mirrors=[one for one in backbone.get("generated_by", []) if one != "real"] if mix else [],
+        mirrors=mirrors,
         settings=settings,
     )
 

@@ -158,6 +158,15 @@ class ImageList:
                 return image, place
         raise OSError(f"none of the {len(self)} images can be read")
 
+    def usable_or_next(self, index):
+        """The place of an image, or of the first after it, that is not in `failed`."""
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            if place not in self.failed:
+                return place
+            self.note(self.file(place), self.failed[place])
+        raise OSError(f"none of the {len(self)} images can be read")
+
     def note(self, file, reason):
         """Name an unreadable image once; end the run where there are too many."""
         self.found |= read_record(self.record).get(self.name, {})

@@ -68,11 +68,12 @@ def reconstruction_error(folder, data):
 
 # ---------------------------------------------------------------- learning
 def test_generator_learns(tiny, tmp_path):
-    train(tiny["train"], tmp_path / "random", "--start-from", "random", "--epochs", 12)
+    exact = ("--precision", "fp32")  # bf16, where a CPU has it, uses fewer codes
+    train(tiny["train"], tmp_path / "random", "--start-from", "random", "--epochs", 12, *exact)
     first, *_, last = read_log(tmp_path / "random", "epoch")
     assert last["l1"] < 0.7 * first["l1"]
     assert last["psnr"] > first["psnr"] + 3
-    assert last["codes_used"] > 12
+    assert last["codes_used"] > 16
     assert last["perplexity"] > 8
     first, *_, last = read_log(tiny["maskgit"], "epoch")
     assert last["loss"] < first["loss"]

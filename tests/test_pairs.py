@@ -120,7 +120,7 @@ def test_both_views_generated(folders):
     """Two distinct mirrors in each pair, any order, and no real image, in local crops neither."""
     root, paths, mirrors = folders
     settings = dict(mix=1.0, both_generated=True, local_crops=2, local_size=8)
-    data = PairDataset(root / "real", paths, V.SIMCLR, 16, generated=mirrors, **settings)
+    data = PairDataset(root / "nothing", paths, V.SIMCLR, 16, generated=mirrors, **settings)
     pairs = []
     for views, _, _ in items(data, epochs=6):
         first, partner, *local = [level(view) for view in views]
