@@ -1,75 +1,18 @@
-"""Pairs of small images that are all in memory: whole batches are cut and resized at once.
+"""Pairs of small images that are all in memory: the views of a whole batch are made at once.
 
 At 32 px, opening and decoding a file costs more than all that is done to the image. Here every
-image is decoded once. The random choices are exactly those of models/pairs.py, the crops are equal
-up to one level.
+image is decoded once. The random choices are exactly those of models/pairs.py.
 """
 
 import functools
 
-import numpy as np
 import torch
 
-from models import run, views
+from models import run, small_views, views
 from models.images import read_ahead
 from models.pairs import REAL, STORED
 
 LARGEST = 64  # pixels: the tables of resampling weights grow with the fourth power of the side
-
-
-# ---------------------------------------------------------------- resampling
-def cubic(x):
-    """PIL's bicubic filter, a = -0.5."""
-    x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
-
-
-def linear(x):
-    """The triangle filter."""
-    return (1 - x.abs()).clamp(min=0)
-
-
-@functools.cache
-def resampling(source, size, interpolation, device):
-    """Weights (2, source, source + 1, size, source): entry [flip, begin, width] resizes a part.
-
-    The part begins at pixel `begin` of a line of `source` pixels and is `width` long. The product
-    of its matrix (size, source) with the line is the part resized to `size`, with antialiasing, as
-    PIL does it, and mirrored if `flip` is 1. Entries of parts that reach beyond the line are not
-    used.
-    """
-    kernel = {"bicubic": cubic, "bilinear": linear}[interpolation]
-    table = torch.zeros(2, source, source + 1, size, source, dtype=torch.float64)
-    pixels = torch.arange(source) + 0.5
-    for width in range(1, source + 1):
-        scale = width / size
-        centres = (torch.arange(size) + 0.5) * scale
-        distance = (pixels[:width] - centres[:, None]) / max(scale, 1.0)
-        weights = kernel(distance)
-        weights /= weights.sum(1, keepdim=True)
-        for begin in range(source - width + 1):
-            table[0, begin, width, :, begin : begin + width] = weights
-    table[1] = table[0].flip(2)
-    return table.float().to(device)
-
-
-def resized_crops(images, boxes, flips, size, interpolation):
-    """The boxes of a batch of images, resized and flipped: uint8 (B, size, size, 3).
-
-    images: uint8 (B, 3, S, S). boxes: int64 (B, 4), (top, left, height, width). flips: int64 (B,),
-    0 or 1. All on one device.
-    """
-    n, _, source, _ = images.shape
-    table = resampling(source, size, interpolation, images.device)
-    top, left, height, width = boxes.unbind(1)
-    columns = table[flips, left, width]
-    rows = table[0, top, height]
-    x = images.reshape(n, 3 * source, source).float()
-    x = torch.bmm(x, columns.mT).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
-    x = torch.matmul(rows[:, None], x.view(n, 3, source, size)).round_().clamp_(0, 255)
-    return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous()  # bytes are quicker to move
 
 
 # ---------------------------------------------------------------- the random choices
@@ -80,32 +23,32 @@ def plan(batch, pairs, sides):
     dict: "rows" {source: rows of the batch}, "boxes" (B, 4), "flips" (B,), "choices" (B, 11),
     "size" and "filter".
     """
-    of_views = []
-    for row, (epoch, index) in enumerate(batch):
-        sources = pairs.sources(epoch, index)
-        if not of_views:
-            of_views = [empty_plan(size, spec, len(batch)) for _, spec, size, _ in sources]
-        for view, (source, spec, _, rng) in zip(of_views, sources, strict=True):
-            side = sides[source]
-            box, flip, choices = views.draw_choices(spec, side, side, rng)
-            view["rows"].setdefault(source, []).append(row)
-            view["boxes"][row] = box
-            view["flips"][row] = flip
-            view["choices"][row] = choices
-    for view in of_views:
-        view["rows"] = {source: torch.tensor(rows) for source, rows in view["rows"].items()}
-        for name in ("boxes", "flips", "choices"):
-            view[name] = torch.from_numpy(view[name])
+    asked = [pairs.sources(epoch, index) for epoch, index in batch]
+    of_views = [plan_view(column, sides) for column in zip(*asked, strict=True)]
     return torch.tensor([index for _, index in batch]), of_views
 
 
-def empty_plan(size, spec, n):
-    """The choices for one view of n images, before they are made."""
+def plan_view(column, sides):
+    """The choices for one view of all images of a batch; column: its (source, spec, size, rng)."""
+    rows, specs, rngs = {}, {}, {}
+    for row, (source, spec, _, rng) in enumerate(column):
+        specs[source] = spec
+        rows.setdefault(source, []).append(row)
+        rngs.setdefault(source, []).append(rng)
+    boxes = torch.empty(len(column), 4, dtype=torch.int64)
+    flips = torch.empty(len(column), dtype=torch.int64)
+    choices = torch.empty(len(column), 11)
+    for source, spec in specs.items():
+        rows[source] = torch.tensor(rows[source])
+        drawn = small_views.draw_choices(spec, sides[source], rngs[source])
+        for whole, part in zip((boxes, flips, choices), drawn, strict=True):
+            whole[rows[source]] = torch.from_numpy(part)
+    _, spec, size, _ = column[0]
     return {
-        "rows": {},
-        "boxes": np.zeros((n, 4), np.int64),
-        "flips": np.zeros(n, np.int64),
-        "choices": np.zeros((n, 11), np.float32),
+        "rows": rows,
+        "boxes": boxes,
+        "flips": flips,
+        "choices": choices,
         "size": size,
         "filter": spec["interpolation"],
     }
@@ -125,10 +68,10 @@ class SmallPairs:
             sources += [STORED] if pairs.generated == "real" else range(len(pairs.generated))
         images = self.read_all(sources)
         self.images = {source: images[source].to(device) for source in sources}
-        self.sides = {source: images[source].shape[2] for source in sources}
+        self.sides = {source: images[source].shape[1] for source in sources}
 
     def read_all(self, sources):
-        """{source: uint8 (n, 3, S, S)}: every image, which must be equal small squares."""
+        """{source: uint8 (n, S, 3, S)}: every image, which must be equal small squares."""
         n = len(self.pairs)
         whole = {}
         with run.progress(n, "reading") as bar:
@@ -136,7 +79,7 @@ class SmallPairs:
                 real, place = self.pairs.originals.read_or_next(index)
                 for source in sources:
                     image = self.pairs.read(source, real, place)
-                    side = whole[source].shape[2] if source in whole else image.shape[0]
+                    side = whole[source].shape[1] if source in whole else image.shape[0]
                     if image.shape[:2] != (side, side) or side > LARGEST:
                         run.fail(
                             f"--in-memory needs squares of one size of at most {LARGEST} px; "
@@ -145,9 +88,9 @@ class SmallPairs:
                             2,
                         )
                     if source not in whole:
-                        empty = torch.zeros(n, 3, side, side, dtype=torch.uint8)
+                        empty = torch.zeros(n, side, 3, side, dtype=torch.uint8)
                         whole[source] = empty.share_memory_()
-                    whole[source][index] = torch.from_numpy(image.transpose(2, 0, 1).copy())
+                    whole[source][index] = torch.from_numpy(image.transpose(0, 2, 1).copy())
                 bar.update()
         return whole
 
@@ -160,9 +103,7 @@ class SmallPairs:
         choices = [view["choices"] for view in of_views]
         if not self.pairs.on_device:
             for k, (images, wanted) in enumerate(zip(crops, choices, strict=True)):
-                images, wanted = images.numpy(), wanted.numpy()
-                for row in (wanted != views.NEUTRAL).any(1).nonzero()[0]:
-                    images[row] = views.colour(images[row], wanted[row])
+                small_views.colour(images.numpy(), wanted.numpy())
                 choices[k] = torch.from_numpy(views.NEUTRAL).expand(len(indices), -1)
         return crops, choices, indices
 
@@ -174,13 +115,15 @@ class SmallPairs:
         flips = view["flips"].to(device, non_blocking=True)
         size = view["size"]
         if len(view["rows"]) == 1:
-            images = self.images[next(iter(view["rows"]))][indices]
-            return resized_crops(images, boxes, flips, size, view["filter"])
+            images = self.images[next(iter(view["rows"]))].index_select(0, indices)
+            return small_views.resized_crops(images, boxes, flips, size, view["filter"])
         out = torch.empty(len(indices), size, size, 3, dtype=torch.uint8, device=device)
         for source, rows in view["rows"].items():
             rows = rows.to(device, non_blocking=True)
-            images = self.images[source][indices[rows]]
-            out[rows] = resized_crops(images, boxes[rows], flips[rows], size, view["filter"])
+            images = self.images[source].index_select(0, indices[rows])
+            out[rows] = small_views.resized_crops(
+                images, boxes[rows], flips[rows], size, view["filter"]
+            )
         return out
 
     def batch(self, batch):

@@ -174,18 +174,23 @@ def resized_crop(image, box, size, interpolation="bicubic"):
     return np.ascontiguousarray(view[0].permute(1, 2, 0).numpy())
 
 
-def brightness(image, factor):
-    return cv2.addWeighted(image, factor, image, 0, TRUNCATE)
+# out: an array of the same shape to write to, which may be `image` itself.
+def brightness(image, factor, out=None):
+    return cv2.addWeighted(image, factor, image, 0, TRUNCATE, out)
 
 
-def contrast(image, factor):
+def contrast(image, factor, out=None):
     red, green, blue, _ = cv2.mean(image)
     mean = int(0.299 * red + 0.587 * green + 0.114 * blue + 0.5)
-    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean + TRUNCATE)
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean + TRUNCATE, out)
+
+
+def blend(image, factor, other, out=None):
+    return cv2.addWeighted(image, factor, other, 1 - factor, TRUNCATE, out)
 
 
 def saturation(image, factor):
-    return cv2.addWeighted(image, factor, grayscale(image, None), 1 - factor, TRUNCATE)
+    return blend(image, factor, grayscale(image, None))
 
 
 def hue(image, factor):
@@ -221,10 +226,14 @@ def blur_kernel(sigma, cosines=COSINES):
 
 
 def blur(image, sigma):
-    taps = blur_kernel(sigma).astype(np.float32)
+    return filtered(image, blur_kernel(sigma).astype(np.float32))
+
+
+def filtered(image, taps, out=None):
+    """An image blurred with the 13 float32 taps of `blur_kernel`."""
     if taps[0] <= 1e-6:
         taps = taps[3:-3]  # a narrow kernel has only seven
-    return cv2.sepFilter2D(image, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
+    return cv2.sepFilter2D(image, -1, taps, taps, out, borderType=cv2.BORDER_REPLICATE)
 
 
 def solarize(image, _):

@@ -136,4 +136,4 @@ def bench_small(args, device):
             theirs = partial(read, pairs, itertools.count())
             seconds = compare(CPU, args.rounds, ours, theirs, equal=equal, measure=torch.mean)
             a, b = number / seconds
-            report(f"small, 32 px, {what}", a, "pairs/s", "from PNG files", b)
+            report(f"small, 32 px, {what}", a, "pairs/s", "from PNG files", b, ">= 4")
