@@ -77,9 +77,9 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from models.decode import NotThisFile
-from models.images import contact_sheet, find_images, read_ahead, read_image, square
-from models.unreadable import allowed, say, too_many
+from models.decode import UnreadableImage, read_image
+from models.images import contact_sheet, find_images, read_ahead, square
+from models.unreadable import allowed, check_failed
 
 
 # ---------------------------------------------------------------- model and images
@@ -127,9 +127,7 @@ def read_batch(root, image_processor, paths):
         try:
             image = read_image(os.path.join(root, path)).copy()
             errors.append(None)
-        except NotThisFile:
-            raise
-        except OSError as error:
+        except UnreadableImage as error:
             image = np.zeros((32, 32, 3), np.uint8)
             errors.append(str(error))
         processed = image_processor(
@@ -174,7 +172,7 @@ def without_mended(done, data):
     kept = {}
     for path, record in done.items():
         if "error" in record:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(UnreadableImage):
                 read_image(os.path.join(data, path))
                 continue
         kept[path] = record
@@ -183,12 +181,8 @@ def without_mended(done, data):
 
 def check_failures(args, paths, done):
     """Name the images that could not be read; end the run if there are too many (every process)."""
-    failed = [path for path in paths if "error" in done.get(path, {})]
-    if parallel.rank() == 0:
-        for path in failed:
-            say(done[path]["error"])
-    if len(failed) > allowed(args.max_unreadable, len(paths)):
-        run.fail(f"{too_many(failed, len(paths), args.max_unreadable, 'the lines above')}.")
+    failed = {path: done[path]["error"] for path in paths if "error" in done.get(path, {})}
+    check_failed(failed, len(paths), args.max_unreadable)
 
 
 def check_settings(args, record, digest):

@@ -57,16 +57,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from models.decode import NotThisFile
-from models.images import (
-    contact_sheet,
-    find_images,
-    read_ahead,
-    read_image,
-    square,
-    stored_suffix,
-    write_image,
-)
+from models.decode import UnreadableImage, read_image
+from models.images import contact_sheet, find_images, read_ahead, square, stored_suffix, write_image
 from models.matching import read_failures
 from models.unreadable import allowed, say, too_many
 
@@ -115,7 +107,7 @@ def known_failures(args):
         try:
             if os.path.lexists(image):
                 read_image(image)
-        except OSError:
+        except UnreadableImage:
             failed[path] = reason
     return failed
 
@@ -169,9 +161,7 @@ def read_batch(item, root, read):
     for path in paths:
         try:
             images[path] = read(Path(root, path))
-        except NotThisFile:
-            raise
-        except OSError as error:
+        except UnreadableImage as error:
             say(error)
             failed[path] = str(error)
     stacked = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from models import levels, parallel, run
-from models.decode import NotThisFile, read_image
+from models.decode import UnreadableImage, read_image
 from models.feature_statistics import identity_of
 from models.images import find_images, read_ahead
 from models.weights import cache
@@ -44,9 +44,7 @@ def read_some(root, paths):
     for path in paths:
         try:
             read_image(os.path.join(root, path))
-        except NotThisFile:
-            raise
-        except OSError as error:
+        except UnreadableImage as error:
             failed[path] = str(error)
     return len(paths), failed
 

@@ -15,6 +15,7 @@ import torch
 
 from models import fid, parallel, run, run_folder
 from models.augmenters import STRATEGIES
+from models.decode import UnreadableImage
 from models.feature_statistics import moments_of_files
 from models.matching import matched, mirror_root, spread
 from models.pairs import mirrors_of
@@ -55,7 +56,7 @@ def read_all(strategy, data, paths):
     """(uint8 (B, S, S, 3), paths) of the images that can be read."""
     images = {}
     for path in paths:
-        with contextlib.suppress(OSError):  # `quality_of` has named it
+        with contextlib.suppress(UnreadableImage):  # `quality_of` has named it
             images[path] = strategy.read(Path(data, path))
     return torch.from_numpy(np.stack(list(images.values()))), list(images)
 

@@ -43,8 +43,8 @@ NOT_ITS_FAULT = {  # errors of the machine or of its network
 }
 
 
-class NotThisFile(OSError):
-    """An image could not be read, and the reason does not lie in its file: it may be sound."""
+class UnreadableImage(OSError):
+    """An image cannot be read, and its file is the reason."""
 
 
 def read_image(path):
@@ -52,8 +52,8 @@ def read_image(path):
 
     Gray is repeated, transparency is laid on white, the camera's rotation is applied, and more than
     8 bits are scaled as models/levels.py says. Of several pictures in one file, it is the first.
-    Raises OSError with the path and the reason, whatever is wrong with the file; NotThisFile where
-    the machine or its network is at fault."""
+    Raises UnreadableImage with the path and the reason, whatever is wrong with the file; a plain
+    OSError where the machine or its network is at fault: the file may be sound."""
     try:
         data = Path(path).read_bytes()
         if not data:
@@ -62,7 +62,7 @@ def read_image(path):
         return _decode_any(data) if image is None else image
     except Exception as error:  # a damaged file makes decoders raise anything, such as zlib.error
         elsewhere = isinstance(error, MemoryError) or getattr(error, "errno", 0) in NOT_ITS_FAULT
-        kind = NotThisFile if elsewhere else OSError
+        kind = OSError if elsewhere else UnreadableImage
         raise kind(f"{path} cannot be read: {_reason(error)}") from None
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from models import run
 from models.biggan import generator_from_state
-from models.images import read_image
+from models.decode import read_image
 from models.parallel import rank
 from models.resnet import backbone_from_state
 from models.weights import load_strictly, weight_file

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from models import fid, parallel, run
-from models.decode import NotThisFile
+from models.decode import UnreadableImage, read_image
 from models.features import normalise
-from models.images import read_ahead, read_image, square
+from models.images import read_ahead, square
 from models.resnet import load_backbone
 from models.unreadable import check_failed
 
@@ -83,9 +83,7 @@ def read_batch(files, size):
     for file in files:
         try:
             image = read_image(file)
-        except NotThisFile:
-            raise
-        except OSError as error:
+        except UnreadableImage as error:
             failed[file] = str(error)
             continue
         if size:

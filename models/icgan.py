@@ -93,6 +93,7 @@ def noise(args, device):
     import torch.nn.functional as F
 
     from models import feature_map
+    from models.decode import UnreadableImage
     from models.images import find_images
     from models.strategy import Strategy
 
@@ -131,7 +132,7 @@ def noise(args, device):
                 continue
             try:
                 return feature_map.read_demo_square(f"{args.data}/{other}")
-            except OSError:
+            except UnreadableImage:
                 continue
         run.fail("--interpolate needs a second readable image in --data.")
 

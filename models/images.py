@@ -17,7 +17,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from models.decode import check_values, warn_once
-from models.decode import read_image as read_image  # users of folders find it here
 from models.run import atomic, fail
 
 # Folders of systems and archives. They hold thumbnails and old copies.

@@ -59,7 +59,7 @@ def from_file(side, rng, file):
     """The tokens that are white (on average 128 to 255) in the centre square of a grey image."""
     from PIL import Image
 
-    from models.images import read_image
+    from models.decode import read_image
 
     grey = Image.fromarray(read_image(file)).convert("L")
     edge = min(grey.size)

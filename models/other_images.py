@@ -132,13 +132,11 @@ def read_first(root, candidates, size, path):
     """The square of the first of the candidates that can be read."""
     import os
 
-    from models.decode import NotThisFile
+    from models.decode import UnreadableImage
 
     for other in candidates:
         try:
             return read_square(os.path.join(root, other), size)
-        except NotThisFile:
-            raise
-        except OSError:
+        except UnreadableImage:
             continue  # where it is read for its own sake, it is named
     run.fail(f"No other image can be read that could stand in for {path}.")

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from models import run, views
-from models.images import MISSING, as_stored, generated_files, read_image, views_of
+from models.decode import read_image
+from models.images import MISSING, as_stored, generated_files, views_of
 from models.matching import mirror_root, unread
 from models.unreadable import ImageList
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from models import run, run_folder
 from models.arms import column_order, columns_of
-from models.images import MISSING, as_stored, generated_files, read_image, square
+from models.decode import read_image
+from models.images import MISSING, as_stored, generated_files, square
 from models.matching import spread
 from models.pairs import mirrors_of
 from models.plots import plt, save_figure

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from models import parallel, run
-from models.decode import NotThisFile
-from models.images import read_ahead, read_image, square
+from models.decode import UnreadableImage, read_image
+from models.images import read_ahead, square
 from models.unreadable import check_failed
 
 cv2.setNumThreads(0)  # the processes that read images are the parallelism
@@ -80,9 +80,7 @@ def similarity_of_files(files, size):
     """
     try:
         x, y = read_pair(files, size)
-    except NotThisFile:
-        raise
-    except OSError as error:
+    except UnreadableImage as error:
         return error
     if x.shape != y.shape:
         return (

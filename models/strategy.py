@@ -53,7 +53,8 @@ class Entry(NamedTuple):
 
 def read_square(path, size=256):
     """An image file -> uint8 (size, size, 3): shorter side to `size`, centre square."""
-    from models.images import read_image, square
+    from models.decode import read_image
+    from models.images import square
 
     return square(read_image(path), size)
 

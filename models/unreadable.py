@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from models import parallel, run
-from models.decode import NotThisFile, read_image
+from models.decode import UnreadableImage, read_image
 
 RECORD = "unreadable.jsonl"  # of a run folder: one line for each such image
 BLACK = np.zeros((64, 64, 3), np.uint8)  # takes the place of an image that is left out
@@ -96,7 +96,7 @@ def forget_mended(out):
         for path, reason in reasons.items():
             try:
                 read_image(path)
-            except OSError:
+            except UnreadableImage:
                 found.setdefault(name, {})[path] = reason
     write_record(file, found)
 
@@ -134,15 +134,13 @@ class ImageList:
     def read(self, index):
         """uint8 (H, W, 3) of an image; None if it cannot be read, which is then noted.
 
-        Raises OSError where too many images cannot be read, and NotThisFile."""
+        Raises OSError where too many images cannot be read, or where the machine is at fault."""
         file = self.file(index)
         reason = self.failed.get(index)
         if reason is None:
             try:
                 return read_image(file)
-            except NotThisFile:
-                raise
-            except OSError as error:
+            except UnreadableImage as error:
                 reason = str(error)
         self.note(file, reason)
         return None

@@ -48,7 +48,7 @@ if __name__ == "__main__":
 from embedded import make_once  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from models import images  # noqa: E402
+from models import decode, images  # noqa: E402
 
 
 def fetched(archive):
@@ -77,7 +77,7 @@ def of_folder(folder):
 
 def of_split(folder):
     for path in images.find_images(folder):
-        image = images.read_image(folder / path)
+        image = decode.read_image(folder / path)
         if image.shape[:2] != (SIDE, SIDE):
             height, width = image.shape[:2]
             run.fail(f"{folder / path} is {width} x {height} px: CIFAR-10 is {SIDE} x {SIDE}.", 2)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Section 5.7 and Figure 33: in-painting with label-free generators on satellite images.
 #
-#   bash recipes/figure33_satellite.sh                  about an hour on two CPU cores, embedded tiles
+#   bash recipes/figure33_satellite.sh               about 45 minutes on one CPU core, embedded tiles
 #   DATA=/path/to/wildfire RUNS=runs/wildfire bash recipes/figure33_satellite.sh      the study itself
 #
 # DATA is the Wildfire Prediction Dataset as it comes (train/ valid/ test/, 70/15/15 %). Its images of

@@ -31,7 +31,7 @@ What will happen, with times on two slow cores:
   1  the images: 5,000 digits and some hundred satellite tiles                           20 s
   2  tokens: each image becomes 64 tokens and an image again                             30 s
   3  in-painting: a trained MaskGIT predicts half of each digit's tokens                 1 min
-  4  encoders: hand-crafted, generated, control, oracle; two seeds each                   5 min
+  4  encoders: hand-crafted, generated, control, oracle; two seeds each; one supervised  5 min
   5  one table, one picture                                                              10 s
 PLAN
 

@@ -32,6 +32,7 @@ if __name__ == "__main__":
 import functools  # noqa: E402
 import json  # noqa: E402
 
+from models.decode import UnreadableImage  # noqa: E402
 from models.images import find_images, read_ahead, write_image  # noqa: E402
 from models.strategy import read_square  # noqa: E402
 
@@ -43,7 +44,7 @@ def resize(path, data, out, size):
         return ""
     try:
         image = read_square(Path(data, path), size)
-    except OSError as error:
+    except UnreadableImage as error:
         return str(error)
     write_image(file, image)
     return ""

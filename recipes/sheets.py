@@ -48,7 +48,8 @@ import torch  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
 from models import handcrafted  # noqa: E402
-from models.images import contact_sheet, find_images, read_image  # noqa: E402
+from models.decode import read_image  # noqa: E402
+from models.images import contact_sheet, find_images  # noqa: E402
 from models.pairs import generated_suffixes  # noqa: E402
 from models.strategy import read_square  # noqa: E402
 

@@ -43,7 +43,8 @@ import statistics  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from models.images import find_images, read_image  # noqa: E402
+from models.decode import read_image  # noqa: E402
+from models.images import find_images  # noqa: E402
 from models.plots import plt, save_figure  # noqa: E402
 
 

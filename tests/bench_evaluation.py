@@ -17,8 +17,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 
 from models import fid, linear, run, ssim
+from models.decode import read_image
 from models.features import centre_crop, extract
-from models.images import read_image, square, write_image
+from models.images import square, write_image
 from models.resnet import build_backbone
 
 

@@ -13,8 +13,9 @@ from bench_tools import compare, in_batches, photographs, precisions, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import device_views, memory, run, views
+from models.decode import read_image
 from models.heads import METHODS, build_method
-from models.images import Reading, read_image, square, write_image
+from models.images import Reading, square, write_image
 from models.lars import build_optimizer
 from models.losses import vicreg_loss
 from models.pairs import PairDataset

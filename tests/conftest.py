@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# `python` of a recipe is the one that runs the tests.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 os.environ["GCL_WEIGHTS"] = (
     "/nonexistent"  # no test may use weights that happen to be on the machine
 )
@@ -70,6 +72,23 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False):
     assert done.returncode == code, said
     if processes == 1:
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
+    return done
+
+
+def run_recipe(name, code=0, **environment):
+    """Run `bash recipes/NAME.sh` with the warm `python`; return what finished."""
+    path = f"{warm_python().parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", f"recipes/{name}.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PATH": path, **environment},
+    )
+    said = f"{name}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == code, said
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return done
 
 

@@ -9,8 +9,8 @@ import torch
 from gpu_tools import PROJECTORS, installed, relative, stage
 
 from models import biggan, device_views, heads, linear, maskgit, run, views
+from models.decode import read_image
 from models.features import accuracy, knn
-from models.images import read_image
 from models.lars import build_optimizer
 from models.resnet import build_backbone
 

@@ -11,8 +11,9 @@ from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_ima
 from PIL import Image
 
 from models import patch_start
+from models.decode import read_image
 from models.generator_data import batches_of_files, batches_of_tokens, draw_masks, read_batch
-from models.images import find_images, read_image
+from models.images import find_images
 from models.painting import load_maskgit
 from models.run import load, read_json, seed_rng
 from models.run_folder import read_log

@@ -62,7 +62,7 @@ def test_every_extension_that_the_reader_reads(tmp_path):
     found = images.find_images(tmp_path)
     assert {os.path.splitext(name)[0] for name in found} == written
     for name in found:
-        assert images.read_image(tmp_path / name).shape[2] == 3, name
+        assert decode.read_image(tmp_path / name).shape[2] == 3, name
 
 
 def test_no_extension_of_what_is_no_picture():
@@ -95,14 +95,14 @@ def test_names_that_are_not_utf8(tmp_path):
     os.rename(tmp_path / "x.png", name)
     found = images.find_images(tmp_path / "data")
     assert [os.fsencode(path) for path in found] == [b"stra\xdfe/caf\xe9.png"]
-    assert (images.read_image(tmp_path / "data" / found[0]) == COLOURS).all()
+    assert (decode.read_image(tmp_path / "data" / found[0]) == COLOURS).all()
     images.write_image(tmp_path / "mirror" / found[0], COLOURS)
     assert os.path.exists(os.fsencode(tmp_path / "mirror") + b"/stra\xdfe/caf\xe9.png")
     suffixes, index = images.generated_files(tmp_path / "mirror", found)
     assert (suffixes, index.tolist()) == ([".png"], [0])
     images.contact_sheet(tmp_path / "sheet.png", [[COLOURS]], found, found)
     with pytest.raises(OSError, match="cannot be read"):
-        images.read_image(tmp_path / (found[0] + "x"))
+        decode.read_image(tmp_path / (found[0] + "x"))
 
 
 @pytest.mark.parametrize("stem", ["x" * 246, "図" * 82])
@@ -112,7 +112,7 @@ def test_names_of_250_bytes(tmp_path, stem):
     assert len(list((tmp_path / "gen").iterdir())) == 2
     (tmp_path / "gen" / (stem + ".jpg")).unlink()
     assert images.find_images(tmp_path / "gen") == [stem + ".png"]
-    assert (images.read_image(tmp_path / "gen" / (stem + ".png")) == COLOURS).all()
+    assert (decode.read_image(tmp_path / "gen" / (stem + ".png")) == COLOURS).all()
 
 
 def test_unreadable_folder_is_an_error(capsys):
@@ -226,7 +226,7 @@ def test_damaged_files_have_one_sentence(tmp_path, capfd, name):
     file = tmp_path / name
     file.write_bytes(DAMAGED[name])
     with pytest.raises(OSError) as error:
-        images.read_image(file)
+        decode.read_image(file)
     text = str(error.value)
     assert text.startswith(f"{file} cannot be read: ")
     assert "\n" not in text and len(text) > len(f"{file} cannot be read: ")
@@ -243,7 +243,7 @@ def test_a_full_memory_is_the_files_fault_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cv2, "imdecode", full)
     with pytest.raises(OSError, match="x.png cannot be read: MemoryError"):
-        images.read_image(tmp_path / "x.png")
+        decode.read_image(tmp_path / "x.png")
 
 
 # ---------------------------------------------------------------- squares and sheets
@@ -281,4 +281,4 @@ def test_strips_take_little_memory(tmp_path, shape):
     assert (images.square(image, 256) == 77).all()
     assert images.as_stored(image, 256).shape == (256, 256, 3)
     images.contact_sheet(tmp_path / "x.png", [[image, COLOURS]], ["strip"], ["label"])
-    assert images.read_image(tmp_path / "x.png").shape[0] < 300
+    assert decode.read_image(tmp_path / "x.png").shape[0] < 300

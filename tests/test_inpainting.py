@@ -12,7 +12,8 @@ from conftest import ROOT, command, hashes, refused, run, run_killed, write_imag
 from PIL import Image
 
 from models import painting
-from models.images import as_stored, read_image, square, stored_suffix, write_image
+from models.decode import read_image
+from models.images import as_stored, square, stored_suffix, write_image
 from models.run import parser
 
 

@@ -10,7 +10,7 @@ import torch
 from image_files import BANDS, COLOURS, RNG, png, sentence, tiff
 from PIL import Image
 
-from models import images, levels
+from models import decode, images, levels
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def test_8_bits_stay_as_they_are(tmp_path, monkeypatch, capsys):
         for text in ("", "0 1", "100 50"):
             monkeypatch.setenv(levels.LEVELS, text)
             assert images.find_images(folder) == ["gray_" + name, name]
-            assert (images.read_image(folder / name) == COLOURS).all()
-            gray = images.read_image(folder / ("gray_" + name))
+            assert (decode.read_image(folder / name) == COLOURS).all()
+            gray = decode.read_image(folder / ("gray_" + name))
             assert (gray == COLOURS[..., :1]).all()
     assert not capsys.readouterr().err
 
@@ -59,7 +59,7 @@ def test_16_bits(tmp_path, monkeypatch, capsys, kind):
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / kind).write_bytes(deep_files(full)[kind])
     expected = (full * (255 / 65535)).round().astype(np.uint8)
-    assert (images.read_image(tmp_path / "a" / kind) == expected[..., None]).all()
+    assert (decode.read_image(tmp_path / "a" / kind) == expected[..., None]).all()
     images.find_images(tmp_path / "a")
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "0 is taken for black, 65535 for white" in said[0]
@@ -73,7 +73,7 @@ def test_16_bits(tmp_path, monkeypatch, capsys, kind):
     monkeypatch.setenv(levels.LEVELS, "0 4095")
     assert images.find_images(tmp_path / "b") == [kind]
     expected = (twelve * (255 / 4095)).round()
-    assert np.abs(images.read_image(tmp_path / "b" / kind) - expected[..., None]).max() == 0
+    assert np.abs(decode.read_image(tmp_path / "b" / kind) - expected[..., None]).max() == 0
 
 
 def test_12_bits_that_the_file_declares(tmp_path):
@@ -81,7 +81,7 @@ def test_12_bits_that_the_file_declares(tmp_path):
     values = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
     (tmp_path / "x.pgm").write_bytes(b"P5\n30 20\n4095\n" + values.astype(">u2").tobytes())
     assert images.find_images(tmp_path) == ["x.pgm"]
-    difference = images.read_image(tmp_path / "x.pgm") - (values * (255 / 4095))[..., None]
+    difference = decode.read_image(tmp_path / "x.pgm") - (values * (255 / 4095))[..., None]
     assert np.abs(difference).max() <= 0.51
 
 
@@ -95,11 +95,11 @@ def test_types_that_need_levels(tmp_path, monkeypatch, capsys, dtype, bands):
     said = sentence(capsys, images.find_images, tmp_path)
     assert f"{dtype} images with values from" in said and "--levels LOW HIGH" in said
     with pytest.raises(OSError, match="need --levels LOW HIGH"):
-        images.read_image(tmp_path / "x.tif")
+        decode.read_image(tmp_path / "x.tif")
     monkeypatch.setenv(levels.LEVELS, f"0 {top}")
     images.find_images(tmp_path)
     expected = (values.astype(float) * 255 / top).round()
-    assert np.abs(images.read_image(tmp_path / "x.tif") - expected).max() <= 1
+    assert np.abs(decode.read_image(tmp_path / "x.tif") - expected).max() <= 1
 
 
 def test_no_data(tmp_path, monkeypatch, recwarn):
@@ -114,10 +114,10 @@ def test_no_data(tmp_path, monkeypatch, recwarn):
     expected[4] = 255
     tifffile.imwrite(tmp_path / "x.tif", values)
     monkeypatch.setenv(levels.LEVELS, "0 1")
-    assert (images.read_image(tmp_path / "x.tif")[..., 1] == expected).all()
+    assert (decode.read_image(tmp_path / "x.tif")[..., 1] == expected).all()
     assert not recwarn.list
     monkeypatch.setenv(levels.LEVELS, "1 0")  # a negative
-    flipped = images.read_image(tmp_path / "x.tif")[..., 0]
+    flipped = decode.read_image(tmp_path / "x.tif")[..., 0]
     assert flipped[0, 0] == 255 and flipped[9, 9] == 0
 
 
@@ -140,11 +140,11 @@ def test_colours_of_16_bits(tmp_path, monkeypatch):
     files["lzw.tif"] = lzw.tobytes()
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        assert (images.read_image(tmp_path / name) == rgb >> 8).all(), name
+        assert (decode.read_image(tmp_path / name) == rgb >> 8).all(), name
     monkeypatch.setenv(levels.LEVELS, "0 32768")
     expected = (rgb.astype(np.float64) * 255 / 32768).round().clip(0, 255)
     for name in files:
-        assert np.abs(images.read_image(tmp_path / name) - expected).max() <= 1, name
+        assert np.abs(decode.read_image(tmp_path / name) - expected).max() <= 1, name
     monkeypatch.setenv(levels.LEVELS, "")
     (tmp_path / "rgba.png").write_bytes(png(values))
     (tmp_path / "rgba.tif").write_bytes(
@@ -154,7 +154,7 @@ def test_colours_of_16_bits(tmp_path, monkeypatch):
     white = Image.new("RGBA", eight.size, "white")
     expected = np.asarray(Image.alpha_composite(white, eight).convert("RGB"))
     for name in ("rgba.png", "rgba.tif"):
-        assert (images.read_image(tmp_path / name) == expected).all(), name
+        assert (decode.read_image(tmp_path / name) == expected).all(), name
 
 
 def test_turned_16_bits(tmp_path):
@@ -163,10 +163,10 @@ def test_turned_16_bits(tmp_path):
     (tmp_path / "x.tif").write_bytes(
         tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     )
-    turned = images.read_image(tmp_path / "x.tif")
+    turned = decode.read_image(tmp_path / "x.tif")
     assert (turned == np.rot90(values >> 8, -1)).all()
     (tmp_path / "gray.tif").write_bytes(tiff(values[..., 0], extratags=[(274, 3, 1, 6, True)]))
-    assert images.read_image(tmp_path / "gray.tif").shape == (30, 20, 3)
+    assert decode.read_image(tmp_path / "gray.tif").shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
@@ -182,13 +182,13 @@ def test_many_bands(tmp_path, monkeypatch, capsys, dtype, planar, compression):
     assert f"{file}: 5 bands of {dtype}" in said
     assert "--bands 3 2 1" in said and "GCL_BANDS" in said
     with pytest.raises(OSError, match=f"x.tif cannot be read: 5 bands of {dtype}"):
-        images.read_image(file)
+        decode.read_image(file)
     monkeypatch.setenv(levels.BANDS, "4 3 1")
     monkeypatch.setenv(levels.LEVELS, "0 255")
     images.find_images(tmp_path)
-    assert (images.read_image(file) == values[..., [3, 2, 0]]).all()
+    assert (decode.read_image(file) == values[..., [3, 2, 0]]).all()
     monkeypatch.setenv(levels.BANDS, "5")
-    assert (images.read_image(file) == values[..., 4:]).all()
+    assert (decode.read_image(file) == values[..., 4:]).all()
     monkeypatch.setenv(levels.BANDS, "6 1 2")
     assert "number 6, there are 5 bands" in sentence(capsys, images.find_images, tmp_path)
 
@@ -197,9 +197,9 @@ def test_bands_of_colours_with_infrared(tmp_path, monkeypatch):
     """Aerial photographs: red, green, blue and infrared. The colours, unless bands are named."""
     values = RNG.integers(0, 256, (20, 30, 4), np.uint8)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"])
-    assert (images.read_image(tmp_path / "x.tif") == values[..., :3]).all()
+    assert (decode.read_image(tmp_path / "x.tif") == values[..., :3]).all()
     monkeypatch.setenv(levels.BANDS, "4 1 2")
-    assert (images.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
+    assert (decode.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -211,7 +211,7 @@ def test_four_compressed_bands(tmp_path, monkeypatch, dtype):
     (tmp_path / "x.tif").write_bytes(data.tobytes())
     monkeypatch.setenv(levels.LEVELS, "0 255")
     monkeypatch.setenv(levels.BANDS, "4 2 1")
-    assert (images.read_image(tmp_path / "x.tif") == values[..., [3, 1, 0]]).all()
+    assert (decode.read_image(tmp_path / "x.tif") == values[..., [3, 1, 0]]).all()
 
 
 def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
     (tmp_path / "x.tif").write_bytes(data)
     monkeypatch.setenv(levels.BANDS, "3 2 1")
     with pytest.raises(OSError, match="LZW.*imagecodecs"):
-        images.read_image(tmp_path / "x.tif")
+        decode.read_image(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("text", ["1", "0 0", "a b", "0 nan", "0 1 2"])
@@ -254,7 +254,7 @@ def test_flags_reach_every_process(tmp_path, monkeypatch):
         torch.multiprocessing, "get_start_method", torch.multiprocessing.get_start_method
     )
     reader = torch.utils.data.DataLoader(
-        images.Reading(images.read_image),
+        images.Reading(decode.read_image),
         batch_size=None,
         sampler=[tmp_path / "x.tif"],
         num_workers=1,

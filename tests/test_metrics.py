@@ -198,7 +198,8 @@ def test_cost_bad_input(mirrors, tiny, backbone, tmp_path, capsys):
 def test_handcrafted_is_vicregs_first_view(name, mirrors, tiny):
     """The stored image is what the views' own functions make of the same random numbers."""
     from models import views
-    from models.images import find_images, read_image
+    from models.decode import read_image
+    from models.images import find_images
     from models.run import seed_rng
 
     path = find_images(tiny["train"])[0]

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from models import device_views
 from models import views as V
-from models.images import read_image, square, write_image
+from models.decode import read_image
+from models.images import square, write_image
 from models.pairs import PairDataset, mirrors_of
 from models.run import seed_rng, write_json
 from models.small_pairs import SmallPairs

@@ -6,17 +6,10 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, hashes
+from conftest import ROOT, hashes, run_recipe
 from tiny import main as tiny_data
-from warm_python import warm
 
 TRANSFER = {"PLACES": "places365", "VOC": "voc", "COCO": "coco"}
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    with warm(tmp_path_factory.mktemp("python")) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +26,12 @@ def place(whole, tmp_path):
 
 
 @pytest.fixture
-def recipe(python, place, tmp_path):
+def recipe(place, tmp_path):
     """recipe(name, code, **environment): what it prints, as a user would start it, not TINY."""
 
     def start(name, code, **environment):
         small = "--backbone resnet10 --size 32 --batch-size 12 --projector 16-16 --epochs 1"
         values = {
-            "PATH": f"{python}:{os.environ['PATH']}",
             "DATA": f"{place}/imagenet",
             "RUNS": f"{tmp_path}/runs",
             "GEN": f"{tmp_path}/gen",
@@ -51,16 +43,7 @@ def recipe(python, place, tmp_path):
             "TINY": "",
         }
         values |= {name: f"{place}/{folder}" for name, folder in TRANSFER.items()}
-        done = subprocess.run(
-            ["bash", f"recipes/{name}.sh"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, **values, **environment},
-        )
-        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-        assert "Traceback" not in done.stderr, done.stderr[-3000:]
+        done = run_recipe(name, code, **values | environment)
         return done.stdout + done.stderr
 
     return start

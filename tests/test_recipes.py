@@ -12,8 +12,7 @@ import subprocess
 from collections import Counter
 
 import pytest
-from conftest import ROOT
-from warm_python import warm
+from conftest import ROOT, run_recipe
 
 from models.run_folder import run_arguments
 
@@ -36,31 +35,13 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe(place):
     """recipe(name, code, **environment): run it with TINY=1, return what it printed."""
-    with warm(place) as python:
 
-        def start(name, code=0, **environment):
-            done = subprocess.run(
-                ["bash", f"recipes/{name}.sh"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=900,
-                env={
-                    **os.environ,
-                    "PATH": f"{python}:{os.environ['PATH']}",
-                    "TINY": "1",
-                    "TINY_DATA": f"{place}/data",
-                    "TINY_RUNS": f"{place}/runs",
-                    **environment,
-                },
-            )
-            assert done.returncode == code, (
-                f"{name}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            )
-            assert "Traceback" not in done.stderr, done.stderr[-3000:]
-            return done.stdout if code == 0 else done.stderr
+    def start(name, code=0, **environment):
+        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
+        done = run_recipe(name, code, **tiny | environment)
+        return done.stdout if code == 0 else done.stderr
 
-        yield start
+    return start
 
 
 def results(runs, *evaluations):
@@ -242,13 +223,7 @@ def test_quickstart(recipe, place):
 
 def test_quickstart_trains_its_generator_on_demand(place):
     environment = {"TINY": "1", "DRY": "1", "GENERATOR": "train", "TINY_RUNS": f"{place}/dry"}
-    done = subprocess.run(
-        ["bash", "recipes/quickstart.sh"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
+    done = run_recipe("quickstart", **environment)
     assert "00_train_generator.py maskgit" in done.stdout
 
 
@@ -331,14 +306,7 @@ def test_imagenet100_of_other_data(tmp_path):
 # ---------------------------------------------------------------- at full size
 def parsed(name, **environment):
     """[(stage, its parsed arguments)] of every command that the recipe would run."""
-    done = subprocess.run(
-        ["bash", f"recipes/{name}.sh"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **FULL, "TINY": "", **environment},
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_recipe(name, **FULL | {"TINY": ""} | environment)
     found = []
     for line in done.stdout.splitlines():
         stage = line.startswith(("$ python 0", "$ python extras/"))

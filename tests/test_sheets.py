@@ -1,40 +1,28 @@
 """The recipes that leave pictures, and the one preparation of the satellite study."""
 
 import json
-import os
-import subprocess
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, refused, run, write_images
+from conftest import refused, run, run_recipe, write_images
 from PIL import Image
-from warm_python import warm
 
+from models.decode import read_image
 from models.feature_map import Navigator
-from models.images import read_image, square
+from models.images import square
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """recipe(name, **environment): run it with TINY=1; returns (what it printed, its folders)."""
     place = tmp_path_factory.mktemp("sheets")
-    with warm(place) as python:
 
-        def start(name, **environment):
-            tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
-            path = {"PATH": f"{python}:{os.environ['PATH']}"}
-            done = subprocess.run(
-                ["bash", f"recipes/{name}.sh"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                env=os.environ | path | tiny | environment,
-            )
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-            return done.stdout, place
+    def start(name, **environment):
+        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
+        return run_recipe(name, **tiny | environment).stdout, place
 
-        yield start
+    return start
 
 
 def test_masks(recipe):

@@ -16,7 +16,8 @@ from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 
 from models import decode, features, labelled, unreadable
 from models import views as V
-from models.images import find_images, read_image
+from models.decode import read_image
+from models.images import find_images
 from models.pairs import PairDataset
 from models.resnet import load_backbone
 from models.run import read_json
@@ -95,8 +96,9 @@ def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch):
             raise error
 
         monkeypatch.setattr(decode, "_decode_common", fail)
-        with pytest.raises(decode.NotThisFile, match="0.png cannot be read"):
+        with pytest.raises(OSError, match="0.png cannot be read") as raised:
             files.read(0)
+        assert not isinstance(raised.value, decode.UnreadableImage)
     assert not files.found
 
 

@@ -7,17 +7,14 @@ the weight decay in two epochs of five steps.
 
 import importlib
 import json
-import os
 import random
 import shlex
-import subprocess
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, refused, run, run_killed, write_images
-from warm_python import warm
+from conftest import ROOT, call, refused, run, run_killed, run_recipe, write_images
 
 from models import features, linear, memory, vit
 from models.heads import METHODS, build_method
@@ -346,25 +343,16 @@ def test_refused(study, tmp_path, capsys):
 
 
 # ---------------------------------------------------------------- the recipe
-def recipe(python, place, **environment):
+def commands_of_recipe(place, **environment):
     """The commands that recipes/dino_vit.sh prints."""
-    path = f"{python}:{os.environ['PATH']}"
-    places = {"TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs", "PATH": path}
-    done = subprocess.run(
-        ["bash", "recipes/dino_vit.sh"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | places | environment,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    places = {"TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
+    done = run_recipe("dino_vit", **places | environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("$ python 0")]
     return [shlex.split(line)[2:] for line in lines]
 
 
 def test_the_recipe_at_a_tiny_size(tmp_path):
-    with warm(tmp_path) as python:
-        recipe(python, tmp_path, TINY="1")
+    commands_of_recipe(tmp_path, TINY="1")
     runs = tmp_path / "runs/imagenet100"
     for arm in ("baseline", "inpaint", "real"):
         about = result(runs / f"vit-{arm}-seed0-linear")["backbone"]
@@ -374,7 +362,7 @@ def test_the_recipe_at_a_tiny_size(tmp_path):
 
 
 def test_the_recipe_at_full_size(tmp_path):
-    commands = recipe(tmp_path, tmp_path, DATA="/data", DRY="1", GPUS="1", TINY="")
+    commands = commands_of_recipe(tmp_path, DATA="/data", DRY="1", GPUS="1", TINY="")
     trained = []
     for script, *words in commands:
         args = importlib.import_module(script.removesuffix(".py")).arguments(words)
