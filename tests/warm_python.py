@@ -109,7 +109,16 @@ def become(arguments, folder, environment):
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    end_processes()
     return code
+
+
+def end_processes():
+    """End joblib's idle processes, which would hold the streams open for five minutes."""
+    from joblib.externals.loky import reusable_executor
+
+    if reusable_executor._executor is not None:
+        reusable_executor._executor.shutdown(kill_workers=True)
 
 
 if __name__ == "__main__":
