@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: what a generated view is, and what an encoder learns from it, in about 7 minutes on two
+# The demo: what a generated view is, and what an encoder learns from it, in about 6 minutes on two
 # slow CPU cores. It ends with a table, RUNS/report.png and RUNS/report.json.
 #
 #   make demo     or     bash recipes/quickstart.sh
@@ -31,7 +31,7 @@ What will happen, with times on two slow cores:
   1  the images: 5,000 digits and some hundred satellite tiles                           20 s
   2  tokens: each image becomes 64 tokens and an image again                             30 s
   3  in-painting: a trained MaskGIT predicts half of each digit's tokens                 1 min
-  4  encoders: hand-crafted, generated, control, oracle; two seeds each; one supervised  5 min
+  4  encoders: hand-crafted, generated, control, oracle; two seeds each; one supervised  4 min
   5  one table, one picture                                                              10 s
 PLAN
 
