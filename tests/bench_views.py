@@ -16,7 +16,7 @@ from torchvision import transforms
 from models import device_views, views
 from models.images import read_ahead
 from models.pairs import PairDataset
-from models.small_pairs import SmallPairs
+from models.small_pairs import SmallPairs, plan
 
 MEAN = views.FIRST["mean"]
 STD = views.FIRST["std"]
@@ -137,3 +137,20 @@ def bench_small(args, device):
             seconds = compare(CPU, args.rounds, ours, theirs, equal=equal, measure=torch.mean)
             a, b = number / seconds
             report(f"small, 32 px, {what}", a, "pairs/s", "from PNG files", b, ">= 4")
+
+        # On a GPU the loader only draws; the crops are made where the images are.
+        small = in_memory(crops_only)
+        epochs = itertools.count()
+
+        def drawn():
+            for order in in_batches(number, batch, next(epochs)):
+                plan(order, small.pairs, small.sides)
+
+        def one_by_one():
+            for order in in_batches(number, batch, next(epochs)):
+                for item in order:
+                    for _, spec, _, rng in crops_only.sources(*item):
+                        views.draw_choices(spec, 32, 32, rng)
+
+        a, b = number / compare(CPU, args.rounds, drawn, one_by_one)
+        report("small, choices for a GPU", a, "pairs/s", "drawn one by one", b)
