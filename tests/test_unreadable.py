@@ -1,11 +1,13 @@
 """Images that cannot be read: one rule for all stages, models/unreadable.py."""
 
+import importlib
 import json
 import os
 import pickle
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,16 @@ from conftest import call, hashes, refused, run_killed
 from PIL import Image
 from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 
-from models import decode, features, labelled, unreadable
+from models import (
+    check,
+    decode,
+    feature_statistics,
+    features,
+    labelled,
+    other_images,
+    ssim,
+    unreadable,
+)
 from models import views as V
 from models.decode import read_image
 from models.images import find_images
@@ -87,9 +98,34 @@ def test_the_share_is_rounded_down():
     assert unreadable.allowed(0.29, 100) == 29 and unreadable.allowed(0, 10**6) == 0
 
 
-def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch):
+def readers(folder):
+    """{name: a function that reads 0.png of the folder, as a stage does}."""
+    file = str(folder / "0.png")
+    caption = importlib.import_module("01_caption")
+    augment = importlib.import_module("02_augment")
+    captions = {"0.png": {"error": "it was damaged"}}
+    args = SimpleNamespace(out=folder, data=folder)
+    return {
+        "training": lambda: ImageList(folder, ["0.png"], 1.0).read(0),
+        "a record": lambda: unreadable.forget_mended(folder),
+        "check": lambda: check.read_some(folder, ["0.png"]),
+        "features": lambda: feature_statistics.read_batch([file], 0),
+        "similarity": lambda: ssim.similarity_of_files((file, file), 0),
+        "another image": lambda: other_images.read_first(folder, ["0.png"], 32, "1.png"),
+        "captions": lambda: caption.read_batch(folder, None, ["0.png"]),
+        "captions again": lambda: caption.without_mended(captions, folder),
+        "generation": lambda: augment.read_batch((0, ["0.png"]), folder, read_image),
+        "generation again": lambda: augment.known_failures(args),
+    }
+
+
+@pytest.mark.parametrize("name", readers(Path()))
+def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch, name):
     """A full memory, too many open files: the run stops, and nothing is left out."""
-    files = ImageList(three, ["0.png", "1.png"], 1.0)
+    record = {"data": {str(three / "0.png"): "it was damaged"}}
+    unreadable.write_record(three / unreadable.RECORD, record)
+    failure = {"path": "0.png", "reason": "it was damaged"}
+    (three / "failed.jsonl").write_text(json.dumps(failure) + "\n")
     for error in (MemoryError(), OSError(24, os.strerror(24)), OSError(116, os.strerror(116))):
 
         def fail(data, error=error):
@@ -97,9 +133,8 @@ def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch):
 
         monkeypatch.setattr(decode, "_decode_common", fail)
         with pytest.raises(OSError, match="0.png cannot be read") as raised:
-            files.read(0)
+            readers(three)[name]()
         assert not isinstance(raised.value, decode.UnreadableImage)
-    assert not files.found
 
 
 def test_no_other_pair_changes(root):
