@@ -189,14 +189,14 @@ def worker(rank, port, folder):
         LOCAL_RANK=str(rank),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=port,
-        GCL_TIMEOUT="5",
+        GCL_TIMEOUT="15",
     )
     torch.set_num_threads(1)
     parallel.join(torch.device("cpu"))
     if rank == 1:
         import time
 
-        time.sleep(7)  # longer than a collective may take
+        time.sleep(17)  # longer than a collective may take
     rows = torch.arange(rank, 5, 2)
     found = {
         "everyone": parallel.everyone({"rank": rank}),
