@@ -95,23 +95,18 @@ OPERATIONS = {
 def passes(choices):
     """[(operation, rows that need it)] in an order that suits every row; choices (B, 11), CPU.
 
-    Each of the four places in the order of the jitter has four passes, one an operation; three
-    passes follow for what comes after the jitter.
+    Each of the four places in the order of the jitter takes four passes, one an operation.
     """
-    active = (choices != torch.from_numpy(views.NEUTRAL))[:, views.BRIGHTNESS :]
-    order = choices[:, :4].long()
-    jitter = order + torch.arange(0, 16, 4)  # the pass of each operation of a row
-    after = torch.arange(16, 19).expand(len(choices), -1)
-    pass_of = torch.cat([jitter, after], 1)
-    wanted = torch.cat([active[:, :4].gather(1, order), active[:, 4:]], 1)
-    numbers, at = pass_of[wanted].sort(stable=True)
-    rows = wanted.nonzero()[:, 0][at]
-    numbers, counts = numbers.unique_consecutive(return_counts=True)
+    active = choices != torch.from_numpy(views.NEUTRAL)
     found = []
-    for number, rows_of_pass in zip(numbers.tolist(), rows.split(counts.tolist()), strict=True):
-        place = views.BRIGHTNESS + number % 4 if number < 16 else views.GRAYSCALE + number - 16
-        found.append((place, rows_of_pass))
-    return found
+    for position in range(4):
+        for number in range(4):
+            place = views.BRIGHTNESS + number
+            rows = active[:, place] & (choices[:, position] == number)
+            found.append((place, rows.nonzero()[:, 0]))
+    for place in (views.GRAYSCALE, views.BLUR, views.SOLARIZE):
+        found.append((place, active[:, place].nonzero()[:, 0]))
+    return [(place, rows) for place, rows in found if len(rows)]
 
 
 def colour_and_normalise(images, choices, mean, std):

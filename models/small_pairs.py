@@ -103,7 +103,7 @@ class SmallPairs:
         choices = [view["choices"] for view in of_views]
         if not self.pairs.on_device:
             for k, (images, wanted) in enumerate(zip(crops, choices, strict=True)):
-                small_views.colour(images.numpy(), wanted.numpy())
+                small_views.colour(images.numpy(), wanted)
                 choices[k] = torch.from_numpy(views.NEUTRAL).expand(len(indices), -1)
         return crops, choices, indices
 

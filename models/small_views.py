@@ -134,15 +134,14 @@ def channels_last(images):
 
 
 # ---------------------------------------------------------------- colours, on the CPU
-# Each of these changes some rows of `images`, uint8 (B, H, W, 3). factors: a list, one a row. The
-# conversions of OpenCV treat every pixel alone, so they take the images one below the other.
-def convert(images, *codes):
-    """OpenCV's conversions between spaces of colours, in their order, of (n, H, W, 3)."""
-    n, height, width, _ = images.shape
-    below = images.reshape(n * height, width, 3)
-    for code in codes:
-        below = cv2.cvtColor(below, code)
-    return below.reshape(images.shape)
+# Each of these changes some rows of `images`, uint8 (B, H, W, 3). factors: a list, one a row.
+def pixelwise(operation, images, argument):
+    """operation(image, argument), which treats every pixel alone, for (n, H, W, 3) at once.
+
+    It takes the images as one, each below the other.
+    """
+    below = images.reshape(-1, *images.shape[2:])
+    return operation(below, argument).reshape(images.shape)
 
 
 def brightness(images, rows, factors):
@@ -156,23 +155,23 @@ def contrast(images, rows, factors):
 
 
 def saturation(images, rows, factors):
-    grayscale_images = convert(images[rows], cv2.COLOR_RGB2GRAY, cv2.COLOR_GRAY2RGB)
+    grayscale_images = pixelwise(views.grayscale, images[rows], None)
     for row, gray, factor in zip(rows, grayscale_images, factors, strict=True):
         views.blend(images[row], factor, gray, out=images[row])
 
 
 def hue(images, rows, factors):
-    hsv = convert(images[rows], cv2.COLOR_RGB2HSV_FULL)
+    hsv = pixelwise(cv2.cvtColor, images[rows], cv2.COLOR_RGB2HSV_FULL)
     n, height, width, _ = hsv.shape
     shift = np.zeros((n, 1, width, 3), np.uint8)
     shift[..., 0] = np.array([int(factor * 255) % 256 for factor in factors])[:, None, None]
     lines = hsv.reshape(n, height, width * 3)
     lines += shift.reshape(n, 1, width * 3)  # whole lines: see views.hue
-    images[rows] = convert(hsv, cv2.COLOR_HSV2RGB_FULL)
+    images[rows] = pixelwise(cv2.cvtColor, hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 def grayscale(images, rows, _):
-    images[rows] = convert(images[rows], cv2.COLOR_RGB2GRAY, cv2.COLOR_GRAY2RGB)
+    images[rows] = pixelwise(views.grayscale, images[rows], None)
 
 
 def blur(images, rows, factors):
@@ -183,7 +182,7 @@ def blur(images, rows, factors):
 
 
 def solarize(images, rows, _):
-    images[rows] = views.SOLARIZED[images[rows]]
+    images[rows] = pixelwise(views.solarize, images[rows], None)
 
 
 OPERATIONS = {
@@ -198,7 +197,9 @@ OPERATIONS = {
 
 
 def colour(images, choices):
-    """views.colour of each image of a batch, in place: uint8 (B, H, W, 3), float32 (B, 11)."""
-    for place, rows in device_views.passes(torch.from_numpy(choices)):
-        rows = rows.numpy()
-        OPERATIONS[place](images, rows, choices[rows, place].tolist())
+    """views.colour of each image of a batch, in place.
+
+    images: an array, uint8 (B, H, W, 3). choices: a tensor, float32 (B, 11).
+    """
+    for place, rows in device_views.passes(choices):
+        OPERATIONS[place](images, rows.numpy(), choices[rows, place].tolist())

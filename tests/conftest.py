@@ -75,7 +75,7 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False):
     return done
 
 
-def run_recipe(name, code=0, **environment):
+def run_recipe(name, code=0, timeout=900, **environment):
     """Run `bash recipes/NAME.sh` with the warm `python`; return what finished."""
     path = f"{warm_python().parent}:{os.environ['PATH']}"
     done = subprocess.run(
@@ -83,7 +83,7 @@ def run_recipe(name, code=0, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=timeout,
         env={**os.environ, "PATH": path, **environment},
     )
     said = f"{name}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

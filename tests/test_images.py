@@ -235,7 +235,7 @@ def test_damaged_files_have_one_sentence(tmp_path, capfd, name):
     assert all(line.startswith("libpng") for line in said)  # that library writes there itself
 
 
-def test_a_full_memory_is_the_files_fault_too(tmp_path, monkeypatch):
+def test_a_full_memory_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(png(TINY, bits=8))
 
     def full(*_):

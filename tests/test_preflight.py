@@ -43,7 +43,7 @@ def recipe(place, tmp_path):
             "TINY": "",
         }
         values |= {name: f"{place}/{folder}" for name, folder in TRANSFER.items()}
-        done = run_recipe(name, code, **values | environment)
+        done = run_recipe(name, code, timeout=300, **values | environment)
         return done.stdout + done.stderr
 
     return start

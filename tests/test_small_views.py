@@ -49,10 +49,10 @@ def test_colours_are_those_of_one_image(size):
     _, _, choices = small_views.draw_choices(spec, 32, rngs)
     expected = [views.colour(image, row) for image, row in zip(images, choices, strict=True)]
     changed = images.copy()
-    small_views.colour(changed, choices)
+    small_views.colour(changed, torch.from_numpy(choices))
     assert (changed == np.stack(expected)).all()
     assert (changed != images).any((1, 2, 3)).mean() > 0.8
-    small_views.colour(images, np.tile(views.NEUTRAL, (len(images), 1)))
+    small_views.colour(images, torch.from_numpy(np.tile(views.NEUTRAL, (len(images), 1))))
     assert (images[: len(images) // 40] == np.stack(photographs(size))).all()
 
 

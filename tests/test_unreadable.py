@@ -98,15 +98,15 @@ def test_the_share_is_rounded_down():
     assert unreadable.allowed(0.29, 100) == 29 and unreadable.allowed(0, 10**6) == 0
 
 
-def readers(folder):
-    """{name: a function that reads 0.png of the folder, as a stage does}."""
+def readers(folder, files):
+    """{name: a function that reads 0.png of the folder, as a stage does}; files: an ImageList."""
     file = str(folder / "0.png")
     caption = importlib.import_module("01_caption")
     augment = importlib.import_module("02_augment")
     captions = {"0.png": {"error": "it was damaged"}}
     args = SimpleNamespace(out=folder, data=folder)
     return {
-        "training": lambda: ImageList(folder, ["0.png"], 1.0).read(0),
+        "training": lambda: files.read(0),
         "a record": lambda: unreadable.forget_mended(folder),
         "check": lambda: check.read_some(folder, ["0.png"]),
         "features": lambda: feature_statistics.read_batch([file], 0),
@@ -119,9 +119,10 @@ def readers(folder):
     }
 
 
-@pytest.mark.parametrize("name", readers(Path()))
+@pytest.mark.parametrize("name", readers(Path(), None))
 def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch, name):
     """A full memory, too many open files: the run stops, and nothing is left out."""
+    files = ImageList(three, ["0.png", "1.png"], 1.0)
     record = {"data": {str(three / "0.png"): "it was damaged"}}
     unreadable.write_record(three / unreadable.RECORD, record)
     failure = {"path": "0.png", "reason": "it was damaged"}
@@ -133,8 +134,9 @@ def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch, name):
 
         monkeypatch.setattr(decode, "_decode_common", fail)
         with pytest.raises(OSError, match="0.png cannot be read") as raised:
-            readers(three)[name]()
+            readers(three, files)[name]()
         assert not isinstance(raised.value, decode.UnreadableImage)
+    assert not files.found
 
 
 def test_no_other_pair_changes(root):
