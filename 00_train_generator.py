@@ -26,7 +26,7 @@ a CPU.
 
 import os
 
-from models import run, run_folder
+from base import run, run_folder
 
 
 def arguments(argv=None):
@@ -153,11 +153,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from models import codebook, generator_data, generator_log, maskgit, parallel, patch_start
-from models.images import find_images, read_ahead
-from models.meter import Meter
-from models.painting import load_maskgit
-from models.unreadable import ImageList, listed
+from augment import codebook, generator_data, generator_log, patch_start
+from augment.painting import load_maskgit
+from base import parallel, training
+from base.training import Meter
+from images.files import find_images, read_ahead
+from images.unreadable import ImageList, listed
+from models import maskgit
 from models.vqgan import VQGAN
 from models.vqgan_losses import PatchDiscriminator, Perceptual, adaptive_weight, hinge_loss
 
@@ -235,8 +237,8 @@ def train_vqgan(args, device):
     every = math.ceil(len(files) / 8)
     shown = generator_data.to_float(read([(None, i) for i in range(0, len(files), every)]), device)
     bar = run.progress(total, "vqgan", first)
-    checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
-    pictures = run_folder.CheckpointClock(generator_log.PICTURE_MINUTES)
+    checkpoints = training.Clock(args.checkpoint_minutes)
+    pictures = training.Clock(generator_log.PICTURE_MINUTES)
     for step, images in enumerate(loader, first):
         x = generator_data.to_float(images, device)
         adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
@@ -378,8 +380,8 @@ def train_maskgit(args, device):
 
     # ---- training
     bar = run.progress(total, "maskgit", first)
-    checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
-    pictures = run_folder.CheckpointClock(generator_log.PICTURE_MINUTES)
+    checkpoints = training.Clock(args.checkpoint_minutes)
+    pictures = training.Clock(generator_log.PICTURE_MINUTES)
     batches = generator_data.batches_of_tokens(tokens, args, first, total)
     for step, (target, hidden, share) in enumerate(batches, first):
         target = target.to(device, non_blocking=True)

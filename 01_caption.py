@@ -21,7 +21,7 @@ import json
 import os
 from pathlib import Path
 
-from models import hub, parallel, run, run_folder
+from base import hub, parallel, run, run_folder
 
 STAGE = "01_caption"
 SETTINGS = ("model", "prompt", "num_beams", "max_tokens")  # what the captions depend on
@@ -77,9 +77,9 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from models.decode import UnreadableImage, read_image
-from models.images import contact_sheet, find_images, read_ahead, square
-from models.unreadable import allowed, check_failed
+from images.files import contact_sheet, find_images, read_ahead, square
+from images.read import UnreadableImage, read_image
+from images.unreadable import allowed, check_failed
 
 
 # ---------------------------------------------------------------- model and images

@@ -23,8 +23,8 @@ import json
 import os
 from pathlib import Path
 
-from models import parallel, run, run_folder
-from models.augmenters import STRATEGIES
+from augment.registry import STRATEGIES
+from base import parallel, run, run_folder
 
 
 def arguments(argv=None):
@@ -57,10 +57,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from models.decode import UnreadableImage, read_image
-from models.images import contact_sheet, find_images, read_ahead, square, stored_suffix, write_image
-from models.matching import read_failures
-from models.unreadable import allowed, say, too_many
+from images.files import contact_sheet, find_images, read_ahead, square, stored_suffix, write_image
+from images.matching import read_failures
+from images.read import UnreadableImage, read_image
+from images.unreadable import allowed, say, too_many
 
 
 # ---------------------------------------------------------------- what there is

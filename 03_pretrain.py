@@ -30,7 +30,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from models import run, run_folder
+from base import run, run_folder
 
 STAGE = "03_pretrain"
 MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")  # beside run_folder.MAY_CHANGE
@@ -207,19 +207,22 @@ if __name__ == "__main__":
 
 import torch
 
-from models import device_views, features, memory, parallel, vit
+from base import parallel, training
+from base.training import Meter
+from evaluate import features
+from images import device_views
+from images.files import class_of, find_images, read_ahead
+from images.pairs import PairDataset, inputs_of, mirrors_of
+from images.plots import curves
+from images.small_pairs import small_loader
+from images.unreadable import RECORD
+from images.views import with_preset
+from models import memory, vit
 from models.heads import METHODS, build_method
-from models.images import class_of, find_images, read_ahead
 from models.lars import build_optimizer, clip_each, peak_lr, set_rates
 from models.losses import embedding_stats
-from models.meter import Meter
-from models.pairs import PairDataset, inputs_of, mirrors_of
-from models.plots import curves
 from models.presets import recipe_of
 from models.resnet import build_backbone, load_backbone
-from models.small_pairs import small_loader
-from models.unreadable import RECORD
-from models.views import with_preset
 
 
 # ---------------------------------------------------------------- settings
@@ -364,7 +367,7 @@ def main(args, device):
         loader, render = read_ahead(order, data.batch, args.workers, device), None
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
-    checkpoints = run_folder.CheckpointClock(args.checkpoint_minutes)
+    checkpoints = training.Clock(args.checkpoint_minutes)
     clock, clock_step = time.time(), first
     for step, batch in enumerate(loader, first):
         images, choices, _ = render(*batch) if render else batch

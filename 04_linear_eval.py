@@ -44,7 +44,8 @@ Cost: on ImageNet with ResNet-50 an epoch of the default takes about as long as 
 import math
 from functools import partial
 
-from models import evaluation, parallel, run, run_folder
+from base import parallel, run, run_folder
+from evaluate import evaluation
 
 STAGE = "04_linear_eval"
 LEARNING_RATES = {"vicreg": 0.02, "simclr": 0.1, "byol": 0.2}  # at batch 256; all others 0.3
@@ -130,10 +131,12 @@ if __name__ == "__main__":
 import torch
 import torch.nn.functional as F
 
-from models import features, labelled, linear, resnet, vit
-from models.evaluation import summary
-from models.meter import Meter
-from models.unreadable import listed
+from base.training import Meter
+from evaluate import features, linear
+from evaluate.evaluation import summary
+from images import labelled
+from images.unreadable import listed
+from models import resnet, vit
 
 
 # ---------------------------------------------------------------- the published protocol

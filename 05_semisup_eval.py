@@ -43,7 +43,8 @@ import math
 from functools import partial
 from pathlib import Path
 
-from models import evaluation, parallel, run, run_folder
+from base import parallel, run, run_folder
+from evaluate import evaluation
 
 STAGE = "05_semisup_eval"
 RATES = {  # protocol: {percent: (learning rate of the backbone, of the head)}
@@ -142,11 +143,13 @@ if __name__ == "__main__":
 import torch
 import torch.nn.functional as F
 
-from models import features, labelled, resnet
-from models.evaluation import summary
-from models.labelled import Split
-from models.meter import Meter
-from models.unreadable import listed
+from base.training import Meter
+from evaluate import features
+from evaluate.evaluation import summary
+from images import labelled
+from images.labelled import Split
+from images.unreadable import listed
+from models import resnet
 
 
 # ---------------------------------------------------------------- data and network

@@ -43,7 +43,8 @@ tenth of the training images. That is close to the optimum, not at it. COCO's mA
 from functools import partial
 from pathlib import Path
 
-from models import evaluation, parallel, run
+from base import parallel, run
+from evaluate import evaluation
 
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)  # VISSL's
 SENTENCES = {
@@ -104,9 +105,11 @@ if __name__ == "__main__":
     args = arguments()
 import torch
 
-from models import features, labelled, linear, multi_label, resnet
-from models.evaluation import summary
-from models.unreadable import listed
+from evaluate import features, linear, multi_label
+from evaluate.evaluation import summary
+from images import labelled
+from images.unreadable import listed
+from models import resnet
 
 READERS = {
     "voc07": labelled.read_voc,

@@ -17,7 +17,7 @@ fid and cost need the weights of FID's Inception network. They are looked for in
 (~/.cache/gcl) and else downloaded. --features PATH takes the features of any backbone instead.
 """
 
-from models import run, run_folder
+from base import run, run_folder
 
 
 def feature_arguments(p):
@@ -209,16 +209,16 @@ from pathlib import Path
 
 import numpy as np
 
-from models import parallel
-from models.images import contact_sheet, find_images
-from models.matching import matched, mirror_root
+from base import parallel
+from images.files import contact_sheet, find_images
+from images.matching import matched, mirror_root
 
 
 # ---------------------------------------------------------------- check
 def check(args, device):
     """Name the images that cannot be read; the exit code says whether a run would end."""
-    from models.check import check_folder
-    from models.unreadable import allowed, say
+    from images.check import check_folder
+    from images.unreadable import allowed, say
 
     worst = 0
     for folder in args.folders:
@@ -236,7 +236,7 @@ def check(args, device):
 # ---------------------------------------------------------------- fid
 def fid(args, device):
     """Print the Frechet distance of two folders, or of .npz files in their place."""
-    from models.feature_statistics import (
+    from evaluate.feature_statistics import (
         folder_statistics,
         load_features,
         read_statistics,
@@ -294,8 +294,8 @@ def ssim_folder(args):
 
 def ssim(args, device):
     """Write and print the similarity of all pairs, with a histogram and the least similar ones."""
-    from models.plots import plt, save_figure
-    from models.ssim import read_pair, similarities
+    from evaluate.ssim import read_pair, similarities
+    from images.plots import plt, save_figure
 
     out = ssim_folder(args)
     run.keep_apart(args.a, out=out)
@@ -365,11 +365,11 @@ def open_cost(args):
 
 def cost(args, device):
     """Measure the mirrors that cost.json has no row for; print Table 6."""
-    from models import cost as costs
-    from models.feature_statistics import load_features, warn_if_few
-    from models.pairs import mirrors_of
-    from models.report import cost_table
-    from models.runs import read_runs
+    from evaluate.feature_statistics import load_features, warn_if_few
+    from images.pairs import mirrors_of
+    from report import cost as costs
+    from report.results import read_runs
+    from report.write import cost_table
 
     _, noted = mirrors_of(args.mirrors, 1)
     names = [costs.name_of(folder) for folder in args.mirrors]
@@ -404,7 +404,7 @@ def cost(args, device):
 # ---------------------------------------------------------------- report
 def report(args, device):
     """Print the report and write it into the folder of runs."""
-    from models.report import write_report
+    from report.write import write_report
 
     if parallel.rank() == 0:
         write_report(args.runs, args.all)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import run, run_folder
+from base import run, run_folder
 
 STAGE = "train_augmenter"
 LOG_EVERY = 100  # steps
@@ -115,13 +115,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import feature_map, parallel
+from augment import feature_map
+from base import parallel, training
+from base.training import Meter
+from images.files import contact_sheet, find_images, read_ahead
+from images.unreadable import listed
 from models.heads import mlp
-from models.images import contact_sheet, find_images, read_ahead
 from models.losses import simclr_loss
-from models.meter import Meter
 from models.resnet import build_backbone
-from models.unreadable import listed
 
 
 # ---------------------------------------------------------------- edits
@@ -212,7 +213,7 @@ def train(args, device, out, features, modules, optimizers, loss_of):
         meter = Meter(checkpoint["meter"], device)
         first = checkpoint["step"]
     bar = run.progress(args.steps, args.augmenter, first)
-    clock = run_folder.CheckpointClock(args.checkpoint_minutes)
+    clock = training.Clock(args.checkpoint_minutes)
     batches = run.batches(len(features), args.batch_size, args.seed, first, args.steps)
     for step, batch in enumerate(batches, first):
         rngs = [run.seed_rng(args.seed, "step", step, i) for i in range(len(batch))]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models import run, run_folder
+from base import run, run_folder
 
 STAGE = "train_diffusion"
 TIMESTEPS = 1000  # of the noise schedule, as in DDPM
@@ -104,11 +104,11 @@ import shutil
 import numpy as np
 import torch
 
-from models import hub, parallel
-from models.images import contact_sheet, find_images, read_ahead, square
-from models.meter import Meter
-from models.plots import curves
-from models.unreadable import listed
+from base import hub, parallel, training
+from base.training import Meter
+from images.files import contact_sheet, find_images, read_ahead, square
+from images.plots import curves
+from images.unreadable import listed
 
 
 # ---------------------------------------------------------------- images
@@ -160,7 +160,7 @@ def build_unet(args):
 @torch.inference_mode()
 def draw_samples(path, pipe, images, seed):
     """samples.png: images (B, 3, S, S) at growing strengths, and a row from noise alone."""
-    from models.diffusers_pipeline import PixelModel, plan
+    from augment.diffusers_pipeline import PixelModel, plan
 
     model = PixelModel(pipe)
 
@@ -268,7 +268,7 @@ def main(args, device):
 
     # ---- loop
     bar = run.progress(total, "ddpm", first)
-    clock = run_folder.CheckpointClock(args.checkpoint_minutes)
+    clock = training.Clock(args.checkpoint_minutes)
     for step, batch in enumerate(loader, first):
         images, noise, timestep = [x.to(device, non_blocking=True) for x in batch]
         with run.autocast(device, args.precision):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import run
+from base import run
 
 EPS = 1e-5  # added to the variance in every batch normalisation
 

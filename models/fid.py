@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import inception as blocks
 
-from models import parallel, run
-from models.weights import load_strictly, weight_file
+from base import parallel, run
+from base.weights import load_strictly, weight_file
 
 
 # ---------------------------------------------------------------- the network

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from models import losses, views
+from base.parallel import all_sum, full_precision, gather, rank, world
+from images import views
+from models import losses
 from models.lars import cosine_warmup
-from models.parallel import all_sum, full_precision, gather, rank, world
 
 
 # ---------------------------------------------------------------- pieces

@@ -1,7 +1,7 @@
 """The losses of the six methods, each a pure function that returns (loss, terms).
 
 `terms` is a dict of detached scalars for the log. Statistics are those of the rows that are given:
-on several processes the caller first gathers the global batch (models.parallel.gather).
+on several processes the caller first gathers the global batch (base.parallel.gather).
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from models.parallel import full_precision
+from base.parallel import full_precision
 
 
 def off_diagonal_squares(a, b, diagonal):

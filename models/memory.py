@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import run
-from models.parallel import world
+from base import run
+from base.parallel import world
 
 GIB = 2**30
 CONTEXT = 0.5  # GiB that CUDA takes in any case

@@ -9,9 +9,9 @@ vturrisi/solo-learn 9187ea3, scripts/pretrain/cifar/*.yaml and README.md. What i
 * DINO's student has no local crops in solo-learn, and so it has none here.
 """
 
+from images.views import FIRST
 from models import vit
 from models.heads import METHODS
-from models.views import FIRST
 
 # ---------------------------------------------------------------- the views
 _CIFAR = FIRST | dict(

@@ -14,8 +14,9 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from models import run, run_folder, vit
-from models.parallel import rank
+from base import run, run_folder
+from base.parallel import rank
+from models import vit
 
 # name: (block, blocks of each stage, channels of the first stage, width inside a bottleneck)
 BACKBONES = {

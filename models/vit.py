@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 from torchvision.ops import StochasticDepth
 
-from models import run
+from base import run
 
 LINEAR_BLOCKS = 4  # a linear evaluation sees as many [CLS] tokens: eval_linear.py:256
 LINEAR_RATE = 0.001  # its learning rate at batch 256: eval_linear.py:266

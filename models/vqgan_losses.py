@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import parallel, run
-from models.weights import load_strictly, weight_file
+from base import parallel, run
+from base.weights import load_strictly, weight_file
 
 
 class Perceptual(nn.Module):

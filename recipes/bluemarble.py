@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run  # noqa: E402
+from base import run  # noqa: E402
 
 BLOCK = 12  # degrees
 MIN_LAND = 0.75

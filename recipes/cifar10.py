@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run  # noqa: E402
+from base import run  # noqa: E402
 
 SIDE = 32  # pixels
 
@@ -48,7 +48,7 @@ if __name__ == "__main__":
 from embedded import make_once  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from models import decode, images  # noqa: E402
+from images import files, read  # noqa: E402
 
 
 def fetched(archive):
@@ -76,12 +76,12 @@ def of_folder(folder):
 
 
 def of_split(folder):
-    for path in images.find_images(folder):
-        image = decode.read_image(folder / path)
+    for path in files.find_images(folder):
+        image = read.read_image(folder / path)
         if image.shape[:2] != (SIDE, SIDE):
             height, width = image.shape[:2]
             run.fail(f"{folder / path} is {width} x {height} px: CIFAR-10 is {SIDE} x {SIDE}.", 2)
-        yield images.class_of(path), image
+        yield files.class_of(path), image
 
 
 def main(args):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run  # noqa: E402
+from base import run  # noqa: E402
 
 TRAIN, VAL = 400, 100  # images a class
 BORDER = 2  # pixels

@@ -5,7 +5,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from models import run
+from base import run
 
 
 def package_file(package, path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run, run_folder  # noqa: E402
+from base import run, run_folder  # noqa: E402
 
 COMPARED = 2000  # images whose features are compared with those of their originals
 FAMILIES = {  # strategies as they are drawn: {name: arms, in the order of their strength}
@@ -51,10 +51,11 @@ from statistics import fmean  # noqa: E402
 
 import torch.nn.functional as F  # noqa: E402
 
-from models import features, resnet  # noqa: E402
-from models.matching import matched, spread  # noqa: E402
-from models.plots import plt, save_figure  # noqa: E402
-from models.tables import half_width, interval, table  # noqa: E402
+from evaluate import features
+from images.matching import matched, spread  # noqa: E402
+from images.plots import plt, save_figure  # noqa: E402
+from models import resnet  # noqa: E402
+from report.tables import half_width, interval, table  # noqa: E402
 
 
 # ---------------------------------------------------------------- numbers

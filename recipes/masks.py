@@ -20,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import masks, painting, run  # noqa: E402
+from augment import masks, painting
+from base import run  # noqa: E402
 
 SHOWN = 4  # images on the sheet
 BATCH = 32
@@ -53,11 +54,11 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from models.images import contact_sheet, find_images  # noqa: E402
-from models.ssim import structural_similarity  # noqa: E402
-from models.strategy import from_bytes, read_square, to_bytes  # noqa: E402
-from models.tables import interval, table  # noqa: E402
+from augment.strategy import from_bytes, read_square, to_bytes  # noqa: E402
+from evaluate.ssim import structural_similarity  # noqa: E402
+from images.files import contact_sheet, find_images  # noqa: E402
 from models.vqgan import rows  # noqa: E402
+from report.tables import interval, table  # noqa: E402
 
 
 def columns_of(share):

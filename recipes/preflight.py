@@ -26,9 +26,11 @@ sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
 import estimates
 import torch
 
-from models import check, hub, labelled, matching, memory, run, run_folder, unreadable, weights
-from models.augmenters import STRATEGIES
-from models.images import class_of, find_images
+from augment.registry import STRATEGIES
+from base import hub, run, run_folder, weights
+from images import check, labelled, matching, unreadable
+from images.files import class_of, find_images
+from models import memory
 
 STAGES = {path.stem for path in ROOT.glob("0?_*.py")}
 PUBLISHED_SIDE = 256  # pixels of an image of the published generators

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run, run_folder  # noqa: E402
+from base import run, run_folder  # noqa: E402
 
 
 def arguments(argv=None):
@@ -32,9 +32,9 @@ if __name__ == "__main__":
 import functools  # noqa: E402
 import json  # noqa: E402
 
-from models.decode import UnreadableImage  # noqa: E402
-from models.images import find_images, read_ahead, write_image  # noqa: E402
-from models.strategy import read_square  # noqa: E402
+from augment.strategy import read_square  # noqa: E402
+from images.files import find_images, read_ahead, write_image  # noqa: E402
+from images.read import UnreadableImage  # noqa: E402
 
 
 def resize(path, data, out, size):

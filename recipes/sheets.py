@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run  # noqa: E402
+from base import run  # noqa: E402
 
 
 def arguments(argv=None):
@@ -47,11 +47,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
-from models import handcrafted  # noqa: E402
-from models.decode import read_image  # noqa: E402
-from models.images import contact_sheet, find_images  # noqa: E402
-from models.pairs import generated_suffixes  # noqa: E402
-from models.strategy import read_square  # noqa: E402
+from augment import handcrafted  # noqa: E402
+from augment.strategy import read_square  # noqa: E402
+from images.files import contact_sheet, find_images  # noqa: E402
+from images.pairs import generated_suffixes  # noqa: E402
+from images.read import read_image  # noqa: E402
 
 
 # ---------------------------------------------------------------- Figure 13

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from models import run, run_folder  # noqa: E402
+from base import run, run_folder  # noqa: E402
 
 ARMS = {  # name of the arm: (its line in the table, its short name in the picture)
     "baseline": ("hand-crafted views only", "hand-crafted"),
@@ -43,9 +43,9 @@ import statistics  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from models.decode import read_image  # noqa: E402
-from models.images import find_images  # noqa: E402
-from models.plots import plt, save_figure  # noqa: E402
+from images.files import find_images  # noqa: E402
+from images.plots import plt, save_figure  # noqa: E402
+from images.read import read_image  # noqa: E402
 
 
 # ---------------------------------------------------------------- numbers

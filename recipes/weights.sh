@@ -29,7 +29,7 @@ say "weight files, into $GCL_WEIGHTS"
 run mkdir -p "$GCL_WEIGHTS/imagenet_subsets"
 run python -c "
 import sys
-from models.weights import weight_file
+from base.weights import weight_file
 for name in sys.argv[1:]:
     print(weight_file(name))" $FILES
 
@@ -63,12 +63,12 @@ if [ -n "$HUB" ]; then
   run python -c "
 from functools import partial
 from diffusers import DiffusionPipeline
-from models import hub
+from base import hub
 download = partial(DiffusionPipeline.download, use_safetensors=True)
 print(hub.model_folder('stabilityai/sdxl-turbo', 'model_index.json', hub.PIPELINE_LAYOUT, download))"
   run python -c "
 from huggingface_hub import snapshot_download
-from models import hub
+from base import hub
 name = 'Salesforce/blip-image-captioning-base'
 print(hub.model_folder(name, 'config.json', 'a BLIP folder', snapshot_download))"
 fi

@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
 sys.path.insert(1, str(ROOT / "recipes"))  # and `operations`
 
-from models import run
+from base import run
 
 FILES = {  # name of a figure: the file that has its function, bench_NAME
     "views": "bench_views",

@@ -16,10 +16,12 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 
-from models import fid, linear, run, ssim
-from models.decode import read_image
-from models.features import centre_crop, extract
-from models.images import square, write_image
+from base import run
+from evaluate import linear, ssim
+from evaluate.features import centre_crop, extract
+from images.files import square, write_image
+from images.read import read_image
+from models import fid
 from models.resnet import build_backbone
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from bench_tools import compare, matmul, precisions, report
 
-from models import biggan, maskgit, run, vqgan
+from base import run
+from models import biggan, maskgit, vqgan
 
 STEPS = 12  # of MaskGIT's decoding
 
@@ -57,7 +58,7 @@ def bench_maskgit(args, device):
     parts = maskgit_parts(transformer_config, tokenizer_config, size)
     transformer = random_network(maskgit.MaskGIT, transformer_config, device)
     tokenizer = random_network(vqgan.VQGAN, tokenizer_config, device)
-    if device.type == "cuda":  # as in models/painting.py
+    if device.type == "cuda":  # as in augment/painting.py
         tokenizer.to(memory_format=torch.channels_last)
     length = transformer_config["tokens"]
     known = torch.zeros(batch, length, dtype=torch.int64, device=device)

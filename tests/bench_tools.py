@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from models import run
+from base import run
 
 CPU = torch.device("cpu")
 
@@ -112,7 +112,7 @@ def matmul(device, precision, quick):
 
 # ---------------------------------------------------------------- pictures
 def in_batches(number, batch, epoch):
-    """Lists of (epoch, index), as models/pairs.py is asked for its pairs."""
+    """Lists of (epoch, index), as images/pairs.py is asked for its pairs."""
     order = []
     for start in range(0, number, batch):
         indices = range(start, start + batch)

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from bench_tools import compare, in_batches, photographs, precisions, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import device_views, memory, run, views
-from models.decode import read_image
+from base import run
+from images import device_views, views
+from images.files import Reading, square, write_image
+from images.pairs import PairDataset
+from images.read import read_image
+from models import memory
 from models.heads import METHODS, build_method
-from models.images import Reading, square, write_image
 from models.lars import build_optimizer
 from models.losses import vicreg_loss
-from models.pairs import PairDataset
 from models.resnet import build_backbone
 
 GIB = 2**30
@@ -197,7 +199,7 @@ class Mix(NamedTuple):
 
 
 def mix_loader(pairs, order, cuda):
-    """As models.images.read_ahead; but its processes stay, since a round is only one epoch."""
+    """As images.files.read_ahead; but its processes stay, since a round is only one epoch."""
     return torch.utils.data.DataLoader(
         Reading(pairs.batch),
         batch_size=None,

@@ -13,10 +13,10 @@ from bench_tools import CPU, compare, in_batches, photographs, report
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 
-from models import device_views, views
-from models.images import read_ahead
-from models.pairs import PairDataset
-from models.small_pairs import SmallPairs, plan
+from images import device_views, views
+from images.files import read_ahead
+from images.pairs import PairDataset
+from images.small_pairs import SmallPairs, plan
 
 MEAN = views.FIRST["mean"]
 STD = views.FIRST["std"]

@@ -122,7 +122,7 @@ def call(script, *args):
         call.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     module = call.modules[name]
-    from models.run import launch
+    from base.run import launch
 
     return launch(module.main, module.arguments(list(map(str, args))))
 

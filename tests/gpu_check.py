@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
 
 from gpu_tools import Report, Workshop
 
-from models import run, run_folder
+from base import run, run_folder
 
 SECTIONS = {  # name: its file and function
     "parity": ("gpu_parity", "parity"),

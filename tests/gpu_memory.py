@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from gpu_tools import PROJECTORS, stage
 
+from evaluate.features import home_of, knn
 from models import memory
-from models.features import home_of, knn
 
 GIB = 2**30
 ROWS = [  # method, generated views, images a GPU, local crops, --grad-checkpoint

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from gpu_tools import PROJECTORS, installed, relative, stage
 
-from models import biggan, device_views, heads, linear, maskgit, run, views
-from models.decode import read_image
-from models.features import accuracy, knn
+from base import run
+from evaluate import linear
+from evaluate.features import accuracy, knn
+from images import device_views, views
+from images.read import read_image
+from models import biggan, heads, maskgit
 from models.lars import build_optimizer
 from models.resnet import build_backbone
 
@@ -126,7 +129,7 @@ def levels(images, choices, device):
 # ---------------------------------------------------------------- generators
 def decoding(report, device):
     """The five decoding traces of the official code, token for token."""
-    from models.painting import load_maskgit
+    from augment.painting import load_maskgit
 
     tokenizer, transformer, _ = load_maskgit(GOLDENS / "maskgit")
     tokenizer.to(device)

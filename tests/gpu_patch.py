@@ -20,7 +20,7 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # else cuBLAS is not determin
 
 import torch
 
-from models import run
+from base import run
 
 FIRST = 4
 LAST = 12

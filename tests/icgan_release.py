@@ -17,7 +17,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import feature_map, run
+from augment import feature_map
+from base import run
 from models.biggan import generator_from_state
 
 GOLDENS = Path(__file__).parent / "goldens" / "icgan"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.images import write_image
+from images.files import write_image
 
 
 @pytest.fixture(scope="session")

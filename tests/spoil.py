@@ -14,7 +14,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from models import decode, images
+from images import files, read
 
 
 # ---------------------------------------------------------------- files and folders
@@ -112,7 +112,7 @@ def tiffs(change, **options):
 
     def spoil(root):
         for file in Path(root, "data/train").rglob("*.png"):
-            values = change(decode.read_image(file))
+            values = change(read.read_image(file))
             tifffile.imwrite(file.with_suffix(".tif"), values, **options)
             file.unlink()
 
@@ -140,7 +140,7 @@ def five_bands(values):
 def invert(root):
     """Other pixels under the same names, in files of the same sizes."""
     for file in Path(root, "data/train").rglob("*.bmp"):
-        pixels = 255 - decode.read_image(file)
+        pixels = 255 - read.read_image(file)
         Image.fromarray(pixels).save(file)
 
 
@@ -206,8 +206,8 @@ def unread(*names):
     def right(root):
         lines = Path(root, "out/failed.jsonl").read_text().splitlines()
         assert [json.loads(line)["path"] for line in lines] == list(names)
-        found = images.find_images(Path(root, "data/train"))
-        done = images.find_images(Path(root, "out/view0"))
+        found = files.find_images(Path(root, "data/train"))
+        done = files.find_images(Path(root, "out/view0"))
         assert len(done) == len(found) - len(names)
 
     return right
@@ -216,8 +216,8 @@ def unread(*names):
 def same_colours(root, channels=3):
     """The blurred mirror `out` has the colours of `gen`; its noise is another one."""
     for file in Path(root, "gen/view0").rglob("*.png"):
-        expected = decode.read_image(file)
-        found = decode.read_image(Path(root, "out", file.relative_to(Path(root, "gen"))))
+        expected = read.read_image(file)
+        found = read.read_image(Path(root, "out", file.relative_to(Path(root, "gen"))))
         difference = found.mean((0, 1)) - expected.mean((0, 1))
         assert np.abs(difference[:channels]).max() < 3, file
 
@@ -236,6 +236,6 @@ def lines_of(name, number):
 
 def images_of(name, number):
     def right(root):
-        assert len(images.find_images(Path(root, name))) == number
+        assert len(files.find_images(Path(root, name))) == number
 
     return right

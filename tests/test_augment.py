@@ -14,8 +14,8 @@ import torch
 from conftest import ROOT, call, hashes, refused, run, write_images
 from PIL import Image
 
+from base.run import read_json, save
 from models.maskgit import MaskGIT
-from models.run import read_json, save
 from models.vqgan import VQGAN
 
 augment = importlib.import_module("02_augment")
@@ -226,7 +226,8 @@ def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
 # ---------------------------------------------------------------- processes
 SLOW = """
 import importlib, os, time
-from models import painting, run
+from augment import painting
+from base import run
 
 paint = painting.Painter.paint
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_pipelines
 from conftest import ROOT, call, command, refused, run
 
-from models.images import write_image
+from images.files import write_image
 
 caption = importlib.import_module("01_caption")
 
@@ -171,8 +171,8 @@ def test_a_name_that_is_not_utf8(setup, tmp_path):
     call("01_caption.py", *arguments, out, "--max-tokens", 5)
     assert b'"path": "class0/caf\xe9.jpg"' in out.read_bytes()
 
-    from models.diffusion import read_captions
-    from models.images import find_images
+    from augment.diffusion import read_captions
+    from images.files import find_images
 
     assert list(read_captions(out)) == find_images(data)
 

@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 from test_recipes import parsed, place, recipe  # noqa: F401
 
-from models.decode import read_image
+from images.read import read_image
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 FEW = {"train": 8, "val": 4}  # images of a class, as TINY=1 asks for

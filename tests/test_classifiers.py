@@ -8,10 +8,10 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from models import features, linear, multi_label
-from models.evaluation import confusion, per_class, summary
-from models.features import accuracy, knn
-from models.linear import DECAYS, fit_linear, held_out, logistic_regression, scores, standardise
+from evaluate import features, linear, multi_label
+from evaluate.evaluation import confusion, per_class, summary
+from evaluate.features import accuracy, knn
+from evaluate.linear import DECAYS, fit_linear, held_out, logistic_regression, scores, standardise
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ import torch
 from conftest import ROOT, call, command, run
 from test_caption import photographs
 
-from models import diffusers_pipeline, diffusion
-from models.run import image_seed
+from augment import diffusers_pipeline, diffusion
+from base.run import image_seed
 
 pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
 augment = importlib.import_module("02_augment")

@@ -23,7 +23,8 @@ from evaluation_study import (
     write_backbone,
 )
 
-from models import features, labelled
+from evaluate import features
+from images import labelled
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torchvision.transforms import InterpolationMode, v2
 
-from models import features, labelled, linear
-from models.features import centre_crop, extract, knn, random_crop, squash
-from models.labelled import read_splits
-from models.linear import scores, standardise
+from evaluate import features, linear
+from evaluate.features import centre_crop, extract, knn, random_crop, squash
+from evaluate.linear import scores, standardise
+from images import labelled
+from images.labelled import read_splits
+from images.unreadable import ImageList
 from models.resnet import load_backbone
-from models.unreadable import ImageList
 
 CPU = torch.device("cpu")
 
@@ -192,12 +193,12 @@ def test_no_operation_mixes_devices(home, monkeypatch):
 WORKER = """
 import sys, torch
 from functools import partial
-from models import run
-from models.features import centre_crop, extract, extract_all, knn
-from models.labelled import read_splits
-from models.linear import fit_linear, held_out, scores, standardise
+from base import run
+from evaluate.features import centre_crop, extract, extract_all, knn
+from images.labelled import read_splits
+from evaluate.linear import fit_linear, held_out, scores, standardise
 from models.resnet import load_backbone
-from models.parallel import rank
+from base.parallel import rank
 class args: device = "cpu"
 def main(args, device):
     data = read_splits(sys.argv[1])

@@ -228,7 +228,7 @@ def test_fid_twice_under_two_processes(backbone, tmp_path, folders):
 
 def test_images_of_many_sizes_are_one_batch(weights, photographs):
     """The features are those of each image alone, and the network is called once."""
-    from models.feature_statistics import read_batch
+    from evaluate.feature_statistics import read_batch
 
     network, _ = fid.load_inception(weights)
     images = [photographs[0][: 90 + 10 * i, : 80 + 7 * i] for i in (0, 1, 0, 2)]

@@ -10,14 +10,14 @@ import torch
 from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_images
 from PIL import Image
 
-from models import patch_start
-from models.decode import read_image
-from models.generator_data import batches_of_files, batches_of_tokens, draw_masks, read_batch
-from models.images import find_images
-from models.painting import load_maskgit
-from models.run import load, read_json, seed_rng
-from models.run_folder import read_log
-from models.unreadable import ImageList
+from augment import patch_start
+from augment.generator_data import batches_of_files, batches_of_tokens, draw_masks, read_batch
+from augment.painting import load_maskgit
+from base.run import load, read_json, seed_rng
+from base.run_folder import read_log
+from images.files import find_images
+from images.read import read_image
+from images.unreadable import ImageList
 from models.vqgan import VQGAN as Tokenizer
 from models.vqgan_losses import adaptive_weight
 

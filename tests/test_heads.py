@@ -9,7 +9,7 @@ import torch
 from ssl_goldens import TINY
 from torch import nn
 
-from models import parallel
+from base import parallel
 from models.heads import METHODS, build_method
 from models.lars import LARS, param_groups
 

@@ -28,9 +28,10 @@ from PIL import Image
 from scipy import stats
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import feature_map, icgan, run
+from augment import feature_map, icgan
+from base import run
+from images.read import read_image
 from models.biggan import generator_from_state
-from models.decode import read_image
 from models.resnet import build_backbone
 
 

@@ -20,7 +20,8 @@ from image_files import (
 )
 from PIL import Image
 
-from models import decode, images, levels
+from base import levels
+from images import files, read
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def test_every_extension_that_the_reader_reads(tmp_path):
     Image.init()
     kinds = Image.registered_extensions()
     written = set()
-    for extension in images.extensions():
+    for extension in files.extensions():
         kind = kinds["." + extension]
         if kind not in Image.SAVE:
             continue
@@ -59,31 +60,31 @@ def test_every_extension_that_the_reader_reads(tmp_path):
     assert written >= set(
         "jpg jpeg jfif png bmp gif webp avif jp2 j2k tif tiff ppm pgm pbm pnm tga ico".split()
     )
-    found = images.find_images(tmp_path)
+    found = files.find_images(tmp_path)
     assert {os.path.splitext(name)[0] for name in found} == written
     for name in found:
-        assert decode.read_image(tmp_path / name).shape[2] == 3, name
+        assert read.read_image(tmp_path / name).shape[2] == 3, name
 
 
 def test_no_extension_of_what_is_no_picture():
-    assert not images.extensions() & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
+    assert not files.extensions() & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
 
 
 def test_what_is_passed_over_is_counted(tmp_path, capsys):
     touch(tmp_path, "a/1.jpg", "a/notes.txt", "b/x.TXT", "b/x.csv", "b/README", "a/.hidden.txt")
-    assert images.find_images(tmp_path) == ["a/1.jpg"]
+    assert files.find_images(tmp_path) == ["a/1.jpg"]
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert said[0].endswith(": 2 .txt, 1 without extension, 1 .csv")
     (tmp_path / "a" / "1.jpg").unlink()
-    assert "holds no images: 2 .txt" in sentence(capsys, images.find_images, tmp_path)
+    assert "holds no images: 2 .txt" in sentence(capsys, files.find_images, tmp_path)
 
 
 def test_folders_of_systems_are_passed_over(tmp_path, capsys):
     touch(tmp_path, "a/1.jpg", "a/._1.jpg", ".git/x.jpg", "__MACOSX/a/._1.jpg", "a/@eaDir/1.jpg")
     touch(tmp_path, "$RECYCLE.BIN/1.jpg", "System Volume Information/1.jpg", "__MACOSX/2.jpg")
     touch(tmp_path, "a/.ipynb_checkpoints/1-checkpoint.jpg", "lost+found/1.jpg")
-    assert images.find_images(tmp_path) == ["a/1.jpg"]
+    assert files.find_images(tmp_path) == ["a/1.jpg"]
     assert not capsys.readouterr().err
 
 
@@ -93,26 +94,26 @@ def test_names_that_are_not_utf8(tmp_path):
     name = folder + b"/stra\xdfe/caf\xe9.png"
     Image.fromarray(COLOURS).save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", name)
-    found = images.find_images(tmp_path / "data")
+    found = files.find_images(tmp_path / "data")
     assert [os.fsencode(path) for path in found] == [b"stra\xdfe/caf\xe9.png"]
-    assert (decode.read_image(tmp_path / "data" / found[0]) == COLOURS).all()
-    images.write_image(tmp_path / "mirror" / found[0], COLOURS)
+    assert (read.read_image(tmp_path / "data" / found[0]) == COLOURS).all()
+    files.write_image(tmp_path / "mirror" / found[0], COLOURS)
     assert os.path.exists(os.fsencode(tmp_path / "mirror") + b"/stra\xdfe/caf\xe9.png")
-    suffixes, index = images.generated_files(tmp_path / "mirror", found)
+    suffixes, index = files.generated_files(tmp_path / "mirror", found)
     assert (suffixes, index.tolist()) == ([".png"], [0])
-    images.contact_sheet(tmp_path / "sheet.png", [[COLOURS]], found, found)
+    files.contact_sheet(tmp_path / "sheet.png", [[COLOURS]], found, found)
     with pytest.raises(OSError, match="cannot be read"):
-        decode.read_image(tmp_path / (found[0] + "x"))
+        read.read_image(tmp_path / (found[0] + "x"))
 
 
 @pytest.mark.parametrize("stem", ["x" * 246, "図" * 82])
 def test_names_of_250_bytes(tmp_path, stem):
     for suffix in (".png", ".jpg"):
-        images.write_image(tmp_path / "gen" / (stem + suffix), COLOURS)
+        files.write_image(tmp_path / "gen" / (stem + suffix), COLOURS)
     assert len(list((tmp_path / "gen").iterdir())) == 2
     (tmp_path / "gen" / (stem + ".jpg")).unlink()
-    assert images.find_images(tmp_path / "gen") == [stem + ".png"]
-    assert (decode.read_image(tmp_path / "gen" / (stem + ".png")) == COLOURS).all()
+    assert files.find_images(tmp_path / "gen") == [stem + ".png"]
+    assert (read.read_image(tmp_path / "gen" / (stem + ".png")) == COLOURS).all()
 
 
 def test_unreadable_folder_is_an_error(capsys):
@@ -126,39 +127,39 @@ def test_unreadable_folder_is_an_error(capsys):
         if os.getuid() == 0:
             os.seteuid(65534)
         try:
-            said = sentence(capsys, images.find_images, root, code=1)
+            said = sentence(capsys, files.find_images, root, code=1)
             assert f"{root}/b cannot be read (Permission denied)" in said
-            said = sentence(capsys, images.generated_files, root, ["b/2.jpg"], code=1)
+            said = sentence(capsys, files.generated_files, root, ["b/2.jpg"], code=1)
             assert f"{root}/b cannot be read (Permission denied)" in said
         finally:
             os.seteuid(os.getuid())
             (root / "b").chmod(0o755)
-        assert images.find_images(root) == ["a/1.jpg", "b/2.jpg"]
+        assert files.find_images(root) == ["a/1.jpg", "b/2.jpg"]
 
 
 def test_links(tmp_path, capsys):
     touch(tmp_path, "data/a/1.jpg", "elsewhere/2.jpg")
     (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "c").symlink_to("b")
-    assert images.find_images(tmp_path / "data") == ["a/1.jpg", "b/2.jpg", "c/2.jpg"]
+    assert files.find_images(tmp_path / "data") == ["a/1.jpg", "b/2.jpg", "c/2.jpg"]
     (tmp_path / "data" / "a" / "3.jpg").symlink_to(tmp_path / "nothing")
-    assert "a/3.jpg" in images.find_images(tmp_path / "data")  # whoever reads it names it
+    assert "a/3.jpg" in files.find_images(tmp_path / "data")  # whoever reads it names it
     (tmp_path / "elsewhere" / "d").symlink_to(tmp_path / "data")
-    said = sentence(capsys, images.find_images, tmp_path / "data")
+    said = sentence(capsys, files.find_images, tmp_path / "data")
     assert "is a link to a folder above it" in said and "/d" in said
 
 
 def test_a_pipe_is_not_read(tmp_path):
     touch(tmp_path, "1.jpg")
     os.mkfifo(tmp_path / "2.jpg")
-    assert images.find_images(tmp_path) == ["1.jpg"]
+    assert files.find_images(tmp_path) == ["1.jpg"]
 
 
 def test_two_extensions_of_one_name(tmp_path, capsys):
     touch(tmp_path, "a/1.jpg", "b/1.png", "a/x-1.jpg", "a/x.jpg", "a/x.y.jpg")
-    assert len(images.find_images(tmp_path)) == 5
+    assert len(files.find_images(tmp_path)) == 5
     touch(tmp_path, "a/x.jp2")
-    said = sentence(capsys, images.find_images, tmp_path)
+    said = sentence(capsys, files.find_images, tmp_path)
     assert "a/x.jp2 and a/x.jpg differ only in their extension" in said
 
 
@@ -166,21 +167,21 @@ def test_two_extensions_of_one_name(tmp_path, capsys):
 def test_views_of_a_mirror(tmp_path, capsys):
     touch(tmp_path, "view10/a/1.png", "view2/a/1.png", "view0/a/1.png", "view0.ssim/result.json")
     touch(tmp_path, "view/x", "views1/x", "view١/x", "view-1/x", "aview3/x", "samples.png", "view3")
-    names = [folder.name for folder in images.views_of(tmp_path)]
+    names = [folder.name for folder in files.views_of(tmp_path)]
     assert names == ["view0", "view2", "view10"]
-    assert images.views_of(tmp_path / "view2") == [tmp_path / "view2"]
-    assert "is not a folder" in sentence(capsys, images.views_of, tmp_path / "nothing")
+    assert files.views_of(tmp_path / "view2") == [tmp_path / "view2"]
+    assert "is not a folder" in sentence(capsys, files.views_of, tmp_path / "nothing")
 
 
 def test_generated_files_have_any_extension(tmp_path, capsys):
     paths = ["a/1.JPEG", "a/2.png", "a/3.tif", "a/b/1.jpg", "a/c.d.jpg", "z.jpg"]
     touch(tmp_path, "a/1.webp", "a/2.PNG", "a/b/1.jpg", "a/c.d.jpg", "a/b/x.txt", "a/.3.png")
-    suffixes, index = images.generated_files(tmp_path, paths)
+    suffixes, index = files.generated_files(tmp_path, paths)
     assert index.dtype == np.uint8
-    found = [None if i == images.MISSING else suffixes[i] for i in index]
+    found = [None if i == files.MISSING else suffixes[i] for i in index]
     assert found == [".webp", ".PNG", None, ".jpg", ".jpg", None]
     touch(tmp_path, "a/1.png")
-    said = sentence(capsys, images.generated_files, tmp_path, paths, code=1)
+    said = sentence(capsys, files.generated_files, tmp_path, paths, code=1)
     assert "1.png and 1.webp" in said
 
 
@@ -226,11 +227,11 @@ def test_damaged_files_have_one_sentence(tmp_path, capfd, name):
     file = tmp_path / name
     file.write_bytes(DAMAGED[name])
     with pytest.raises(OSError) as error:
-        decode.read_image(file)
+        read.read_image(file)
     text = str(error.value)
     assert text.startswith(f"{file} cannot be read: ")
     assert "\n" not in text and len(text) > len(f"{file} cannot be read: ")
-    decode.check_values(tmp_path, [name])  # it is left to whoever reads the image
+    read.check_values(tmp_path, [name])  # it is left to whoever reads the image
     said = capfd.readouterr().err.splitlines()
     assert all(line.startswith("libpng") for line in said)  # that library writes there itself
 
@@ -243,7 +244,7 @@ def test_a_full_memory_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cv2, "imdecode", full)
     with pytest.raises(OSError, match="x.png cannot be read: MemoryError"):
-        decode.read_image(tmp_path / "x.png")
+        read.read_image(tmp_path / "x.png")
 
 
 # ---------------------------------------------------------------- squares and sheets
@@ -261,7 +262,7 @@ def resized_whole(image, size):
 def test_square_of_ordinary_images(shape):
     image = RNG.integers(0, 256, (*shape, 3), np.uint8)
     for size in (8, 33, 64):
-        assert (images.square(image, size) == resized_whole(image, size)).all()
+        assert (files.square(image, size) == resized_whole(image, size)).all()
 
 
 @pytest.mark.parametrize("shape", [(100, 1000), (1000, 100), (3, 500), (500, 3)])
@@ -270,7 +271,7 @@ def test_square_of_strips(shape):
     y, x = np.mgrid[: shape[0], : shape[1]]
     wave = 128 + 100 * np.sin(6 * np.pi * np.stack([x, y, x + y], 2) / min(shape) / 3)
     image = wave.astype(np.uint8)
-    difference = images.square(image, 32).astype(int) - resized_whole(image, 32)
+    difference = files.square(image, 32).astype(int) - resized_whole(image, 32)
     assert np.abs(difference).mean() < 8
 
 
@@ -278,7 +279,7 @@ def test_square_of_strips(shape):
 def test_strips_take_little_memory(tmp_path, shape):
     """Resized whole, the first would be 256 x 25,600,000 pixels: 20 GB."""
     image = np.full((*shape, 3), 77, np.uint8)
-    assert (images.square(image, 256) == 77).all()
-    assert images.as_stored(image, 256).shape == (256, 256, 3)
-    images.contact_sheet(tmp_path / "x.png", [[image, COLOURS]], ["strip"], ["label"])
-    assert decode.read_image(tmp_path / "x.png").shape[0] < 300
+    assert (files.square(image, 256) == 77).all()
+    assert files.as_stored(image, 256).shape == (256, 256, 3)
+    files.contact_sheet(tmp_path / "x.png", [[image, COLOURS]], ["strip"], ["label"])
+    assert read.read_image(tmp_path / "x.png").shape[0] < 300

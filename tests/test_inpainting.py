@@ -11,10 +11,10 @@ import torch
 from conftest import ROOT, command, hashes, refused, run, run_killed, write_images
 from PIL import Image
 
-from models import painting
-from models.decode import read_image
-from models.images import as_stored, square, stored_suffix, write_image
-from models.run import parser
+from augment import painting
+from base.run import parser
+from images.files import as_stored, square, stored_suffix, write_image
+from images.read import read_image
 
 
 def test_inpainting_does_not_depend_on_batch_processes_or_kills(tiny, tmp_path):

@@ -10,7 +10,8 @@ import torch
 from image_files import BANDS, COLOURS, RNG, png, sentence, tiff
 from PIL import Image
 
-from models import decode, images, levels
+from base import levels
+from images import files, read
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +30,9 @@ def test_8_bits_stay_as_they_are(tmp_path, monkeypatch, capsys):
         Image.fromarray(COLOURS[..., 0]).save(folder / ("gray_" + name))
         for text in ("", "0 1", "100 50"):
             monkeypatch.setenv(levels.LEVELS, text)
-            assert images.find_images(folder) == ["gray_" + name, name]
-            assert (decode.read_image(folder / name) == COLOURS).all()
-            gray = decode.read_image(folder / ("gray_" + name))
+            assert files.find_images(folder) == ["gray_" + name, name]
+            assert (read.read_image(folder / name) == COLOURS).all()
+            gray = read.read_image(folder / ("gray_" + name))
             assert (gray == COLOURS[..., :1]).all()
     assert not capsys.readouterr().err
 
@@ -59,29 +60,29 @@ def test_16_bits(tmp_path, monkeypatch, capsys, kind):
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / kind).write_bytes(deep_files(full)[kind])
     expected = (full * (255 / 65535)).round().astype(np.uint8)
-    assert (decode.read_image(tmp_path / "a" / kind) == expected[..., None]).all()
-    images.find_images(tmp_path / "a")
+    assert (read.read_image(tmp_path / "a" / kind) == expected[..., None]).all()
+    files.find_images(tmp_path / "a")
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "0 is taken for black, 65535 for white" in said[0]
 
     twelve = full >> 4
     (tmp_path / "b" / kind).write_bytes(deep_files(twelve)[kind])
-    said = sentence(capsys, images.find_images, tmp_path / "b")
+    said = sentence(capsys, files.find_images, tmp_path / "b")
     assert "uint16 images with values from" in said
     assert "--levels LOW HIGH" in said and 'GCL_LEVELS="LOW HIGH"' in said
-    assert len(images.find_images(tmp_path)) == 2  # together they reach the upper half: one rule
+    assert len(files.find_images(tmp_path)) == 2  # together they reach the upper half: one rule
     monkeypatch.setenv(levels.LEVELS, "0 4095")
-    assert images.find_images(tmp_path / "b") == [kind]
+    assert files.find_images(tmp_path / "b") == [kind]
     expected = (twelve * (255 / 4095)).round()
-    assert np.abs(decode.read_image(tmp_path / "b" / kind) - expected[..., None]).max() == 0
+    assert np.abs(read.read_image(tmp_path / "b" / kind) - expected[..., None]).max() == 0
 
 
 def test_12_bits_that_the_file_declares(tmp_path):
     """A PGM says how large its values are: nothing is left to guess."""
     values = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
     (tmp_path / "x.pgm").write_bytes(b"P5\n30 20\n4095\n" + values.astype(">u2").tobytes())
-    assert images.find_images(tmp_path) == ["x.pgm"]
-    difference = decode.read_image(tmp_path / "x.pgm") - (values * (255 / 4095))[..., None]
+    assert files.find_images(tmp_path) == ["x.pgm"]
+    difference = read.read_image(tmp_path / "x.pgm") - (values * (255 / 4095))[..., None]
     assert np.abs(difference).max() <= 0.51
 
 
@@ -92,14 +93,14 @@ def test_types_that_need_levels(tmp_path, monkeypatch, capsys, dtype, bands):
     values = (RNG.random((20, 30, bands)) * top).astype(dtype)
     stored = values[..., 0] if bands == 1 else values
     (tmp_path / "x.tif").write_bytes(tiff(stored, photometric="rgb" if bands == 3 else None))
-    said = sentence(capsys, images.find_images, tmp_path)
+    said = sentence(capsys, files.find_images, tmp_path)
     assert f"{dtype} images with values from" in said and "--levels LOW HIGH" in said
     with pytest.raises(OSError, match="need --levels LOW HIGH"):
-        decode.read_image(tmp_path / "x.tif")
+        read.read_image(tmp_path / "x.tif")
     monkeypatch.setenv(levels.LEVELS, f"0 {top}")
-    images.find_images(tmp_path)
+    files.find_images(tmp_path)
     expected = (values.astype(float) * 255 / top).round()
-    assert np.abs(decode.read_image(tmp_path / "x.tif") - expected).max() <= 1
+    assert np.abs(read.read_image(tmp_path / "x.tif") - expected).max() <= 1
 
 
 def test_no_data(tmp_path, monkeypatch, recwarn):
@@ -114,16 +115,16 @@ def test_no_data(tmp_path, monkeypatch, recwarn):
     expected[4] = 255
     tifffile.imwrite(tmp_path / "x.tif", values)
     monkeypatch.setenv(levels.LEVELS, "0 1")
-    assert (decode.read_image(tmp_path / "x.tif")[..., 1] == expected).all()
+    assert (read.read_image(tmp_path / "x.tif")[..., 1] == expected).all()
     assert not recwarn.list
     monkeypatch.setenv(levels.LEVELS, "1 0")  # a negative
-    flipped = decode.read_image(tmp_path / "x.tif")[..., 0]
+    flipped = read.read_image(tmp_path / "x.tif")[..., 0]
     assert flipped[0, 0] == 255 and flipped[9, 9] == 0
 
 
 def test_only_no_data(tmp_path, capsys, recwarn):
     tifffile.imwrite(tmp_path / "x.tif", np.full((4, 4), np.nan, np.float32))
-    assert "float32 images" in sentence(capsys, images.find_images, tmp_path)
+    assert "float32 images" in sentence(capsys, files.find_images, tmp_path)
     assert not recwarn.list
 
 
@@ -140,11 +141,11 @@ def test_colours_of_16_bits(tmp_path, monkeypatch):
     files["lzw.tif"] = lzw.tobytes()
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        assert (decode.read_image(tmp_path / name) == rgb >> 8).all(), name
+        assert (read.read_image(tmp_path / name) == rgb >> 8).all(), name
     monkeypatch.setenv(levels.LEVELS, "0 32768")
     expected = (rgb.astype(np.float64) * 255 / 32768).round().clip(0, 255)
     for name in files:
-        assert np.abs(decode.read_image(tmp_path / name) - expected).max() <= 1, name
+        assert np.abs(read.read_image(tmp_path / name) - expected).max() <= 1, name
     monkeypatch.setenv(levels.LEVELS, "")
     (tmp_path / "rgba.png").write_bytes(png(values))
     (tmp_path / "rgba.tif").write_bytes(
@@ -154,7 +155,7 @@ def test_colours_of_16_bits(tmp_path, monkeypatch):
     white = Image.new("RGBA", eight.size, "white")
     expected = np.asarray(Image.alpha_composite(white, eight).convert("RGB"))
     for name in ("rgba.png", "rgba.tif"):
-        assert (decode.read_image(tmp_path / name) == expected).all(), name
+        assert (read.read_image(tmp_path / name) == expected).all(), name
 
 
 def test_turned_16_bits(tmp_path):
@@ -163,10 +164,10 @@ def test_turned_16_bits(tmp_path):
     (tmp_path / "x.tif").write_bytes(
         tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     )
-    turned = decode.read_image(tmp_path / "x.tif")
+    turned = read.read_image(tmp_path / "x.tif")
     assert (turned == np.rot90(values >> 8, -1)).all()
     (tmp_path / "gray.tif").write_bytes(tiff(values[..., 0], extratags=[(274, 3, 1, 6, True)]))
-    assert decode.read_image(tmp_path / "gray.tif").shape == (30, 20, 3)
+    assert read.read_image(tmp_path / "gray.tif").shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
@@ -178,28 +179,28 @@ def test_many_bands(tmp_path, monkeypatch, capsys, dtype, planar, compression):
     file = tmp_path / "x.tif"
     options = {"photometric": "minisblack", "planarconfig": planar, "compression": compression}
     tifffile.imwrite(file, stored, **options)
-    said = sentence(capsys, images.find_images, tmp_path)
+    said = sentence(capsys, files.find_images, tmp_path)
     assert f"{file}: 5 bands of {dtype}" in said
     assert "--bands 3 2 1" in said and "GCL_BANDS" in said
     with pytest.raises(OSError, match=f"x.tif cannot be read: 5 bands of {dtype}"):
-        decode.read_image(file)
+        read.read_image(file)
     monkeypatch.setenv(levels.BANDS, "4 3 1")
     monkeypatch.setenv(levels.LEVELS, "0 255")
-    images.find_images(tmp_path)
-    assert (decode.read_image(file) == values[..., [3, 2, 0]]).all()
+    files.find_images(tmp_path)
+    assert (read.read_image(file) == values[..., [3, 2, 0]]).all()
     monkeypatch.setenv(levels.BANDS, "5")
-    assert (decode.read_image(file) == values[..., 4:]).all()
+    assert (read.read_image(file) == values[..., 4:]).all()
     monkeypatch.setenv(levels.BANDS, "6 1 2")
-    assert "number 6, there are 5 bands" in sentence(capsys, images.find_images, tmp_path)
+    assert "number 6, there are 5 bands" in sentence(capsys, files.find_images, tmp_path)
 
 
 def test_bands_of_colours_with_infrared(tmp_path, monkeypatch):
     """Aerial photographs: red, green, blue and infrared. The colours, unless bands are named."""
     values = RNG.integers(0, 256, (20, 30, 4), np.uint8)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"])
-    assert (decode.read_image(tmp_path / "x.tif") == values[..., :3]).all()
+    assert (read.read_image(tmp_path / "x.tif") == values[..., :3]).all()
     monkeypatch.setenv(levels.BANDS, "4 1 2")
-    assert (decode.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
+    assert (read.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -211,7 +212,7 @@ def test_four_compressed_bands(tmp_path, monkeypatch, dtype):
     (tmp_path / "x.tif").write_bytes(data.tobytes())
     monkeypatch.setenv(levels.LEVELS, "0 255")
     monkeypatch.setenv(levels.BANDS, "4 2 1")
-    assert (decode.read_image(tmp_path / "x.tif") == values[..., [3, 1, 0]]).all()
+    assert (read.read_image(tmp_path / "x.tif") == values[..., [3, 1, 0]]).all()
 
 
 def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
@@ -222,21 +223,21 @@ def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
     (tmp_path / "x.tif").write_bytes(data)
     monkeypatch.setenv(levels.BANDS, "3 2 1")
     with pytest.raises(OSError, match="LZW.*imagecodecs"):
-        decode.read_image(tmp_path / "x.tif")
+        read.read_image(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("text", ["1", "0 0", "a b", "0 nan", "0 1 2"])
 def test_bad_levels(tmp_path, monkeypatch, capsys, text):
     Image.fromarray(COLOURS).save(tmp_path / "x.png")
     monkeypatch.setenv(levels.LEVELS, text)
-    assert levels.LEVELS in sentence(capsys, images.find_images, tmp_path)
+    assert levels.LEVELS in sentence(capsys, files.find_images, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["1 2", "0 1 2", "x", "1.5", "1 2 3 4"])
 def test_bad_bands(tmp_path, monkeypatch, capsys, text):
     Image.fromarray(COLOURS).save(tmp_path / "x.png")
     monkeypatch.setenv(levels.BANDS, text)
-    assert levels.BANDS in sentence(capsys, images.find_images, tmp_path)
+    assert levels.BANDS in sentence(capsys, files.find_images, tmp_path)
 
 
 def test_flags_reach_every_process(tmp_path, monkeypatch):
@@ -254,7 +255,7 @@ def test_flags_reach_every_process(tmp_path, monkeypatch):
         torch.multiprocessing, "get_start_method", torch.multiprocessing.get_start_method
     )
     reader = torch.utils.data.DataLoader(
-        images.Reading(decode.read_image),
+        files.Reading(read.read_image),
         batch_size=None,
         sampler=[tmp_path / "x.tif"],
         num_workers=1,

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
-from models import maskgit, painting, vqgan
-from models.masks import MASKS, mask_name, mask_of
-from models.painting import load_maskgit, synset_index
-from models.run import seed_rng
+from augment import painting
+from augment.masks import MASKS, mask_name, mask_of
+from augment.painting import load_maskgit, synset_index
+from base.run import seed_rng
+from models import maskgit, vqgan
 
 GOLDENS = Path(__file__).parent / "goldens" / "maskgit"
 

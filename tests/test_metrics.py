@@ -10,8 +10,8 @@ import pytest
 from conftest import PRETRAIN, ROOT, call, hashes, refused, run
 from PIL import Image
 
-from models.images import write_image
-from models.ssim import structural_similarity
+from evaluate.ssim import structural_similarity
+from images.files import write_image
 
 pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"
@@ -197,10 +197,10 @@ def test_cost_bad_input(mirrors, tiny, backbone, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["crop", "jitter", "blur"])
 def test_handcrafted_is_vicregs_first_view(name, mirrors, tiny):
     """The stored image is what the views' own functions make of the same random numbers."""
-    from models import views
-    from models.decode import read_image
-    from models.images import find_images
-    from models.run import seed_rng
+    from base.run import seed_rng
+    from images import views
+    from images.files import find_images
+    from images.read import read_image
 
     path = find_images(tiny["train"])[0]
     image = read_image(tiny["train"] / path)

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from conftest import refused, run, write_images
 
-from models.decode import read_image
-from models.features import centre_crop
+from evaluate.features import centre_crop
+from images.read import read_image
 from models.resnet import load_backbone
 
 

@@ -7,13 +7,13 @@ import torch
 from photographs import photographs
 from torch.utils.data import DataLoader
 
-from models import device_views
-from models import views as V
-from models.decode import read_image
-from models.images import square, write_image
-from models.pairs import PairDataset, mirrors_of
-from models.run import seed_rng, write_json
-from models.small_pairs import SmallPairs
+from base.run import seed_rng, write_json
+from images import device_views
+from images import views as V
+from images.files import square, write_image
+from images.pairs import PairDataset, mirrors_of
+from images.read import read_image
+from images.small_pairs import SmallPairs
 
 
 # ---------------------------------------------------------------- the data set

@@ -6,10 +6,10 @@ import torch
 from conftest import run
 from PIL import Image
 
+from base.run_folder import read_log, run_arguments
 from models.heads import METHODS, build_method
 from models.lars import build_optimizer
 from models.presets import CIFAR, recipe_of
-from models.run_folder import read_log, run_arguments
 
 # solo-learn 9187ea3, scripts/pretrain/cifar/*.yaml: learning rate at batch 256, weight decay,
 # lowest crop scale, blur and solarize of both views, widths of the projector

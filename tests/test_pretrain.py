@@ -9,10 +9,10 @@ import torch
 import torchvision
 from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, write_images
 
+from base.run import load
+from base.run_folder import read_log, run_arguments
 from models.heads import build_method
 from models.resnet import build_backbone
-from models.run import load
-from models.run_folder import read_log, run_arguments
 
 SMALL = {
     "vicreg": "16-16",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import PRETRAIN, ROOT, call
 
-from models.run import load
+from base.run import load
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)

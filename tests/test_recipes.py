@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from conftest import ROOT, run_recipe
 
-from models.run_folder import run_arguments
+from base.run_folder import run_arguments
 
 FULL = {
     "DATA": "/data/imagenet",
@@ -298,7 +298,7 @@ def test_imagenet100_of_other_data(tmp_path):
     assert done.returncode == 1 and "lacks 100 of the 100 classes" in done.stderr
     listed, known = (
         {line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"}
-        for name in ("recipes/imagenet100.txt", "models/imagenet_synsets.txt")
+        for name in ("recipes/imagenet100.txt", "augment/imagenet_synsets.txt")
     )
     assert len(listed) == 100 and listed < known
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import call, refused, run
 
-from models.images import write_image
-from models.report import TABLES, cost_table, entries, select
-from models.runs import generation, imagenet100, read_runs, synsets
+from images.files import write_image
+from report.results import generation, imagenet100, read_runs, synsets
+from report.write import TABLES, cost_table, entries, select
 
 SCRIPT = "07_metrics.py"
 IMAGENET = dict.fromkeys(sorted(synsets()), 50.0)

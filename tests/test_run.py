@@ -9,8 +9,8 @@ import warnings
 import pytest
 import torch
 
-from models import parallel, run, run_folder
-from models.meter import Meter
+from base import parallel, run, run_folder
+from base.training import Meter
 
 
 def said(capsys, main, args=None, code=1):

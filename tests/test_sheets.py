@@ -8,9 +8,9 @@ import torch
 from conftest import refused, run, run_recipe, write_images
 from PIL import Image
 
-from models.decode import read_image
-from models.feature_map import Navigator
-from models.images import square
+from augment.feature_map import Navigator
+from images.files import square
+from images.read import read_image
 
 
 @pytest.fixture(scope="module")

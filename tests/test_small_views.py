@@ -1,13 +1,13 @@
-"""Views of many small images at once against those of one image (models/views.py)."""
+"""Views of many small images at once against those of one image (images/views.py)."""
 
 import numpy as np
 import pytest
 import torch
 from photographs import photographs
 
-from models import small_views, views
+from base.run import seed_rng
+from images import small_views, views
 from models.heads import METHODS
-from models.run import seed_rng
 
 SPECS = {
     f"{name}-{k}": spec

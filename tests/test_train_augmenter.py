@@ -14,7 +14,8 @@ from conftest import run as stage
 from icgan_release import unit, write_photographs, write_release
 from test_icgan import strategy
 
-from models import feature_map, run
+from augment import feature_map
+from base import run
 from models.biggan import generator_from_state, official_shapes
 
 ROOT = Path(__file__).resolve().parent.parent

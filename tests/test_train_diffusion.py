@@ -8,7 +8,7 @@ from conftest import call, run
 from test_caption import photographs
 from test_diffusion import refusal
 
-from models.decode import read_image
+from images.read import read_image
 
 pytest.importorskip("diffusers")  # a machine may lack it; only this needs it
 

@@ -10,7 +10,7 @@ from conftest import call, refused, run
 from evaluation_study import SMALL, TRANSFER, make_study, numbers, of, result
 from PIL import Image
 
-from models import labelled
+from images import labelled
 
 
 @pytest.fixture(scope="module")

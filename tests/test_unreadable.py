@@ -1,4 +1,4 @@
-"""Images that cannot be read: one rule for all stages, models/unreadable.py."""
+"""Images that cannot be read: one rule for all stages, images/unreadable.py."""
 
 import importlib
 import json
@@ -16,24 +16,17 @@ from conftest import call, hashes, refused, run_killed
 from PIL import Image
 from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 
-from models import (
-    check,
-    decode,
-    feature_statistics,
-    features,
-    labelled,
-    other_images,
-    ssim,
-    unreadable,
-)
-from models import views as V
-from models.decode import read_image
-from models.images import find_images
-from models.pairs import PairDataset
+from augment import other_images
+from base.run import read_json
+from base.run_folder import read_log
+from evaluate import feature_statistics, features, ssim
+from images import check, labelled, read, unreadable
+from images import views as V
+from images.files import find_images
+from images.pairs import PairDataset
+from images.read import read_image
+from images.unreadable import ImageList, read_record
 from models.resnet import load_backbone
-from models.run import read_json
-from models.run_folder import read_log
-from models.unreadable import ImageList, read_record
 
 CPU = torch.device("cpu")
 __all__ = ["root", "unspoilt"]  # fixtures
@@ -132,10 +125,10 @@ def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch, name):
         def fail(data, error=error):
             raise error
 
-        monkeypatch.setattr(decode, "_decode_common", fail)
+        monkeypatch.setattr(read, "_decode_common", fail)
         with pytest.raises(OSError, match="0.png cannot be read") as raised:
             readers(three, files)[name]()
-        assert not isinstance(raised.value, decode.UnreadableImage)
+        assert not isinstance(raised.value, read.UnreadableImage)
     assert not files.found
 
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision import transforms as T
 
-from models import device_views
-from models import views as V
+from images import device_views
+from images import views as V
 from models.heads import METHODS
 
 GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")

@@ -16,13 +16,14 @@ import pytest
 import torch
 from conftest import ROOT, call, refused, run, run_killed, run_recipe, write_images
 
-from models import features, linear, memory, vit
+from base.run import load
+from base.run_folder import read_log
+from evaluate import features, linear
+from models import memory, vit
 from models.heads import METHODS, build_method
 from models.lars import build_optimizer, set_rates
 from models.presets import recipe_of
 from models.resnet import build_backbone, load_backbone, random_like
-from models.run import load
-from models.run_folder import read_log
 
 GOLD = {
     name: torch.from_numpy(value)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from models import run, weights
+from base import run, weights
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 FETCH = """
 import sys
-from models import weights
+from base import weights
 weights.PUBLISHED["x"] = weights.Published(sys.argv[1], "x.bin")
 print(weights.weight_file("x"))
 """

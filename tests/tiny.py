@@ -19,10 +19,10 @@ import msgpack
 import numpy as np
 from tiny_pipelines import blip, sdxl
 
-from models.flax_files import read_flax
-from models.images import write_image
-from models.labelled import VOC
-from models.run import write_json
+from base.run import write_json
+from images.files import write_image
+from images.labelled import VOC
+from models.published_maskgit import read_flax
 
 CLASSES = ("n01440764", "n01558993", "n01692333", "n01729322")  # the first is not in ImageNet-100
 SCENES = ("abbey", "bar", "cave")

@@ -1,0 +1,137 @@
+"""Which tokens of an image in-painting predicts: the masks by name.
+
+A mask is a function mask(side, rng) -> bool (side, side), True where a token is predicted. `side`
+is the number of tokens in a row, `rng` is the image's own numpy Generator. The name of a mask with
+a parameter says so, and the parameter is the third argument: P is a share from 0 to 1, anything
+else is text. A mask of one's own is one more entry of MASKS.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+
+from base import run
+
+
+# ---------------------------------------------------------------- the masks
+def center(side, rng):
+    """All tokens but the outer ring."""
+    return ~ring(side, rng)
+
+
+def ring(side, rng):
+    """The outer ring: the surroundings change, what stands in the middle stays."""
+    mask = np.ones((side, side), bool)
+    mask[1:-1, 1:-1] = False
+    return mask
+
+
+def random(side, rng, share):
+    """Each token with probability `share` (dissertation, section 5.7)."""
+    return rng.random((side, side)) < share
+
+
+def block(side, rng, share):
+    """One rectangle with `share` of the tokens; its place and its shape (1:3 to 3:1) are random."""
+    area = share * side**2
+    mask = np.zeros((side, side), bool)
+    if area < 0.5:
+        return mask
+    lowest = max(1, area / side, math.sqrt(area / 3))
+    highest = min(side, max(1, math.sqrt(area * 3)))
+    logarithm = rng.uniform(math.log(lowest), math.log(highest))
+    height = round(math.exp(logarithm))
+    width = min(side, max(1, round(area / height)))
+    top = rng.integers(side - height, endpoint=True)
+    left = rng.integers(side - width, endpoint=True)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def none(side, rng):
+    """No token: the tokenizer's reconstruction, a control."""
+    return np.zeros((side, side), bool)
+
+
+def from_file(side, rng, file):
+    """The tokens that are white (on average 128 to 255) in the centre square of a grey image."""
+    from PIL import Image
+
+    from images.read import read_image
+
+    grey = Image.fromarray(read_image(file)).convert("L")
+    edge = min(grey.size)
+    left = (grey.width - edge) // 2
+    top = (grey.height - edge) // 2
+    square = grey.crop((left, top, left + edge, top + edge))
+    return np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
+
+
+MASKS = {
+    "center": center,
+    "ring": ring,
+    "random:P": random,
+    "block:P": block,
+    "none": none,
+    "file:FOLDER": from_file,
+}
+
+
+# ---------------------------------------------------------------- a mask by its name
+def find_mask(text):
+    """'random:0.5' -> (the function `random`, [0.5]); 'center' -> (the function `center`, [])."""
+    if text in MASKS and ":" not in text:
+        return MASKS[text], []
+    name, _, parameter = text.partition(":")
+    for entry, function in MASKS.items():
+        entry_name, _, kind = entry.partition(":")
+        if name == entry_name and kind and parameter:
+            return function, [run.fraction(parameter) if kind == "P" else parameter]
+    raise argparse.ArgumentTypeError(f"{text} is not a mask; the masks are {', '.join(MASKS)}")
+
+
+def mask_name(text):
+    """argparse type: a name that `find_mask` knows."""
+    find_mask(text)
+    return text
+
+
+def mask_of(text, side, rng, file=None):
+    """The mask that `text` names: bool (side * side,), True where a token is predicted.
+
+    file: the image's grey image, for file:FOLDER.
+    """
+    function, parameters = find_mask(text)
+    if function is from_file:
+        parameters = [file]
+    mask = function(side, rng, *parameters)
+    if mask.shape != (side, side) or mask.dtype != bool:
+        run.fail(
+            f"--mask {text} gave {mask.dtype} {mask.shape}: a mask is an array bool {(side, side)}."
+        )
+    return mask.ravel()
+
+
+def mask_files(folder, data):
+    """{image: grey image} of all images below `data`; one without a grey image ends the run."""
+    from images.files import find_images
+
+    files_by_stem = {}
+    for name in find_images(folder):
+        files_by_stem[_stem(name)] = Path(folder, name)
+    paths = find_images(data)
+    missing = [path for path in paths if _stem(path) not in files_by_stem]
+    if missing:
+        run.fail(
+            f"--mask file:{folder}: {len(missing)} of {len(paths)} images have no mask there, such "
+            f"as {', '.join(missing[:3])}.",
+            2,
+        )
+    return {path: files_by_stem[_stem(path)] for path in paths}
+
+
+def _stem(path):
+    """A path without its extension."""
+    return path.rpartition(".")[0]

@@ -1,0 +1,59 @@
+"""The strategies of stage 02 by name (dissertation, chapter 4).
+
+A strategy of one's own is one more entry: `STRATEGIES["mine"] = Entry(...)`.
+"""
+
+from augment import diffusion, handcrafted, icgan, other_images, painting
+from augment.strategy import Entry
+
+STRATEGIES = {
+    "inpaint": Entry(
+        "Mask tokens, predict them with MaskGIT: the dissertation's best strategy.",
+        painting.inpaint_arguments,
+        painting.inpaint,
+        choose_views=("views",),
+    ),
+    "outpaint": Entry(
+        "Shrink, lay on a blank canvas, predict the surroundings with MaskGIT.",
+        painting.outpaint_arguments,
+        painting.outpaint,
+        choose_views=("positions",),
+    ),
+    "noise": Entry(
+        "Encode, draw new noise, generate with IC-GAN.",
+        icgan.noise_arguments,
+        icgan.noise,
+        choose_views=("views",),
+    ),
+    "diffusion": Entry(
+        "Add noise, denoise with SDXL-Turbo and a caption.",
+        diffusion.diffusion_arguments,
+        diffusion.diffusion,
+        choose_views=("strength",),
+    ),
+    "crop": Entry(
+        "Crop at random and resize: hand-crafted, no model.",
+        handcrafted.arguments,
+        handcrafted.crop,
+    ),
+    "jitter": Entry(
+        "Change brightness, contrast, saturation and hue: hand-crafted, no model.",
+        handcrafted.arguments,
+        handcrafted.jitter,
+    ),
+    "blur": Entry(
+        "Blur with a Gaussian: hand-crafted, no model.", handcrafted.arguments, handcrafted.blur
+    ),
+    "same-class": Entry(
+        "Take another real image of the same class: a ceiling, because it uses the labels.",
+        other_images.same_class_arguments,
+        other_images.same_class,
+        choose_views=("views",),
+    ),
+    "neighbour": Entry(
+        "Take the real image that an encoder finds most similar.",
+        other_images.neighbour_arguments,
+        other_images.neighbour,
+        choose_views=("views",),
+    ),
+}

@@ -1,0 +1,256 @@
+"""The processes of one run: who this one is, and sums, gathers, gradients and BatchNorm over all.
+
+torchrun starts the processes and gives each its number in the environment. With one process every
+function here returns what it was given. On several processes, loss, gradient and statistics are
+those of the *global* batch, on GPUs and on CPUs alike.
+"""
+
+import ctypes
+import datetime
+import functools
+import inspect
+import os
+import signal
+import sys
+import time
+
+SHARE_GPU = "GCL_SHARE_GPU"  # set to 1: several processes may use one GPU (slow; made for tests)
+TIMEOUT = "GCL_TIMEOUT"  # seconds that one collective may take; waiting for slow peers has no limit
+
+
+# ---------------------------------------------------------------- who is here
+def rank():
+    """This process's number, 0 to world() - 1."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world():
+    """The number of processes on all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank():
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world():
+    """The number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+class _Store:
+    """The key-value store that torchrun's processes share; None with one process."""
+
+    store = None
+    waits = 0
+
+
+def join(device, shared_gpu=False):
+    """Join the other processes, if torchrun started several. `device`: this process's torch.device.
+
+    NCCL connects GPUs, gloo connects CPUs. NCCL refuses two processes on one GPU, gloo does not.
+    """
+    if world() == 1:
+        return
+    import torch
+    from torch.distributed.rendezvous import rendezvous
+
+    if sys.platform == "linux":
+        # Die with torchrun: a process left behind would go on writing to the run's folder.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    _Store.store, _, _ = next(rendezvous("env://"))
+    nccl = device.type == "cuda" and not shared_gpu
+    torch.distributed.init_process_group(
+        "nccl" if nccl else "gloo",
+        store=torch.distributed.PrefixStore("collectives", _Store.store),
+        rank=rank(),
+        world_size=world(),
+        timeout=datetime.timedelta(seconds=float(os.environ.get(TIMEOUT, 1800))),
+        device_id=device if nccl else None,
+    )
+
+
+def leave():
+    """Close the connections, so that the process ends without a warning."""
+    if _Store.store is not None:
+        import torch
+
+        torch.distributed.destroy_process_group()
+        _Store.store = None
+
+
+def barrier():
+    """Wait until every process is here, however long the slowest one takes.
+
+    It counts in the store instead of using a collective, because a collective has a time limit.
+    """
+    if _Store.store is None:
+        return
+    _Store.waits += 1
+    key = f"barrier {_Store.waits}"
+    arrived = _Store.store.add(key, 1)
+    while arrived < world():
+        time.sleep(0.02)
+        arrived = _Store.store.add(key, 0)
+
+
+def deal(items, name):
+    """Yield the items that no other process has taken: each goes to whoever asks first.
+
+    Made for work of unequal length. `name` tells two rounds of dealing apart.
+    """
+    if _Store.store is None:
+        yield from items
+        return
+    while (number := _Store.store.add(f"deal {name}", 1) - 1) < len(items):
+        yield items[number]
+
+
+# ---------------------------------------------------------------- sums and gathers
+def all_sum(tensor):
+    """The sum of every process's tensor, in place."""
+    if world() > 1:
+        import torch
+
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def everyone(value):
+    """[the value of process 0, of process 1, ...]: any picklable object, on every process."""
+    if world() == 1:
+        return [value]
+    import torch
+
+    barrier()  # the slowest process may be hours behind
+    values = [None] * world()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def collect(values, rows, n):
+    """(n, ...) on every process, from each process's `values` (m, ...) at its `rows` (m,)."""
+    whole = values.new_zeros(n, *values.shape[1:])
+    whole[rows] = values
+    barrier()
+    return all_sum(whole)
+
+
+def full_precision(function):
+    """`function(*tensors, **options)` outside autocast, with half-precision tensors as float32."""
+
+    @functools.wraps(function)
+    def wrapped(*tensors, **options):
+        import torch
+
+        tensors = [t.float() if t.itemsize < 4 else t for t in tensors]
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(*tensors, **options)
+
+    return wrapped
+
+
+def gather(x):
+    """x (b, ...) of every process -> (b * processes, ...) in the order of the ranks; b equal on
+    all.
+
+    Differentiable. Every process must compute the same loss of the global batch from the result:
+    then the mean over processes, which DistributedDataParallel takes, is the exact gradient.
+    """
+    if world() == 1:
+        return x
+    return full_precision(_gather_function().apply)(x.contiguous())
+
+
+@functools.cache
+def _gather_function():
+    """The autograd function behind `gather`, built when it is first needed (torch is heavy)."""
+    import torch
+
+    class Gather(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            parts = [torch.empty_like(x) for _ in range(world())]
+            torch.distributed.all_gather(parts, x)
+            return torch.cat(parts)
+
+        @staticmethod
+        def backward(ctx, grad):
+            # The loss, and so this gradient, is the same on every process: its sum over the
+            # processes is `world()` times itself, and needs no communication.
+            return world() * grad.chunk(world())[rank()]
+
+    return Gather
+
+
+# ---------------------------------------------------------------- gradients and BatchNorm
+def data_parallel(module, device):
+    """The module under DistributedDataParallel, its BatchNorm over all processes; alone: itself.
+
+    Parameters and buffers stay the same objects, so `module` remains the one to save.
+    """
+    if world() == 1:
+        return module
+    from torch.nn.parallel import DistributedDataParallel
+
+    synchronise_batchnorm(module, device)
+    sync = "forward_sync_buffers"
+    if sync not in inspect.signature(DistributedDataParallel).parameters:
+        sync = "broadcast_buffers"  # its name in older versions of torch
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{sync: False},  # buffers are equal on all processes already
+    )
+
+
+def synchronise_batchnorm(module, device):
+    """Let every BatchNorm of the module take its statistics over all processes, in place.
+
+    torch's SyncBatchNorm does it on GPUs under NCCL. For all else there is `_global_batchnorm`.
+    Every process must have equally many rows.
+    """
+    import torch
+
+    if world() == 1:
+        return
+    nccl = torch.distributed.get_backend() == "nccl"
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d):
+                if nccl:
+                    setattr(parent, name, torch.nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                else:
+                    child.__class__ = _global_batchnorm(type(child))
+
+
+@functools.cache
+def _global_batchnorm(kind):
+    """A subclass of BatchNorm1d or BatchNorm2d with statistics over the rows of all processes."""
+    import torch
+    from torch.distributed.nn.functional import all_reduce
+
+    class GlobalBatchNorm(kind):
+        def forward(self, x):
+            if not self.training:
+                return super().forward(x)
+            others = [d for d in range(x.ndim) if d != 1]
+            shape = [1, -1] + [1] * (x.ndim - 2)
+            with torch.autocast(x.device.type, enabled=False):
+                values = x.float() if x.itemsize < 4 else x
+                n = values.numel() / values.shape[1] * world()
+                mean = all_reduce(values.sum(others)) / n
+                centred = values - mean.view(shape)
+                variance = all_reduce(centred.square().sum(others)) / n
+                with torch.no_grad():
+                    self.num_batches_tracked += 1
+                    self.running_mean.lerp_(mean, self.momentum)
+                    self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+                out = centred * (variance + self.eps).rsqrt().view(shape)
+                if self.affine:
+                    out = out * self.weight.view(shape) + self.bias.view(shape)
+            return out.to(x.dtype)
+
+    return GlobalBatchNorm

@@ -1,0 +1,457 @@
+"""What every stage stands on: arguments, errors as sentences, devices, seeds, files.
+
+Randomness has one rule. Whatever is random about an image, a batch or a step is a function of a
+seed and of its names (a path, an epoch, a view), never of a global state. So resuming, other images
+in the batch, more workers and more processes change nothing, and no random state needs saving.
+"""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from base import levels, parallel
+from base.parallel import rank, world
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# ---------------------------------------------------------------- arguments
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action):
+        text = action.help or ""
+        hidden = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        if hidden or not action.option_strings or action.default == []:
+            return text
+        if isinstance(action.default, (list, tuple)):
+            return f"{text} (default: {' '.join(map(str, action.default))})"
+        return f"{text} (default: %(default)s)"
+
+
+def parser(doc, **kwargs):
+    """An argparse parser in the style of the house: the script's docstring is its manual."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=_Help, allow_abbrev=False, **kwargs
+    )
+
+
+def subparser(commands, name, doc):
+    """The same for a subcommand; `commands` is what `parser.add_subparsers` returned."""
+    first_line = doc.strip().splitlines()[0]
+    return commands.add_parser(
+        name, help=first_line, description=doc, formatter_class=_Help, allow_abbrev=False
+    )
+
+
+def fraction(text):
+    """argparse type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def number(text):
+    """argparse type: a finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def from_zero(text):
+    """argparse type: a finite number, 0 or above."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def above_zero(text):
+    """argparse type: a finite number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def positive(text):
+    """argparse type: a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def zero_or_more(text):
+    """argparse type: a whole number, 0 or above."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def device_arguments(p, workers=8):
+    """Add to a parser where and how to compute (--device, --precision, --workers) and to read."""
+    p.add_argument(
+        "--device",
+        default="auto",
+        choices=["auto", "cuda", "cpu"],
+        help="where to compute; auto takes a GPU if there is one",
+    )
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "bf16", "fp32"],
+        help="number format of the networks; auto takes bf16 where the hardware computes in it",
+    )
+    p.add_argument(
+        "--workers",
+        type=zero_or_more,
+        default=workers,
+        metavar="N",
+        help="processes that read images, for each GPU; 0 reads in the main process",
+    )
+    reading_arguments(p)
+
+
+def reading_arguments(p):
+    """Add to a parser how images are read, and how many of them may be unreadable."""
+    p.add_argument(
+        "--max-unreadable",
+        type=fraction,
+        default=0.001,
+        metavar="SHARE",
+        help="share of a folder's images that may be unreadable. They are named and left out (in "
+        "training the next image stands in); with more of them the run ends. It is rounded down, "
+        "so of fewer than 1,000 images every one must be readable unless this is raised",
+    )
+    levels.arguments(p)
+
+
+# ---------------------------------------------------------------- errors
+def fail(message, code=1):
+    """End the run with one sentence on stderr. Exit code 2 means wrong usage, 1 everything else."""
+    line = message.replace("\n", "\\n")  # of file names
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def warn(message):
+    """One line on stderr, from process 0."""
+    if rank() == 0:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def launch(main, args):
+    """Run a stage: start its processes, call main(args, device), turn failures into sentences."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
+    try:
+        main(args, start(args))
+        parallel.leave()
+    except KeyboardInterrupt:
+        fail("Interrupted. The same command continues where this one stopped.", 130)
+    except OSError as error:
+        fail(sentence_of_os_error(error))
+    except RuntimeError as error:
+        sentence = sentence_of_runtime_error(error)
+        if sentence is None:
+            raise
+        fail(sentence)
+
+
+def sentence_of_os_error(error):
+    """What a user can do about a full disk, a missing file or an unreadable image."""
+    text = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"Stopped: {text}. Free some space: the same command continues, nothing is lost."
+    return f"Stopped: {text}."
+
+
+def sentence_of_runtime_error(error):
+    """What a user can do about the commonest errors of torch, or None for all others."""
+    import torch
+
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        total = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return (
+            f"The GPU's memory ({total:.0f} GiB) is full. Lower --batch-size, or use more GPUs "
+            "with torchrun; 03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept."
+        )
+    if "can't allocate memory" in text or "not enough memory" in text:
+        return (
+            "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint "
+            "is kept."
+        )
+    shared = ("shared memory", "(shm)", "Bus error", "bus error")
+    if any(words in text for words in shared):
+        return (
+            "Shared memory (/dev/shm) is full: the processes that read images use it. Run with "
+            "--workers 0, or enlarge it (docker run --ipc=host or --shm-size=16g). The last "
+            "checkpoint is kept."
+        )
+    if "DataLoader worker" in text and "killed by signal" in text:
+        return (
+            "A process that reads images was killed, most likely because the computer's memory is "
+            "full. Lower --workers or --batch-size. The last checkpoint is kept."
+        )
+    peer = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL")
+    if world() > 1 and any(words in text for words in peer):
+        return (
+            f"Process {rank()} lost its connection to another process of this run, which has ended "
+            "or hangs: look for its message above. The last checkpoint is kept: the same command "
+            "continues."
+        )
+    return None
+
+
+# ---------------------------------------------------------------- devices
+def start(args):
+    """Join the other processes if torchrun started us; return this process's torch.device."""
+    wanted = getattr(args, "device", "cpu")
+    if wanted == "cpu" and world() == 1:
+        import torch
+
+        return torch.device("cpu")
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and not gpus:
+        fail("--device cuda: no GPU is visible; use --device cpu or check the driver.", 2)
+    device, shared_gpu = torch.device("cpu"), False
+    if gpus and wanted != "cpu":
+        shared_gpu = parallel.local_world() > gpus
+        if shared_gpu and not os.environ.get(parallel.SHARE_GPU):
+            fail(
+                f"torchrun started {parallel.local_world()} processes, and {gpus} GPUs are "
+                f"visible: use --nproc_per_node={gpus}.",
+                2,
+            )
+        device = torch.device("cuda", parallel.local_rank() % gpus)
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        # "fp32" is to mean float32: without this, convolutions on Ampere and later use TF32.
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        emulate_smaller_gpu(device)
+    parallel.join(device, shared_gpu)
+    return device
+
+
+def emulate_smaller_gpu(device):
+    """$GCL_GPU_GIB=23 makes a larger GPU behave like one of that size: a test of memory."""
+    import torch
+
+    if size := os.environ.get("GCL_GPU_GIB"):
+        total = torch.cuda.get_device_properties(device).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, float(size) / total), device)
+
+
+def autocast(device, precision="auto"):
+    """bf16 autocast where the hardware computes in bf16 (no loss scaling needed), else nothing."""
+    import torch
+
+    if precision == "auto":
+        if device.type == "cuda":
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            # Without these instructions a CPU emulates bf16, some hundred times slower than
+            # float32.
+            able = torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if able else "fp32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def progress(total, what, done=0):
+    """A progress bar with the time that is left, on process 0."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total, desc=what, initial=done, disable=rank() > 0, dynamic_ncols=True, smoothing=0.1
+    )
+
+
+# ---------------------------------------------------------------- seeds and order
+def _digest(size, *names):
+    # Names that are not UTF-8 hold surrogates; they must have a digest as well.
+    text = repr(names).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=size).digest()
+
+
+def image_seed(seed, *names):
+    """A 63-bit seed for everything random about one thing, such as (seed, path, view)."""
+    return int.from_bytes(_digest(8, seed, *names), "big") >> 1
+
+
+class _Seed(np.random.bit_generator.ISeedSequence):
+    """Hands a digest to a bit generator as it is. (numpy's own mixing is four times slower.)"""
+
+    def __init__(self, digest):
+        self.digest = digest
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        return np.frombuffer(self.digest, dtype, n_words)
+
+
+def seed_rng(seed, *names):
+    """A numpy Generator for everything random about one thing."""
+    return np.random.Generator(np.random.PCG64(_Seed(_digest(32, seed, *names))))
+
+
+def batches(n, batch_size, seed, first, last):
+    """For each step from `first` to `last` - 1: this process's share of the global batch.
+
+    A share is a list of (epoch, index). Each epoch is a new permutation of the n images, and its
+    incomplete last batch is dropped. One such generator feeds a DataLoader for the whole training:
+    the workers never stop between epochs, and a resumed run starts in the middle of one.
+    """
+    each = batch_size // world()
+    steps_per_epoch = n // batch_size
+    shuffled = None
+    for step in range(first, last):
+        epoch, batch = divmod(step, steps_per_epoch)
+        if epoch != shuffled:
+            order = seed_rng(seed, "order", epoch).permutation(n)
+            shuffled = epoch
+        begin = batch * batch_size + rank() * each
+        yield [(epoch, int(index)) for index in order[begin : begin + each]]
+
+
+def check_batch(n, batch_size, least=1):
+    """Check the global batch size: a multiple of the processes, not above the n images.
+
+    `least`: the fewest images that a process can work with.
+    """
+    if batch_size % world():
+        fail(
+            f"--batch-size {batch_size} counts the images of all processes: it must be a multiple "
+            f"of the {world()} processes.",
+            2,
+        )
+    if batch_size > n:
+        fail(
+            f"--batch-size {batch_size} is more than the {n} images there are: choose a smaller "
+            "one.",
+            2,
+        )
+    if batch_size // world() < least:
+        fail(
+            f"--batch-size {batch_size} leaves fewer than {least} images to a process: BatchNorm "
+            f"and the loss need at least {least}, so use {least * world()} or more.",
+            2,
+        )
+
+
+# ---------------------------------------------------------------- files
+@contextlib.contextmanager
+def atomic(path):
+    """Yield a temporary name beside `path`; what was written there is moved to `path` at the end.
+
+    The temporary name is hidden, short, and always the same for one path: a long name still fits
+    the file system, and a write that was killed leaves no second file behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    temporary = path.with_name(f".{digest}.tmp{path.suffix[:16]}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """A text file in UTF-8, atomically. Names that are not UTF-8 keep their bytes."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8", "surrogateescape")
+
+
+def read_text(path):
+    """The text of a file that a person may have edited: UTF-8, with or without a byte-order
+    mark.
+    """
+    try:
+        return Path(path).read_text("utf-8-sig", "surrogateescape")
+    except FileNotFoundError:
+        fail(f"{path} does not exist.")
+    except OSError as error:
+        fail(f"{path} cannot be read ({error.strerror}).")
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path):
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        fail(f"{path} is not valid JSON ({error}).")
+
+
+def save(path, value):
+    """torch.save, atomically."""
+    import torch
+
+    with atomic(path) as temporary:
+        torch.save(value, temporary)
+
+
+def load(path):
+    """Tensors and plain values from a .pth file; nothing in it is executed."""
+    import pickle
+    import zipfile
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        fail(f"{path} does not exist.")
+    except pickle.UnpicklingError:
+        fail(
+            f"{path} was refused: it holds more than tensors and plain values, so that reading it "
+            "would run code."
+        )
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]  # torch's EOFError has no text
+        fail(f"{path} is not a torch weight file, or it is damaged ({lines[0]}).")
+
+
+def file_hash(path):
+    """sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names_hash(names):
+    """A short digest of a list of names, in hexadecimal: two lists of images can be compared."""
+    text = "\n".join(names)
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+
+
+def keep_apart(data, **others):
+    """Refuse folders that lie in each other: a later stage would take one's output for images.
+
+    others: {name of the flag: folder}, such as out="runs/x".
+    """
+    inside = Path(data).resolve()
+    for flag, folder in others.items():
+        folder = Path(folder).resolve()
+        if folder == inside or inside in folder.parents:
+            fail(
+                f"--{flag} {folder} lies inside --data {inside}, where a later stage would take "
+                "its files for images: choose a folder outside.",
+                2,
+            )
+        if folder in inside.parents:
+            fail(f"--data {inside} lies inside --{flag} {folder}: choose another --{flag}.", 2)

@@ -1,0 +1,196 @@
+"""The run folder: what a run was started with, its log, its checkpoints, whether it is finished.
+
+The same command starts, continues and finishes a run. A folder belongs to one command with one set
+of arguments and inputs; another one is refused.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from base.parallel import barrier, rank, world
+from base.run import ROOT, fail, from_zero, load, read_json, save, warn, write_json, write_text
+
+MAY_CHANGE = {  # on resume
+    "out",
+    "workers",
+    "device",
+    "precision",
+    "checkpoint_minutes",
+    "max_unreadable",
+}
+
+
+def versions():
+    """Versions of what a result may depend on."""
+    import torch
+    import torchvision
+
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        revision = described.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        revision = ""
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "git": revision,
+    }
+
+
+def write_or_check(path, identity, what, extra=None):
+    """Write `identity`, a dict, to `path`, or check that what stands there is equal (process 0).
+
+    A folder belongs to one stage with one set of arguments and inputs. Anything else is refused.
+    identity: "stage", "args" (the arguments), "inputs" (what was read: hashes, counts).
+    extra: written as well, but not compared.
+    """
+    path = Path(path)
+    identity = json.loads(json.dumps(identity, default=str))
+    if not path.exists():
+        occupied = path.parent.exists() and any(
+            not entry.name.startswith(".") for entry in path.parent.iterdir()
+        )
+        if occupied:
+            fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
+        write_json(path, {**(extra or {}), **identity})
+        return
+    there = read_json(path)
+    if there.get("stage") != identity["stage"]:
+        fail(
+            f"{path.parent} was made by {there.get('stage')}, not by {identity['stage']}: choose "
+            "another --out.",
+            2,
+        )
+    changed = []
+    for key, value in sorted(identity["args"].items()):
+        old = there.get("args", {}).get(key)
+        if old != value:
+            changed.append(f"--{key.replace('_', '-')} was {old}, now {value}")
+    if changed:
+        fail(
+            f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them "
+            "to go on, or choose another --out.",
+            2,
+        )
+    for key, value in sorted(identity.get("inputs", {}).items()):
+        old = there.get("inputs", {}).get(key)
+        if old != value:
+            fail(
+                f"{path.parent} was started with another {key.replace('_', ' ')} (it was {old}, "
+                f"now it is {value}): put the old one back to go on, or choose another --out.",
+                2,
+            )
+
+
+def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
+    """Create the run folder args.out, or check that it belongs to the same command.
+
+    stage: the stage's name. result: the file whose presence means that the run is finished.
+    may_change: arguments that may differ from those of the interrupted run, beside MAY_CHANGE.
+    inputs: what the run reads, in a comparable form (hashes, counts); extra: to be noted, too.
+    Returns the folder, or None if the run is finished, after a word to the user.
+    """
+    out = Path(args.out)
+    done = (out / result).exists()
+    barrier()  # every process has looked before process 0 writes
+    if rank() == 0:
+        free = {*MAY_CHANGE, *may_change}
+        arguments = {key: value for key, value in vars(args).items() if key not in free}
+        identity = {"stage": stage, "args": arguments, "inputs": inputs or {}}
+        write_or_check(out / "args.json", identity, "a run folder", extra)
+        if done:
+            print(f"{out} is finished: {out / result}")
+        elif not (out / "checkpoint.pth").exists():
+            first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
+            write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
+        if not done and (out / "unreadable.jsonl").exists():
+            from images.unreadable import forget_mended
+
+            forget_mended(out)
+    barrier()
+    return None if done else out
+
+
+def run_arguments(folder):
+    """{argument: value} of the run in a folder, with what `open_run` noted beside; {} if none."""
+    path = Path(folder) / "args.json"
+    if not path.exists():
+        return {}
+    noted = read_json(path)
+    return noted | noted.pop("args", {})
+
+
+def log(out, **event):
+    """Append one line to log.jsonl (process 0)."""
+    if rank() == 0:
+        with open(Path(out) / "log.jsonl", "a") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+def read_log(out, event):
+    """The logged events of one kind."""
+    lines = (Path(out) / "log.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    return [one for one in events if one.get("event") == event]
+
+
+def save_checkpoint(out, **state):
+    """Everything needed to go on, with the length of the log that belongs to it (process 0)."""
+    if rank() == 0:
+        state["log_bytes"] = (Path(out) / "log.jsonl").stat().st_size
+        save(Path(out) / "checkpoint.pth", state)
+
+
+def load_checkpoint(out):
+    """The last checkpoint, or None; the log is cut back to it."""
+    path = Path(out) / "checkpoint.pth"
+    if not path.exists():
+        return None
+    state = load(path)
+    barrier()
+    if rank() == 0:
+        os.truncate(Path(out) / "log.jsonl", state["log_bytes"])
+    return state
+
+
+def close_run(out):
+    """The run is finished: its result stands (process 0).
+
+    The checkpoint is removed. Images that could not be read are counted in the log and on stderr.
+    """
+    if rank() > 0:
+        return
+    record = Path(out) / "unreadable.jsonl"
+    if record.exists():
+        from images.unreadable import counts, read_record, write_record
+
+        write_record(record, read_record(record))  # in order, each image once
+        found = counts(out)
+        log(out, event="unreadable", images=found)
+        warn(f"{sum(found.values())} images could not be read; {record} names them.")
+    (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
+
+
+def checkpoint_argument(p):
+    """Add to a parser how often a checkpoint is written (see `training.Clock`)."""
+    p.add_argument(
+        "--checkpoint-minutes",
+        type=from_zero,
+        default=10,
+        metavar="MINUTES",
+        help="time between two checkpoints: the work that a crash may cost; 0: every step",
+    )

@@ -1,0 +1,194 @@
+"""What the evaluations 04, 05 and 06 have in common: their arguments, their run, their ending.
+
+Light at import: the arguments need neither torch nor matplotlib.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+from base import run, run_folder
+from base.parallel import rank
+
+NAMES = {"map": "mAP", "map_11point": "11-point mAP"}  # all others are their own names
+
+
+# ---------------------------------------------------------------- arguments
+def folder_arguments(p):
+    """Add --data and --eval-on, for class folders."""
+    p.add_argument(
+        "--data", required=True, help="folder with train/CLASS/images and val/CLASS/images"
+    )
+    p.add_argument(
+        "--eval-on",
+        default="val",
+        metavar="FOLDER",
+        help="sub-folder of --data to measure on; where there are both valid and test, choose on "
+        "valid and report test once",
+    )
+
+
+def backbone_arguments(p, out, from_scratch=False):
+    """Add the arguments of every evaluation. out: what the default of --out ends in.
+
+    from_scratch: the stage has --from-scratch, so that a backbone can be left out.
+    """
+    random = "--from-scratch" if from_scratch else "--backbone random"
+    p.add_argument(
+        "--backbone",
+        required=not from_scratch,
+        metavar="PATH",
+        help="run folder, weight file, or the word random (see --architecture)",
+    )
+    p.add_argument(
+        "--prefix",
+        metavar="NAME",
+        help="which network of a weight file that holds several, such as encoder_q",
+    )
+    p.add_argument("--out", help=f"run folder; without it the backbone's name with {out}")
+    p.add_argument(
+        "--size",
+        type=run.positive,
+        help="side of the crops in pixels; without it that of the pretraining, or 224. Evaluation "
+        "crops the centre of an image resized to 256/224 of it; images of exactly this size are "
+        "taken whole",
+    )
+    p.add_argument("--architecture", default="resnet50", help=f"with {random}: the network's name")
+    p.add_argument(
+        "--small-images", action="store_true", help=f"with {random}: 3x3 stem, no max-pooling"
+    )
+    run.device_arguments(p)
+
+
+def default_out(backbone, ending):
+    """The run folder beside a backbone: runs/x or runs/x/backbone.pth -> runs/x-ending."""
+    name = backbone.rstrip("/").removesuffix("/backbone.pth")
+    return f"{name.removesuffix('.tar').removesuffix('.pth')}-{ending}"
+
+
+# ---------------------------------------------------------------- the run
+def open_run(args, stage, data, info, may_change=()):
+    """`run_folder.open_run`; backbone, images and labels must be those that the run began with."""
+    for split in (data.train, data.val):
+        if not split.files:
+            run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")
+    inputs = {
+        "backbone file": info["sha256"],
+        "training set": fingerprint(data.train),
+        "evaluation set": fingerprint(data.val),
+    }
+    return run_folder.open_run(args, stage, "result.json", may_change, inputs)
+
+
+def fingerprint(split):
+    """A line that tells two lists of labelled images apart."""
+    names = run.names_hash(split.files)
+    labels = hashlib.blake2b(split.labels.numpy().tobytes(), digest_size=8).hexdigest()
+    return f"{len(split.files)} images, names {names}, labels {labels}"
+
+
+# ---------------------------------------------------------------- numbers
+def summary(values):
+    """Mean, sample standard deviation (0 of one value) and the values, rounded to 4 digits."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {
+        "mean": round(float(np.mean(values)), 4),
+        "sd": round(sd, 4),
+        "values": [round(value, 4) for value in values],
+    }
+
+
+def standard_error(top1, n):
+    """Of a top-1 accuracy in percent, measured on n images."""
+    return round(math.sqrt(top1 * (100 - top1) / n), 4)
+
+
+def sentence(results):
+    """The numbers of a result in one line."""
+    words = []
+    for key, value in results.items():
+        if isinstance(value, dict):
+            spread = f" +- {value['sd']:.2f}" if len(value["values"]) > 1 else ""
+            words.append(f"{NAMES.get(key, key)} {value['mean']:.2f}{spread}")
+    return ", ".join(words)
+
+
+def confusion(guesses, labels, classes):
+    """{class: {guessed class: number}} without the zeros; int64 (n,) on the CPU."""
+    n = len(classes)
+    table = np.bincount(np.asarray(labels) * n + np.asarray(guesses), minlength=n * n)
+    found = {}
+    for name, row in zip(classes, table.reshape(n, n), strict=True):
+        found[name] = {classes[j]: int(row[j]) for j in row.nonzero()[0]}
+    return found
+
+
+def per_class(table):
+    """{class: percent correct, or None if it has no images} of a confusion table."""
+    shares = {}
+    for name, row in table.items():
+        n = sum(row.values())
+        shares[name] = round(100 * row.get(name, 0) / n, 4) if n else None
+    return shares
+
+
+# ---------------------------------------------------------------- the ending
+def conclude(out, args, stage, info, data, title, results, by_class, what, **measured):
+    """Print the results, write result.png and result.json, remove the checkpoint (process 0).
+
+    data: with the part of val that could be read. title: what was measured. results: {name:
+    `summary`, or a number}. by_class: {class: percent, or None where there is none}. what: the
+    measure of by_class. measured: what else is written.
+    """
+    if rank() > 0:
+        return
+    from images import plots, unreadable
+
+    print(f"{title}: {sentence(results)}")
+    shown = {name: value for name, value in by_class.items() if value is not None}
+    mean = np.mean(list(shown.values()))
+    plots.bars(out / "result.png", shown, f"{what} per class, mean {mean:.2f} %")
+    arguments = {}
+    for key, value in vars(args).items():
+        plain = value is None or isinstance(value, (int, float, list))
+        arguments[key] = value if plain else str(value)
+    about = info["args"]
+    if not about:
+        about = {key: info[key] for key in ("source", "architecture", "left_out")}
+    content = {
+        "stage": stage,
+        "args": arguments,
+        "backbone": about,
+        "backbone_sha256": info["sha256"],
+        "size": args.size,
+        "images": {
+            "train": len(data.train.files),
+            "val": len(data.val.files),
+            "classes": len(data.classes),
+            "unreadable": unreadable.counts(out),  # those of val are left out
+        },
+        "results": results,
+    }
+    run.write_json(out / "result.json", content | measured)
+    run_folder.close_run(out)
+
+
+def conclude_classes(out, args, stage, info, data, title, results, guesses, **measured):
+    """`conclude` for images of one class each.
+
+    guesses: int64 (m * n,) on the CPU, the guessed classes of the n images, m times.
+    """
+    n = len(data.val.files)
+    labels = np.tile(data.val.labels.numpy(), len(guesses) // n)
+    table = confusion(guesses, labels, data.classes)
+    by_class = per_class(table)
+    error = standard_error(results["top1"]["mean"], n)
+    results = results | {"standard_error": error}
+    measured |= {"per_class": by_class, "confusion": table}
+    conclude(out, args, stage, info, data, title, results, by_class, "top-1", **measured)
+    if rank() == 0:
+        print(
+            f"(+- is the standard deviation over seeds or draws; the standard error of a top1 of "
+            f"{n} images is {error:.2f})"
+        )

@@ -1,0 +1,158 @@
+"""Logistic regression, softmax or one-versus-rest, on features that lie spread over the processes.
+
+Sums over the rows are summed over the processes, so that any number of them gives the same result.
+The features may lie on the CPU and the weights on a GPU: the rows are then sent in chunks.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from base import parallel
+from images.labelled import some_of_each
+
+DECAYS = tuple(10.0**-n for n in range(1, 7))  # weight decays of the logistic regression
+CHUNK = 8192  # rows of features in one product
+TOLERANCE = 2e-3  # of the largest element of the gradient at W = 0
+
+
+def held_out(labels, seed, share=0.1):
+    """Mask of a stratified random share of the images: at least one of each class that has two."""
+
+    def count(n):
+        least = 1 if n > 1 else 0
+        return max(round(share * n), least)
+
+    return some_of_each(labels, count, seed, "held out")
+
+
+def standardise(x, device):
+    """Each feature to mean 0 and standard deviation 1 over all processes, in place.
+
+    x (n, d): this process's rows. Returns the mean and the standard deviation (d,), float32.
+    """
+    n = torch.tensor(float(len(x)), dtype=torch.float64, device=device)
+    sums = torch.zeros(x.shape[1], dtype=torch.float64, device=device)
+    for part in x.split(CHUNK):
+        sums += part.to(device).double().sum(0)
+    n, mean = parallel.all_sum(n), parallel.all_sum(sums)
+    mean /= n
+    squares = torch.zeros_like(mean)
+    for part in x.split(CHUNK):
+        squares += (part.to(device).double() - mean).square().sum(0)
+    sd = (parallel.all_sum(squares) / n).sqrt().clamp(min=1e-6)
+    mean, sd = mean.float(), sd.float()
+    for part in x.split(CHUNK):
+        part.sub_(mean.to(x.device)).div_(sd.to(x.device))
+    return mean, sd
+
+
+# ---------------------------------------------------------------- the loss
+def softmax_loss(scores, y):
+    """Cross-entropy (n,) and its gradient (n, classes). y: labels int64 (n,)."""
+    log_p = scores.log_softmax(1)
+    losses = F.nll_loss(log_p, y, reduction="none")
+    gradient = log_p.exp()
+    minus_one = gradient.new_full((len(y), 1), -1)
+    return losses, gradient.scatter_add_(1, y[:, None], minus_one)
+
+
+def logistic_losses(scores, y):
+    """Logistic losses, summed over the classes (n,), and the gradient. y: 0 and 1 (n, classes)."""
+    losses = F.binary_cross_entropy_with_logits(scores, y, reduction="none")
+    return losses.sum(1), scores.sigmoid() - y
+
+
+def loss_and_gradient(W, x, y, weight):
+    """Weighted mean loss over the rows of all processes, and its gradient in W, float64.
+
+    W (classes, d + 1): its last column holds the biases. x (n, d), weight (n,). y: labels int64
+    (n,) for a softmax, or float (n, classes) of 0 and 1 for one logistic regression per class.
+    """
+    matrix = W[:, :-1].float().contiguous()
+    bias = W[:, -1].float()
+    loss_of = softmax_loss if y.ndim == 1 else logistic_losses
+    weights = torch.zeros((), dtype=torch.float64, device=W.device)
+    loss = torch.zeros_like(weights)
+    gradient = torch.zeros_like(W)
+    chunks = zip(x.split(CHUNK), y.split(CHUNK), weight.split(CHUNK), strict=True)
+    for rows in chunks:
+        x_part, y_part, weight_part = (part.to(W.device, non_blocking=True) for part in rows)
+        losses, residual = loss_of(F.linear(x_part, matrix, bias), y_part)
+        residual = residual * weight_part[:, None]
+        weights += weight_part.sum()
+        loss += losses @ weight_part
+        gradient[:, :-1] += residual.T @ x_part
+        gradient[:, -1] += residual.sum(0)
+    sums = torch.cat([weights[None], loss[None], gradient.flatten()])
+    sums = parallel.all_sum(sums)
+    return sums[1] / sums[0], (sums[2:] / sums[0]).view_as(W)
+
+
+# ---------------------------------------------------------------- the solver
+def logistic_regression(x, y, weight, decay, W, tolerance=1e-4, iterations=200):
+    """The W that minimises mean loss + decay / 2 |W|^2, the biases left free: L-BFGS from W.
+
+    It ends when no element of the gradient is above `tolerance`.
+    """
+    W = torch.nn.Parameter(W.clone())
+    penalised = torch.ones_like(W)
+    penalised[:, -1] = 0
+    solver = torch.optim.LBFGS(
+        [W],
+        max_iter=iterations,
+        max_eval=2 * iterations,
+        history_size=10,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-8,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        loss, gradient = loss_and_gradient(W.detach(), x, y, weight)
+        shrunk = penalised * W.detach()
+        W.grad = gradient + decay * shrunk
+        return loss + decay / 2 * shrunk.square().sum()
+
+    solver.step(closure)
+    return W.detach()
+
+
+def start_of(x, y, weight, classes, device):
+    """(W of zeros, the tolerance of the solver): `TOLERANCE` of its gradient's largest element."""
+    W = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64, device=device)
+    _, gradient = loss_and_gradient(W, x, y, weight)
+    return W, TOLERANCE * gradient.abs().max().item()
+
+
+def fit_linear(x, y, classes, held, device, decays=DECAYS):
+    """(W (classes, d + 1), the chosen weight decay, {decay: loss on the held-out rows}).
+
+    x (n, d) standardised, y, held (n,) bool: of this process; `y` as in `loss_and_gradient`. Each
+    weight decay is fitted without the held-out rows, from the solution of the next stronger one.
+    The one with the least loss on the held-out rows is then fitted on all rows.
+    """
+    held = held.to(x)
+    W, tolerance = start_of(x, y, 1 - held, classes, device)
+    path, losses = {}, {}
+    for decay in sorted(decays, reverse=True):
+        W = path[decay] = logistic_regression(x, y, 1 - held, decay, W, tolerance)
+        losses[decay] = loss_and_gradient(W, x, y, held)[0].item()
+    best = min(losses, key=losses.get)
+    everything = torch.ones_like(held)
+    W = logistic_regression(x, y, everything, best, path[best], tolerance)
+    return W, best, losses
+
+
+def fit_few(x, y, classes, n, device):
+    """(W, weight decay) for n labelled rows of standardised features over all processes.
+
+    The decay is 1 / n, scikit-learn's C = 1: a few labels are too few to choose it by.
+    """
+    weight = torch.ones(len(x), device=x.device)
+    W, tolerance = start_of(x, y, weight, classes, device)
+    return logistic_regression(x, y, weight, 1 / n, W, tolerance), 1 / n
+
+
+def scores(W, x):
+    """(n, classes) of features (n, d) and weights (classes, d + 1)."""
+    return F.linear(x, W[:, :-1].to(x), W[:, -1].to(x))

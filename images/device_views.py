@@ -1,0 +1,157 @@
+"""The colour half of a view for a whole batch, on the device where the batch lies.
+
+The same choices as in images/views.py give the same images up to rounding. Images are float
+(n, 3, H, W) with whole levels 0..255; a factor is (n, 1, 1, 1).
+"""
+
+import math
+import os
+
+import torch
+import torch.nn.functional as F
+
+from base import parallel
+from images import views
+from images.files import contact_sheet
+
+
+def is_wanted(device, colour_on, in_memory):
+    """Whether the colour half is computed on the device (--colour-on: auto, cpu or gpu).
+
+    in_memory: the images lie on the device already.
+    """
+    if device.type != "cuda":
+        return False
+    if in_memory or colour_on == "gpu":
+        return True
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return colour_on == "auto" and cores < 4 * parallel.local_world()
+
+
+def brightness(x, factor):
+    return x * factor
+
+
+def gray(x):
+    return (0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:] + 0.5).floor()
+
+
+def contrast(x, factor):
+    mean = (gray(x).mean((2, 3), keepdim=True) + 0.5).floor()
+    return mean + factor * (x - mean)
+
+
+def saturation(x, factor):
+    grayscale_image = gray(x)
+    return grayscale_image + factor * (x - grayscale_image)
+
+
+def hue(x, factor):
+    """PIL's conversion to 8-bit hue and saturation, and back."""
+    r, g, b = x.split(1, 1)
+    value = x.amax(1, keepdim=True)
+    chroma = value - x.amin(1, keepdim=True)
+    divisor = chroma.clamp(min=1)  # levels are integers, so that only 0 changes
+    sextant = torch.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor)
+    sextant = torch.where(value == r, (g - b) / divisor, sextant)
+    h = ((sextant / 6 % 1 * 255).trunc() + (factor * 255).trunc()) % 256
+    s = (chroma / value.clamp(min=1) * 255).trunc()
+    offsets = torch.arange(5, 0, -2, device=x.device).view(3, 1, 1)  # red 5, green 3, blue 1
+    k = (h * 6 / 255 + offsets) % 6
+    return value - value * s / 255 * torch.minimum(k, 4 - k).clamp(0, 1) + 0.5
+
+
+def grayscale(x, _):
+    return gray(x).expand_as(x)
+
+
+def blur(x, sigma):
+    n, channels, height, width = x.shape
+    k = torch.arange(13, device=x.device)
+    cosines = torch.cos(2 * math.pi / 13 * torch.outer(k, k - 6))
+    taps = views.blur_kernel(sigma.view(-1, 1), cosines).repeat_interleave(channels, 0)
+    with torch.autocast(x.device.type, enabled=False):
+        x = F.pad(x, (6, 6, 6, 6), mode="replicate")
+        x = x.reshape(1, n * channels, height + 12, width + 12)
+        x = F.conv2d(x, taps.view(-1, 1, 1, 13), groups=n * channels)
+        x = F.conv2d(x, taps.view(-1, 1, 13, 1), groups=n * channels)
+    return x.view(n, channels, height, width) + 0.5
+
+
+def solarize(x, _):
+    return torch.where(x < 128, x, 255 - x)
+
+
+OPERATIONS = {
+    views.BRIGHTNESS: brightness,
+    views.CONTRAST: contrast,
+    views.SATURATION: saturation,
+    views.HUE: hue,
+    views.GRAYSCALE: grayscale,
+    views.BLUR: blur,
+    views.SOLARIZE: solarize,
+}
+
+
+def passes(choices):
+    """[(operation, rows that need it)] in an order that suits every row; choices (B, 11), CPU.
+
+    Each of the four places in the order of the jitter takes four passes, one an operation.
+    """
+    active = choices != torch.from_numpy(views.NEUTRAL)
+    found = []
+    for position in range(4):
+        for number in range(4):
+            place = views.BRIGHTNESS + number
+            rows = active[:, place] & (choices[:, position] == number)
+            found.append((place, rows.nonzero()[:, 0]))
+    for place in (views.GRAYSCALE, views.BLUR, views.SOLARIZE):
+        found.append((place, active[:, place].nonzero()[:, 0]))
+    return [(place, rows) for place, rows in found if len(rows)]
+
+
+def colour_and_normalise(images, choices, mean, std):
+    """Colour operations and normalisation of a batch, on the device where `images` lies.
+
+    images: uint8 (B, H, W, 3). choices: float32 (B, 11) on the CPU, rows of `draw_choices`.
+    Returns float32 (B, 3, H, W) in channels_last memory: (images / 255 - mean) / std.
+    What needs which operation is sorted on the CPU and sent once: neither waits for the other.
+    """
+
+    def send(tensor):
+        if images.is_cuda:
+            tensor = tensor.pin_memory()  # only from pinned memory is it sent without waiting
+        return tensor.to(images.device, non_blocking=True)
+
+    x = images.permute(0, 3, 1, 2)
+    todo = passes(choices)
+    if todo:
+        x = x.clone()
+        on_device = send(choices)
+        sizes = [len(rows) for _, rows in todo]
+        all_rows = send(torch.cat([rows for _, rows in todo])).split(sizes)
+        for (place, _), rows in zip(todo, all_rows, strict=True):
+            factor = on_device[rows, place].view(-1, 1, 1, 1)
+            changed = OPERATIONS[place](x[rows].float(), factor)
+            # PIL keeps 8 bits after each operation, and truncates.
+            x[rows] = changed.clamp(0, 255).to(torch.uint8)
+    scale = 255 * torch.tensor([mean, std], dtype=torch.float32).view(2, 1, 3, 1, 1)
+    mean, std = send(scale)
+    return x.float().sub_(mean).div_(std)
+
+
+def draw(path, crops, partners, mean, std):
+    """A sheet of the first images of a batch, as the network gets them.
+
+    crops: list of normalised (B, 3, H, W): the real view, its partners, the local crops.
+    """
+    mean = torch.tensor(mean).view(3, 1, 1)
+    std = torch.tensor(std).view(3, 1, 1)
+    columns = []
+    for crop in crops:
+        pixels = (crop[:8].float().cpu() * std + mean).clamp(0, 1) * 255
+        columns.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
+    titles = ["real"]
+    titles += [f"partner {k + 1}" for k in range(partners)]
+    titles += [f"local {k + 1}" for k in range(len(crops) - 1 - partners)]
+    contact_sheet(path, [list(row) for row in zip(*columns, strict=True)], titles)
