@@ -15,7 +15,7 @@ test: .venv/tests
 	python -m pytest -q -n 2 --dist loadfile tests
 
 gpu: .venv/tests
-	python tests/gpu_check.py
+	python tools/gpu_check.py
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -180,7 +180,7 @@ def sentence_of_runtime_error(error):
     import torch
 
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in text:  # cuDNN's, cuBLAS's
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         return (
             f"The GPU's memory ({total:.0f} GiB) is full. Lower --batch-size, or use more GPUs "

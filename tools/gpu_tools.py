@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from base import run
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 SECOND_TIME = "is finished"  # what a stage says that has nothing left to do
@@ -18,7 +20,10 @@ SECOND_TIME = "is finished"  # what a stage says that has nothing left to do
 class Report:
     """The lines of all sections. A line is a dict: section, verdict, name, value, limit."""
 
-    def __init__(self):
+    def __init__(self, file=None, machine=None):
+        """file: where the lines are written, after each of them. machine: what they hold for."""
+        self.file = file
+        self.machine = machine
         self.section = ""
         self.lines = []
 
@@ -29,6 +34,8 @@ class Report:
         line = {"section": self.section, "verdict": verdict, "name": name}
         line |= {"value": str(value), "limit": limit}
         self.lines.append(line)
+        if self.file:
+            run.write_json(self.file, {"machine": self.machine, "lines": self.lines})
         shown = f"({limit})" if limit else ""
         print(f"{verdict:<4}  {self.section:<6}  {name:<52} {value!s:<12} {shown}", flush=True)
 

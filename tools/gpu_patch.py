@@ -1,7 +1,7 @@
 """Runs a stage as it is, but with deterministic algorithms, or with some of its steps watched.
 
-    python tests/gpu_patch.py deterministic 03_pretrain.py ARGUMENTS
-    python tests/gpu_patch.py watch steps.json 03_pretrain.py ARGUMENTS
+    python tools/gpu_patch.py deterministic 03_pretrain.py ARGUMENTS
+    python tools/gpu_patch.py watch steps.json 03_pretrain.py ARGUMENTS
 
 Steps are told by the batches that the stage asks for, so --workers must be 0. The file then says,
 for the steps from FIRST to LAST: how often a step waited for the GPU and where, how many kernels it
@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+sys.path.insert(0, str(ROOT))  # for a start as a file
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # else cuBLAS is not deterministic
 
 import torch

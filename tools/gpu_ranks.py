@@ -185,7 +185,7 @@ def resume(report, device, workshop):
     times = 2 if device.type == "cuda" else 1
     for name, (words, result) in trainings(workshop).items():
         with report.guard(name):
-            patched = ["tests/gpu_patch.py", "deterministic", *words, *workshop.common]
+            patched = ["tools/gpu_patch.py", "deterministic", *words, *workshop.common]
             checkpoints = [] if words[0].startswith("05") else ["--checkpoint-minutes", 0]
             whole = workshop.folder / f"whole-{name}"
             broken = workshop.folder / f"broken-{name}"

@@ -1,6 +1,6 @@
 """Speed and memory: each figure beside a baseline of the same run.
 
-    python tests/bench.py [NAME ...]
+    python tools/bench.py [NAME ...]
 
 All figures take minutes on a GPU and about a quarter of an hour on a CPU. The names are:
 
@@ -38,7 +38,7 @@ for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ[f"{library}_NUM_THREADS"] = "1"  # they read it when they are first imported
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
 sys.path.insert(1, str(ROOT / "recipes"))  # and `operations`
 
 from base import run

@@ -1,9 +1,9 @@
 """Does this machine's GPU give what a CPU gives, in its memory, without waiting?
 
     make gpu
-    python tests/gpu_check.py parity memory              only these sections
-    GCL_GPU_GIB=23 python tests/gpu_check.py memory      as if the card had 23 GiB
-    python tests/gpu_check.py --device cpu               tiny: do the checks themselves run?
+    python tools/gpu_check.py parity memory              only these sections
+    GCL_GPU_GIB=23 python tools/gpu_check.py memory      as if the card had 23 GiB
+    python tools/gpu_check.py --device cpu               tiny: do the checks themselves run?
 
 parity   the same weights and inputs on the CPU and on the GPU, in float32 and in bf16: losses,
          gradients, colour, optimizers, MaskGIT's and IC-GAN's published values, captions, FID
@@ -17,7 +17,8 @@ resume   trainings that are killed twice and continued, with deterministic algor
          last bit
 
 Each line is a verdict (ok, FAIL, skip, or info for a value without a limit), the section, the name,
-the value and its limit. All lines go to gpu.json as well. The last line counts them. Exit code 1
+the value and its limit. All lines go to gpu.json
+as well, each as soon as it is there. The last line counts them. Exit code 1
 if a line failed. A package that is not installed makes skips. One GPU is enough: two processes then
 share it, over gloo instead of NCCL.
 
@@ -33,7 +34,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
 
 from gpu_tools import Report, Workshop
 
@@ -96,23 +97,19 @@ def machine(device):
 
 def main(args):
     device = prepare(args)
-    report = Report()
     about = machine(device)
+    report = Report(args.out, about)
     print(f"{about['device']}, torch {about['torch']}", flush=True)
-    seconds = {}
     with tempfile.TemporaryDirectory() as temporary:
         workshop = Workshop(args.folder or temporary, args.device)
         for section in SECTIONS if "all" in args.sections else args.sections:
             report.section = section
-            begin = time.time()
+            begin = time.monotonic()
             with report.guard(section):
                 file, function = SECTIONS[section]
                 module = importlib.import_module(file)
                 getattr(module, function)(report, device, workshop)
-            seconds[section] = time.time() - begin
-    run.write_json(args.out, {"machine": about, "seconds": seconds, "lines": report.lines})
-    took = ", ".join(f"{section} {value:.0f} s" for section, value in seconds.items())
-    print(f"{args.out} is written ({took})")
+            report.info("seconds", time.monotonic() - begin)
     print(f"{about['device']}: {report.summary()}")
     raise SystemExit(1 if report.count("FAIL") else 0)
 

@@ -17,7 +17,7 @@ from models import biggan, heads, maskgit
 from models.lars import build_optimizer
 from models.resnet import build_backbone
 
-GOLDENS = Path(__file__).resolve().parent / "goldens"
+GOLDENS = Path(__file__).resolve().parent.parent / "tests/goldens"
 CPU = torch.device("cpu")
 
 
@@ -136,7 +136,7 @@ def decoding(report, device):
     transformer.to(device)
     golden = np.load(GOLDENS / "maskgit/network.npz")
     image = torch.from_numpy(golden["image"]).permute(0, 3, 1, 2).contiguous().float() / 255
-    for precision, least in (("fp32", 1.0), ("bf16", 0.95)):  # bf16 differs from CPU to CPU
+    for precision, least in (("fp32", 1.0), ("bf16", 0.9)):  # of 128; bf16 differs from CPU to CPU
         with torch.no_grad(), run.autocast(device, precision):
             ids = tokenizer.encode(image.to(device)).cpu().numpy().reshape(2, 8, 8)
             equal = np.mean(ids == golden["encode_ids"])
