@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -50,29 +49,111 @@ def warm_python():
 
 
 def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False):
-    """Run `python script args` (under torchrun for several processes); return what finished.
+    """Run `python script args` (on several processes as under torchrun); return what finished.
 
-    It fails unless it exits with `code`; an error must be a sentence, never a traceback. One
-    process is a fork of a `python` that has done the heavy imports; cold=True starts a new
-    interpreter.
+    It fails unless it exits with `code`; an error must be a sentence, never a traceback. A process
+    is a fork of a `python` that has done the heavy imports; cold=True starts new interpreters, with
+    torchrun for several.
     """
-    whole = command(script, *args, processes=processes)
-    if processes == 1 and not cold:
-        whole[0] = str(warm_python())
-    done = subprocess.run(
-        whole,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=timeout,
-        env={**os.environ, **(env or {})},
-    )
+    environment = {**os.environ, **(env or {})}
+    if cold or processes == 1:
+        whole = command(script, *args, processes=processes)
+        if not cold:
+            whole[0] = str(warm_python())
+        done = subprocess.run(
+            whole,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=timeout,
+            env=environment,
+        )
+    else:
+        with started(script, *args, processes=processes, env=environment) as all_ranks:
+            done = all_ranks.wait(timeout)
     said = f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert done.returncode == code, said
     if processes == 1:
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
     return done
+
+
+class Ranks:
+    """The processes of one stage, forks of the warm `python`, each with its number as by torchrun.
+
+    A failure of one ends the others. The store is held here, as torchrun holds it, so that no
+    process takes it along when it ends. Outputs go to files, which nobody has to read meanwhile.
+    """
+
+    def __init__(self, words, processes, environment, folder):
+        self.folder = Path(folder)
+        self.running = []
+        environment = dict(environment)
+        if processes > 1:
+            from torch.distributed import TCPStore
+
+            self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            environment |= {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(self.store.port),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+                "TORCHELASTIC_RESTART_COUNT": "0",
+            }
+        for rank in range(processes):
+            if processes > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = subprocess.Popen(
+                [str(warm_python()), *words],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=open(self.folder / f"stdout{rank}", "wb"),
+                stderr=open(self.folder / f"stderr{rank}", "wb"),
+                env=environment,
+            )
+            self.running.append(process)
+
+    def poll(self):
+        """None while the processes run, then 0 or, where one of them failed, 1."""
+        codes = [process.poll() for process in self.running]
+        if any(codes):
+            self.kill()
+            return 1
+        return None if None in codes else 0
+
+    def kill(self):
+        """SIGKILL for all processes."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+    def wait(self, timeout):
+        """What subprocess.run returns: the exit code, and the output of all processes."""
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                self.kill()
+                raise subprocess.TimeoutExpired(self.running[0].args, timeout)
+            time.sleep(0.01)
+        said = []
+        for name in ("stdout", "stderr"):
+            parts = [path.read_bytes() for path in sorted(self.folder.glob(f"{name}*"))]
+            said.append(b"".join(parts).decode("utf-8", "surrogateescape"))
+        return subprocess.CompletedProcess(self.running[0].args, code, *said)
+
+
+@contextlib.contextmanager
+def started(script, *args, processes=1, env=None):
+    """The `Ranks` of a stage in the background; what still runs at the end is killed."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [str(script), *map(str, args)]
+        ranks = Ranks(words, processes, env or os.environ, folder)
+        try:
+            yield ranks
+        finally:
+            ranks.kill()
 
 
 def run_recipe(name, code=0, timeout=900, **environment):
@@ -96,21 +177,13 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
     """Start the stage, kill -9 all its processes `delay` seconds after `when()` is first true.
 
     False if it ended before that (then nothing was interrupted)."""
-    process = subprocess.Popen(
-        command(script, *args, processes=processes),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while process.poll() is None and not when():
-        time.sleep(0.005)
-    time.sleep(delay)
-    killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(0.2)  # the group's other processes die by themselves
+    with started(script, *args, processes=processes) as ranks:
+        while ranks.poll() is None and not when():
+            time.sleep(0.005)
+        time.sleep(delay)
+        killed = ranks.poll() is None
+        ranks.kill()
+    time.sleep(0.2)  # the forks and their workers die by themselves
     return killed
 
 

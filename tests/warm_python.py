@@ -2,16 +2,19 @@
 command is a fork of that.
 
 A command still is the main program of a process of its own, with its own arguments, environment,
-folder and streams; only the seconds of imports are shared. warm(folder) gives the folder of such a
-`python`, to be put on the PATH.
+folder and streams; only the seconds of imports are shared. Whoever kills the `python` that was
+started kills the fork with it. warm(folder) gives the folder of such a `python`, to be put on the
+PATH.
 """
 
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 HEAVY = """
@@ -77,10 +80,18 @@ def serve(address):
                 for number, stream in enumerate(streams):
                     os.dup2(stream, number)
                     os.close(stream)
+                threading.Thread(target=die_with, args=[connection], daemon=True).start()
                 code = become(**message)
                 connection.sendall(f"{code}\n".encode())
                 os._exit(code)
             connection.close()
+
+
+def die_with(connection):
+    """Kill this process when the other end of the connection is closed."""
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def become(arguments, folder, environment):
