@@ -107,6 +107,41 @@ def deal(items, name):
         yield items[number]
 
 
+class Stop:
+    """SIGINT and SIGTERM to any process: all processes stop after the same step.
+
+    number: the signal's, 0 before.
+    """
+
+    AHEAD = 8  # steps; no process of a training is so far ahead of another one
+
+    def __init__(self):
+        self.number = 0
+        self.step = None
+        self.before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        self.number = number
+
+    def end(self):
+        """The last step is done: signals end the process at once again."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def due(self, step):
+        """True if all processes are to stop after step number `step`."""
+        if _Store.store is None:
+            return self.number > 0
+        if self.number and self.step is None:
+            told = f"{self.number} {step + self.AHEAD}"
+            _Store.store.compare_set("stop", "", told)  # the first process decides
+        if self.step is None and _Store.store.check(["stop"]):
+            self.number, self.step = map(int, _Store.store.get("stop").split())
+        return self.step is not None and step >= self.step
+
+
 # ---------------------------------------------------------------- sums and gathers
 def all_sum(tensor):
     """The sum of every process's tensor, in place."""

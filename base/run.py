@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -150,14 +151,31 @@ def warn(message):
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+class Interrupt(KeyboardInterrupt):
+    """SIGINT or SIGTERM; its only argument is the signal's number."""
+
+
+def _interrupt(number, frame):
+    raise Interrupt(number)
+
+
 def launch(main, args):
     """Run a stage: start its processes, call main(args, device), turn failures into sentences."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a service may start a stage with closed streams
+            setattr(sys, name, open(os.devnull, "w"))
     sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         main(args, start(args))
         parallel.leave()
-    except KeyboardInterrupt:
-        fail("Interrupted. The same command continues where this one stopped.", 130)
+    except Interrupt as interrupt:
+        name = signal.Signals(interrupt.args[0]).name
+        fail(
+            f"Stopped by {name}. The same command continues where this one stopped.",
+            128 + interrupt.args[0],
+        )
     except OSError as error:
         fail(sentence_of_os_error(error))
     except RuntimeError as error:
@@ -402,8 +420,9 @@ def save(path, value):
     """torch.save, atomically."""
     import torch
 
-    with atomic(path) as temporary:
-        torch.save(value, temporary)
+    # Through a file of Python's a full disk is an OSError; torch's own writer has no such error.
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save(value, file)
 
 
 def load(path):

@@ -4,8 +4,12 @@ The same command starts, continues and finishes a run. A folder belongs to one c
 of arguments and inputs; another one is refused.
 """
 
+import atexit
+import errno
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -51,8 +55,51 @@ def versions():
     }
 
 
-def write_or_check(path, identity, what, extra=None):
+# ---------------------------------------------------------------- one writer
+_locks = []  # open files: a lock goes with its process, however that ends
+
+
+def lock(path):
+    """Hold the lock of a file that only one command may write, until this process ends.
+
+    Another writer is named in one sentence. The lock is a hidden file beside `path` that says who
+    holds it. Disks that two machines share hand locks on.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = open(path.with_name(f".{path.name}.lock"), "a+")
+    except OSError:
+        return  # the folder cannot be written: whoever tries will say so
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            warn(f"{path.parent}: this disk has no locks. No second command may write there.")
+            return
+        file.seek(0)
+        holder = file.read()
+        fail(f"{path.parent} is being written by {holder}: wait for its end, or change --out.")
+    file.seek(0)
+    if holder := file.read():
+        warn(f"{holder} has ended without a word; {path.parent} is continued.")
+    file.truncate(0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"process {os.getpid()} of {socket.gethostname()} (since {since})")
+    file.flush()
+    _locks.append(file)
+
+
+@atexit.register
+def _leave_no_holder():
+    for file in _locks:
+        file.truncate(0)
+
+
+def write_or_check(path, identity, what, extra=None, finished=False):
     """Write `identity`, a dict, to `path`, or check that what stands there is equal (process 0).
+
+    From then on no other command may write `path`, unless what belongs to it is finished.
 
     A folder belongs to one stage with one set of arguments and inputs. Anything else is refused.
     identity: "stage", "args" (the arguments), "inputs" (what was read: hashes, counts).
@@ -66,8 +113,11 @@ def write_or_check(path, identity, what, extra=None):
         )
         if occupied:
             fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
+        lock(path)
         write_json(path, {**(extra or {}), **identity})
         return
+    if not finished:
+        lock(path)
     there = read_json(path)
     if there.get("stage") != identity["stage"]:
         fail(
@@ -111,10 +161,10 @@ def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
         free = {*MAY_CHANGE, *may_change}
         arguments = {key: value for key, value in vars(args).items() if key not in free}
         identity = {"stage": stage, "args": arguments, "inputs": inputs or {}}
-        write_or_check(out / "args.json", identity, "a run folder", extra)
+        write_or_check(out / "args.json", identity, "a run folder", extra, done)
         if done:
             print(f"{out} is finished: {out / result}")
-        elif not (out / "checkpoint.pth").exists():
+        elif not ((out / "checkpoint.pth").exists() and (out / "log.jsonl").exists()):
             first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
             write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
         if not done and (out / "unreadable.jsonl").exists():
@@ -162,8 +212,9 @@ def load_checkpoint(out):
         return None
     state = load(path)
     barrier()
-    if rank() == 0:
-        os.truncate(Path(out) / "log.jsonl", state["log_bytes"])
+    log_file = Path(out) / "log.jsonl"
+    if rank() == 0 and log_file.stat().st_size > state["log_bytes"]:  # it may have been lost
+        os.truncate(log_file, state["log_bytes"])
     return state
 
 

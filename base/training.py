@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from base import run, run_folder
+from base import parallel, run, run_folder
 from base.parallel import all_sum, world
 
 
@@ -87,6 +87,7 @@ class Resumable:
         self.parts = parts
         self.clock = Clock(minutes)
         self.step, self.meter = 0, Meter()
+        self.stop = parallel.Stop()
         saved = run_folder.load_checkpoint(out)
         if saved is None:
             return
@@ -101,12 +102,24 @@ class Resumable:
     def save_if_due(self, step, total):
         """After step number `step` (from 0) of `total`; returns True if a checkpoint was written.
 
-        Where a value was not finite, nothing is: the next line of the log ends the run.
+        Where a value was not finite, nothing is: the next line of the log ends the run. After
+        SIGINT or SIGTERM it is written at once, and run.Interrupt raised.
         """
-        if not (self.clock.due(step, total) and self.meter.finite()):
+        if step + 1 == total:
+            self.stop.end()
             return False
+        stopped = self.stop.due(step)
+        due = self.clock.due(step, total) or stopped
+        written = due and self.meter.finite()
+        if written:
+            self.save(step)
+        if stopped:
+            raise run.Interrupt(self.stop.number)
+        return written
+
+    def save(self, step):
+        """Write a checkpoint after step number `step`."""
         state = {}
         for name, part in self.parts.items():
             state[name] = part if isinstance(part, torch.Tensor) else part.state_dict()
         run_folder.save_checkpoint(self.out, step=step + 1, meter=self.meter.state, **state)
-        return True
