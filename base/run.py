@@ -8,12 +8,15 @@ in the batch, more workers and more processes change nothing, and no random stat
 import argparse
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,8 @@ def launch(main, args):
         if sentence is None:
             raise
         fail(sentence)
+    finally:
+        release_locks()
 
 
 def sentence_of_os_error(error):
@@ -366,6 +371,49 @@ def check_batch(n, batch_size, least=1):
             f"and the loss need at least {least}, so use {least * world()} or more.",
             2,
         )
+
+
+# ---------------------------------------------------------------- one writer
+_locks = []  # open files: a lock goes with its process, however that ends
+
+
+def lock(path):
+    """Hold the lock of a file that only one command may write, until this process ends.
+
+    Another writer is named in one sentence. The lock is a hidden file beside `path` that says who
+    holds it. Disks that two machines share hand locks on.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = open(path.with_name(f".{path.name}.lock"), "a+")
+    except OSError:
+        return  # the folder cannot be written: whoever tries will say so
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            warn(f"{path.parent}: this disk has no locks. No second command may write there.")
+            return
+        file.seek(0)
+        holder = file.read()
+        fail(f"{path.parent} is being written by {holder}: wait for its end, or change --out.")
+    file.seek(0)
+    if holder := file.read():
+        warn(f"{holder} has ended without a word; {path.parent} is continued.")
+    file.truncate(0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"process {os.getpid()} of {socket.gethostname()} (since {since})")
+    file.flush()
+    _locks.append(file)
+
+
+def release_locks():
+    """Let go of all locks: this process writes no more."""
+    while _locks:
+        file = _locks.pop()
+        file.truncate(0)
+        file.close()
 
 
 # ---------------------------------------------------------------- files

@@ -4,12 +4,8 @@ The same command starts, continues and finishes a run. A folder belongs to one c
 of arguments and inputs; another one is refused.
 """
 
-import atexit
-import errno
-import fcntl
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from base.parallel import barrier, rank, world
-from base.run import ROOT, fail, from_zero, load, read_json, save, warn, write_json, write_text
+from base.run import (
+    ROOT,
+    fail,
+    from_zero,
+    load,
+    lock,
+    read_json,
+    save,
+    warn,
+    write_json,
+    write_text,
+)
 
 MAY_CHANGE = {  # on resume
     "out",
@@ -53,47 +60,6 @@ def versions():
         "numpy": np.__version__,
         "git": revision,
     }
-
-
-# ---------------------------------------------------------------- one writer
-_locks = []  # open files: a lock goes with its process, however that ends
-
-
-def lock(path):
-    """Hold the lock of a file that only one command may write, until this process ends.
-
-    Another writer is named in one sentence. The lock is a hidden file beside `path` that says who
-    holds it. Disks that two machines share hand locks on.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = open(path.with_name(f".{path.name}.lock"), "a+")
-    except OSError:
-        return  # the folder cannot be written: whoever tries will say so
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            warn(f"{path.parent}: this disk has no locks. No second command may write there.")
-            return
-        file.seek(0)
-        holder = file.read()
-        fail(f"{path.parent} is being written by {holder}: wait for its end, or change --out.")
-    file.seek(0)
-    if holder := file.read():
-        warn(f"{holder} has ended without a word; {path.parent} is continued.")
-    file.truncate(0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(f"process {os.getpid()} of {socket.gethostname()} (since {since})")
-    file.flush()
-    _locks.append(file)
-
-
-@atexit.register
-def _leave_no_holder():
-    for file in _locks:
-        file.truncate(0)
 
 
 def write_or_check(path, identity, what, extra=None, finished=False):
