@@ -129,6 +129,16 @@ class Ranks:
             process.kill()
             process.wait()
 
+    def end(self, timeout):
+        """SIGTERM to all processes, as by torchrun; what subprocess.run returns."""
+        for process in self.running:
+            process.terminate()
+        for process in self.running:
+            process.wait(timeout)
+        codes = {process.returncode for process in self.running}
+        assert len(codes) == 1, codes
+        return self.said(codes.pop())
+
     def wait(self, timeout):
         """What subprocess.run returns: the exit code, and the output of all processes."""
         end = time.monotonic() + timeout
@@ -137,6 +147,10 @@ class Ranks:
                 self.kill()
                 raise subprocess.TimeoutExpired(self.running[0].args, timeout)
             time.sleep(0.01)
+        return self.said(code)
+
+    def said(self, code):
+        """An exit code with the output of all processes."""
         said = []
         for name in ("stdout", "stderr"):
             parts = [path.read_bytes() for path in sorted(self.folder.glob(f"{name}*"))]

@@ -58,7 +58,11 @@ def client(address, arguments):
         socket.send_fds(server, [b"!"], [0, 1, 2])
         message = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
         server.sendall(json.dumps(message).encode() + b"\n")
-        return int(server.makefile().readline() or 137)  # nothing: it was killed
+        answers = server.makefile()
+        fork = int(answers.readline())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: os.kill(fork, number))
+        return int(answers.readline() or 137)  # nothing: it was killed
 
 
 # ---------------------------------------------------------------- what is forked
@@ -80,6 +84,7 @@ def serve(address):
                 for number, stream in enumerate(streams):
                     os.dup2(stream, number)
                     os.close(stream)
+                connection.sendall(f"{os.getpid()}\n".encode())
                 threading.Thread(target=die_with, args=[connection], daemon=True).start()
                 code = become(**message)
                 connection.sendall(f"{code}\n".encode())

@@ -59,7 +59,7 @@ class Watch:
             torch.cuda.set_sync_debug_mode("warn")
 
     def notice(self, message, category, filename, lineno, *more):
-        if "synchronizing" in str(message):
+        if "called a synchronizing" in str(message):
             self.waits.append(f"{Path(filename).name}:{lineno}")
 
     def end(self):

@@ -1,0 +1,207 @@
+"""Every stage: killed or stopped and continued, on one process and on several, run once more.
+
+One table of commands. What a stage leaves is compared with what an uninterrupted run left: tensors,
+images, captions and numbers to the last bit, and the lines of the log without their times.
+"""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import MASKGIT, PRETRAIN, VQGAN, hashes, run, started
+from icgan_release import write_release
+from tiny_pipelines import blip, sdxl
+
+
+class Stage(NamedTuple):
+    """words: the command without --out; {name} stands for a path of `places`.
+
+    left: patterns of what it leaves. begun: pattern of what is there once it has begun to work.
+    """
+
+    words: str
+    left: tuple
+    begun: str = "checkpoint.pth"
+
+
+TRAINED = ("*.pth",)
+EVERY_STEP = "--checkpoint-minutes 0"
+STAGES = {
+    "00 vqgan": Stage(
+        "00_train_generator.py vqgan --data {train} --epochs 6 --gan-weight 0.5 " + EVERY_STEP,
+        TRAINED,
+    ),
+    "00 maskgit": Stage(
+        "00_train_generator.py maskgit --data {train} --tokenizer {vqgan} --epochs 15 "
+        + EVERY_STEP,
+        TRAINED,
+    ),
+    "01": Stage(
+        "01_caption.py --data {train} --model {blip} --max-tokens 6 --batch-size 2 --workers 0",
+        ("captions.jsonl",),
+        ".captions*/*",
+    ),
+    "02 inpaint": Stage(
+        "02_augment.py inpaint --data {train} --weights {maskgit} --mask random:0.5 --steps 3 "
+        "--batch-size 2 --workers 0",
+        ("view0/*/*",),
+        "view0/*/*.png",
+    ),
+    "02 noise": Stage(
+        "02_augment.py noise --data {train} --weights {icgan} --batch-size 1 --workers 0",
+        ("view0/*/*",),
+        "view0/*/*",
+    ),
+    "02 diffusion": Stage(
+        "02_augment.py diffusion --data {train} --model {sdxl} --no-caption --strength 0.1 0.5 "
+        "--batch-size 3 --workers 0",
+        ("strength*/view0/*/*",),
+        "strength*/view0/*/*",
+    ),
+    "03 vicreg": Stage(
+        "03_pretrain.py --data {train} --generated {inpaint} --epochs 10 --projector 16-16 "
+        + EVERY_STEP,
+        TRAINED,
+    ),
+    "03 dino, workers": Stage(
+        "03_pretrain.py --data {train} --method dino --epochs 10 --projector 16-16-8-24 "
+        "--local-crops 2 --local-size 16 --workers 1 " + EVERY_STEP,
+        TRAINED,
+    ),
+    "03 swav, in memory": Stage(
+        "03_pretrain.py --data {train} --method swav --epochs 10 --projector 16-8-12 --in-memory "
+        "--queue 16 --queue-start 1 " + EVERY_STEP,
+        TRAINED,
+    ),
+    "03 vit": Stage(
+        "03_pretrain.py --data {train} --method dino --epochs 4 --projector 16-16-8-24 "
+        "--backbone vit_tiny_patch16 --local-crops 0 " + EVERY_STEP,
+        TRAINED,
+    ),
+    "04": Stage(
+        "04_linear_eval.py --data {data} --backbone {encoder} --epochs 12 --batch-size 8 "
+        "--seeds 0 1 --workers 0",
+        ("result.json", "*.pth"),
+    ),
+    "05": Stage(
+        "05_semisup_eval.py --data {data} --backbone {encoder} --percent 100 --epochs 12 "
+        "--batch-size 8 --workers 0",
+        ("result.json", "*.pth"),
+    ),
+    "train_diffusion": Stage(
+        "extras/train_diffusion.py --data {train} --epochs 3 --batch-size 8 --size 16 --width 32 "
+        "--multipliers 1 1 --blocks 1 --workers 0 " + EVERY_STEP,
+        ("unet/*.safetensors",),
+    ),
+}
+FLAGS = {"00 vqgan": VQGAN, "00 maskgit": MASKGIT}
+CASES = [
+    (name, processes, number)
+    for name in STAGES
+    for processes, number in ((1, signal.SIGTERM), (2, signal.SIGKILL))
+]
+CASES += [("03 vicreg", 1, signal.SIGKILL), ("03 vicreg", 2, signal.SIGTERM)]
+
+
+@pytest.fixture(scope="session")
+def places(tiny, tmp_path_factory):
+    """{name: path} of what the commands read."""
+    root = tmp_path_factory.mktemp("places")
+    blip(root / "blip")
+    sdxl(root / "sdxl")
+    (root / "icgan").mkdir()
+    write_release(root / "icgan")
+    encoder = ["--data", tiny["train"], "--epochs", 1, "--projector", "16-16", *PRETRAIN]
+    run("03_pretrain.py", *encoder, "--out", root / "encoder")
+    made = {name: root / name for name in ("blip", "sdxl", "icgan", "encoder")}
+    return {name: str(path) for name, path in (tiny | made).items()}
+
+
+def command(name, places, out):
+    """The words of a stage's command; 01 writes a file into the folder."""
+    words = STAGES[name].words.split()
+    own = [] if name.startswith(("01", "02", "04", "05", "train")) else FLAGS.get(name, PRETRAIN)
+    flags = [word.format(**places) for word in words]
+    script = 2 if flags[0].startswith(("00", "02")) else 1
+    target = out / "captions.jsonl" if name == "01" else out
+    return [*flags[:script], *own, *flags[script:], "--out", target]
+
+
+def left(name, out):
+    """{file: what a stage has left in it}: tensors, numbers, or a digest."""
+    contents = {}
+    for pattern in STAGES[name].left:
+        for path in sorted(Path(out).glob(pattern)):
+            key = str(path.relative_to(out))
+            if path.suffix == ".pth":
+                contents[key] = torch.load(path, weights_only=True)
+            elif path.suffix == ".json":
+                contents[key] = json.loads(path.read_text())["results"]
+            else:
+                contents[key] = hashes(path.parent, path.name)
+    if (Path(out) / "log.jsonl").exists():
+        lines = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+        for line in lines:
+            line.pop("images_per_second", None)
+        contents["log"] = lines[1:]  # the first line has the time
+    return contents
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(places, tmp_path_factory):
+    """Function (stage, processes) -> what it leaves when nothing disturbs it, made once."""
+    made = {}
+
+    def of(name, processes):
+        if (name, processes) not in made:
+            out = tmp_path_factory.mktemp("whole") / "out"
+            run(*command(name, places, out), processes=processes)
+            made[name, processes] = left(name, out)
+            assert len(made[name, processes]) > 0
+        return made[name, processes]
+
+    return of
+
+
+@pytest.mark.parametrize("name, processes, number", CASES, ids=lambda value: str(value))
+def test_stopped_and_continued(name, processes, number, places, uninterrupted, tmp_path):
+    """A stage that is stopped at a random moment goes on to the end of an uninterrupted run.
+
+    After SIGTERM it says so, and a training has written a checkpoint. Once more, it only says that
+    it is finished.
+    """
+    whole = uninterrupted(name, processes)
+    out = tmp_path / "out"
+    words = command(name, places, out)
+    with started(*words, processes=processes) as ranks:
+        while ranks.poll() is None and not any(out.glob(STAGES[name].begun)):
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.1))
+        assert ranks.poll() is None, "it ended before it could be stopped"
+        if number == signal.SIGKILL:
+            ranks.kill()
+        else:
+            done = ranks.end(60)
+            assert done.returncode == 128 + number, done.stderr[-2000:]
+            assert "Stopped by SIGTERM" in done.stderr and "Traceback" not in done.stderr
+    time.sleep(0.2)  # what was forked from the killed processes dies by itself
+    run(*words, processes=processes)
+    assert equal(left(name, out), whole)
+    before = hashes(out, "[!.]*", "*/*")
+    assert "is finished" in run(*words, processes=processes).stdout
+    assert hashes(out, "[!.]*", "*/*") == before
