@@ -8,7 +8,6 @@ import itertools
 import math
 import os
 
-import cv2
 import torch
 import torch.nn.functional as F
 
@@ -31,19 +30,6 @@ def is_wanted(device, colour_on, in_memory):
 
 
 # ---------------------------------------------------------------- crops, on any device
-def cubic(x):
-    """PIL's bicubic filter, a = -0.5."""
-    x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
-
-
-def linear(x):
-    """The triangle filter."""
-    return (1 - x.abs()).clamp(min=0)
-
-
 @functools.cache
 def resampling(source, size, interpolation, device):
     """Weights (2, source, source + 1, size, source): entry [flip, begin, width] resizes a part.
@@ -53,19 +39,14 @@ def resampling(source, size, interpolation, device):
     PIL does it, and mirrored if `flip` is 1. Entries of parts that reach beyond the line are not
     used.
     """
-    kernel = {"bicubic": cubic, "bilinear": linear}[interpolation]
-    table = torch.zeros(2, source, source + 1, size, source, dtype=torch.float64)
-    pixels = torch.arange(source) + 0.5
+    table = torch.zeros(2, source, source + 1, size, source)
     for width in range(1, source + 1):
-        scale = width / size
-        centres = (torch.arange(size) + 0.5) * scale
-        distance = (pixels[:width] - centres[:, None]) / max(scale, 1.0)
-        weights = kernel(distance)
-        weights /= weights.sum(1, keepdim=True)
+        lines = torch.eye(width)[None, None]  # resizing each pixel alone gives its weights
+        weights = F.interpolate(lines, (size, width), mode=interpolation, antialias=True)
         for begin in range(source - width + 1):
             table[0, begin, width, :, begin : begin + width] = weights
     table[1] = table[0].flip(2)
-    return table.float().to(device)
+    return table.to(device)
 
 
 def resized_crops(images, boxes, flips, size, interpolation):
@@ -83,17 +64,7 @@ def resized_crops(images, boxes, flips, size, interpolation):
     x = images.view(n, source * 3, source).float()
     x = torch.bmm(x, columns.mT).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
     x = torch.bmm(rows, x.view(n, source, 3 * size)).round_().clamp_(0, 255)
-    return channels_last(x.to(torch.uint8).view(n, size, 3, size))
-
-
-def channels_last(images):
-    """uint8 (B, H, 3, W) -> (B, H, W, 3), contiguous."""
-    if images.is_cuda:
-        return images.permute(0, 1, 3, 2).contiguous()
-    n, height, _, width = images.shape
-    lines = images.view(n * height, 3, width).numpy()
-    merged = cv2.merge([lines[:, channel] for channel in range(3)])  # three times as fast
-    return torch.from_numpy(merged).view(n, height, width, 3)
+    return x.to(torch.uint8).view(n, size, 3, size).permute(0, 1, 3, 2).contiguous()
 
 
 # ---------------------------------------------------------------- colours, on any device

@@ -189,10 +189,8 @@ class PairDataset(torch.utils.data.Dataset):
         first_spec = self.first if first == REAL else self.pair
         sources = [(first, first_spec, self.size, rng_of("first"))]
         for k, image in enumerate(partners):
-            if image == REAL:
-                sources.append((REAL, self.second, self.size, rng_of("second", k)))
-            else:
-                sources.append((image, self.pair, self.size, rng_of("pair", k)))
+            purpose, spec = ("second", self.second) if image == REAL else ("pair", self.pair)
+            sources.append((image, spec, self.size, rng_of(purpose, k)))
         for n in range(self.local_crops):
             image, spec = REAL, self.local
             partner = partners[n % self.partners]
@@ -215,10 +213,12 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, item):
         epoch, index = item
-        real, there = self.originals.read_or_next(index)
+        sources = self.sources(epoch, index)
+        needs_real = any(image in (REAL, STORED) for image, *_ in sources)
+        real, there = self.originals.read_or_next(index, pixels=needs_real)
         images = {REAL: real}
         crops, left = [], []
-        for image, spec, size, rng in self.sources(epoch, index):
+        for image, spec, size, rng in sources:
             if image not in images:
                 images[image] = self.read(image, real, there)
             pixels = images[image]
@@ -338,16 +338,15 @@ class SmallPairs:
     def crop(self, indices, view):
         """uint8 (B, size, size, 3): one view of each image, cut and flipped."""
         device = self.images[REAL].device
+        send = functools.partial(torch.Tensor.to, device=device, non_blocking=True)
         shape = (len(indices), view.size, view.size, 3)
         crops = torch.empty(shape, dtype=torch.uint8, device=device)
         for kind in view.images.unique().tolist():
             rows = (view.images == kind).nonzero()[:, 0]
-            boxes = view.boxes[rows].to(device, non_blocking=True)
-            flips = view.flips[rows].to(device, non_blocking=True)
-            images = self.images[kind][indices[rows].to(device, non_blocking=True)]
-            crops[rows.to(device, non_blocking=True)] = resized_crops(
-                images, boxes, flips, view.size, view.interpolation
-            )
+            images = self.images[kind][send(indices[rows])]
+            boxes = send(view.boxes[rows])
+            flips = send(view.flips[rows])
+            crops[send(rows)] = resized_crops(images, boxes, flips, view.size, view.interpolation)
         return crops
 
     def batch(self, batch):

@@ -7,7 +7,7 @@ import io
 import textwrap
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from base.run import atomic
 
@@ -98,12 +98,10 @@ def contact_sheet(path, rows, titles=(), labels=(), cell=None):
 
 def _fitted(image, cell):
     """A Pillow image whose longer side is `cell`; small ones keep their pixels' edges."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    scale = cell / max(picture.size)
-    width = max(1, round(picture.width * scale))
-    height = max(1, round(picture.height * scale))
-    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
-    return picture.resize((width, height), how)
+    picture = Image.fromarray(without_ends(image))
+    small = 2 * max(picture.size) <= cell
+    how = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
+    return ImageOps.contain(picture, (cell, cell), how)
 
 
 def _drawable(text):

@@ -100,12 +100,15 @@ class ImageList:
         self.add(file, reason)
         return None
 
-    def read_or_next(self, index):
+    def read_or_next(self, index, pixels=True):
         """(uint8 (H, W, 3), its index) of an image, or of the first after it that can be read.
 
-        After the last image comes the first one."""
+        After the last image comes the first one. pixels=False: nothing is read, the image is None,
+        and only those in `failed` are passed over."""
         for step in range(len(self)):
             there = (index + step) % len(self)
+            if not pixels and there not in self.failed:
+                return None, there
             image = self.read(there)
             if image is not None:
                 return image, there
