@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 
+import cv2
 import torch
 import torch.nn.functional as F
 
@@ -64,7 +65,12 @@ def resized_crops(images, boxes, flips, size, interpolation):
     x = images.view(n, source * 3, source).float()
     x = torch.bmm(x, columns.mT).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
     x = torch.bmm(rows, x.view(n, source, 3 * size)).round_().clamp_(0, 255)
-    return x.to(torch.uint8).view(n, size, 3, size).permute(0, 1, 3, 2).contiguous()
+    x = x.to(torch.uint8)
+    if x.is_cuda:
+        return x.view(n, size, 3, size).permute(0, 1, 3, 2).contiguous()
+    colours = x.view(n * size, 3, size).numpy()
+    x = cv2.merge([colours[:, channel] for channel in range(3)])  # two to three times as fast
+    return torch.from_numpy(x).view(n, size, size, 3)
 
 
 # ---------------------------------------------------------------- colours, on any device
