@@ -107,7 +107,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     Every choice is a function of (seed, epoch, index, purpose). So the real views are the same for
     every `mix`, and with mix = 0 no mirror is opened.
-    on_device: everything after crop and flip is left to device_views.colour_and_normalise.
+    on_device: everything after crop and flip is left to batch_views.colour_and_normalise.
 
     An item is (views, choices, index). views: list of uint8 (H, W, 3) tensors, in this layout
     because stacking a batch is then one copy an image. choices: as many float32 (11,), neutral
