@@ -77,7 +77,8 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from images.files import contact_sheet, find_images, read_ahead, square
+from images.files import find_images, read_ahead
+from images.pictures import contact_sheet, square
 from images.read import UnreadableImage, read_image
 from images.unreadable import allowed, check_failed
 

@@ -57,8 +57,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from images.files import contact_sheet, find_images, read_ahead, square, stored_suffix, write_image
-from images.matching import read_failures
+from images.files import find_images, read_ahead, read_failures
+from images.pictures import contact_sheet, square, stored_suffix, write_image
 from images.read import UnreadableImage, read_image
 from images.unreadable import allowed, say, too_many
 

@@ -210,11 +210,10 @@ import torch
 from base import parallel, training
 from base.training import Meter
 from evaluate import features
-from images import device_views
+from images import batch_views
 from images.files import class_of, find_images, read_ahead
-from images.pairs import PairDataset, inputs_of, mirrors_of
+from images.pairs import PairDataset, inputs_of, mirrors_of, small_loader
 from images.plots import curves
-from images.small_pairs import small_loader
 from images.unreadable import RECORD
 from images.views import with_preset
 from models import memory, vit
@@ -282,7 +281,7 @@ def build_data(args, recipe, paths, folders, device):
         local_size=args.local_size,
         local_from=args.local_crops_from,
         store_size=args.store_size,
-        on_device=device_views.is_wanted(device, args.colour_on, args.in_memory),
+        on_device=batch_views.is_wanted(device, args.colour_on, args.in_memory),
         share=args.max_unreadable,
         record=Path(args.out, RECORD),
     )
@@ -377,9 +376,9 @@ def main(args, device):
         crops = []
         for image, choice in zip(images, choices, strict=True):
             image = image.to(device, non_blocking=True)
-            crops.append(device_views.colour_and_normalise(image, choice, mean, std))
+            crops.append(batch_views.colour_and_normalise(image, choice, mean, std))
         if step == 0 and parallel.rank() == 0:
-            device_views.draw(out / "views.png", crops, args.views, mean, std)
+            batch_views.draw(out / "views.png", crops, args.views, mean, std)
 
         with run.autocast(device, args.precision):
             views, local = crops[: 1 + args.views], crops[1 + args.views :]

@@ -210,8 +210,8 @@ from pathlib import Path
 import numpy as np
 
 from base import parallel
-from images.files import contact_sheet, find_images
-from images.matching import matched, mirror_root
+from images.files import find_images, matched, mirror_root
+from images.pictures import contact_sheet
 
 
 # ---------------------------------------------------------------- check

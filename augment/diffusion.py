@@ -207,7 +207,7 @@ def diffusion(args, device):
     from augment import diffusers_pipeline as pipeline
     from augment.strategy import Strategy, read_square
     from base import hub
-    from images.files import square
+    from images.pictures import square
 
     strengths = list(dict.fromkeys(args.strength))
     check_steps(args.steps, strengths)

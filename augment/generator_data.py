@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from base import parallel, run
-from images.files import read_ahead, square
+from images.files import read_ahead
+from images.pictures import square
 
 TOKENIZE_BATCH = 64  # images
 

@@ -4,7 +4,7 @@ import torch
 
 from augment.strategy import to_bytes
 from base import parallel, run, run_folder
-from images.files import contact_sheet
+from images.pictures import contact_sheet
 from images.plots import curves
 from models import maskgit
 

@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 def read_square(path, size=256):
     """An image file -> uint8 (size, size, 3): shorter side to `size`, centre square."""
-    from images.files import square
+    from images.pictures import square
     from images.read import read_image
 
     return square(read_image(path), size)

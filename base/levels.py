@@ -9,6 +9,7 @@ Images of 8 bits are read as they are, whatever the levels.
 """
 
 import argparse
+import functools
 import os
 
 import numpy as np
@@ -26,27 +27,19 @@ class _InEnvironment(argparse.Action):
     """Store a flag's values, also in the variable that `const` names, and check them."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, values)
+        setattr(namespace, self.dest, tuple(values))
         os.environ[self.const] = " ".join(map(str, values))
-        try:
-            levels()
-            bands()
-        except ValueError as error:
-            parser.error(str(error))
+        check(parser.error)
 
 
 def arguments(p):
     """Add --levels and --bands to a parser; their defaults are what the environment says."""
-    try:
-        default_levels = levels()
-        default_bands = bands()
-    except ValueError as error:
-        p.error(str(error))
+    check(p.error)
     p.add_argument(
         "--levels",
         action=_InEnvironment,
         const=LEVELS,
-        default=default_levels,
+        default=levels(),
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
@@ -57,7 +50,7 @@ def arguments(p):
         "--bands",
         action=_InEnvironment,
         const=BANDS,
-        default=default_bands,
+        default=bands(),
         nargs="+",
         type=int,
         metavar="N",
@@ -66,56 +59,43 @@ def arguments(p):
     )
 
 
+def check(refuse):
+    """Call refuse(sentence) if the environment holds levels or bands that there cannot be."""
+    try:
+        levels()
+        bands()
+    except ValueError as error:
+        refuse(str(error))
+
+
 def levels():
-    """[LOW, HIGH] of GCL_LEVELS, or None. Raises ValueError if it is not two different numbers."""
-    numbers = _numbers(LEVELS, float)
-    if numbers is None:
-        return None
-    if len(numbers) != 2 or numbers[0] == numbers[1] or not np.isfinite(numbers).all():
+    """(LOW, HIGH) of GCL_LEVELS, or None. Raises ValueError if it is not two different numbers."""
+    pair = _numbers(os.environ.get(LEVELS, ""), float)
+    if pair is not None and not (len(set(pair)) == len(pair) == 2 and np.isfinite(pair).all()):
         raise ValueError(f"--levels (or {LEVELS}) takes two different numbers, black and white")
-    return numbers
+    return pair
 
 
 def bands():
-    """[red, green, blue] of GCL_BANDS, counted from 1, or [gray], or None.
+    """(red, green, blue) of GCL_BANDS, counted from 1, or (gray,), or None.
 
     Raises ValueError if it is not three numbers or one."""
-    numbers = _numbers(BANDS, int)
-    if numbers is None:
-        return None
-    if len(numbers) not in (1, 3) or min(numbers) < 1:
+    chosen = _numbers(os.environ.get(BANDS, ""), int)
+    if chosen is not None and (len(chosen) not in (1, 3) or min(chosen) < 1):
         raise ValueError(f"--bands (or {BANDS}) takes three numbers of bands, or one, from 1 on")
-    return numbers
+    return chosen
 
 
-def _numbers(variable, kind):
-    text = os.environ.get(variable, "")
-    if not text.strip():
-        return None
+@functools.cache  # one process reads many images under one text
+def _numbers(text, kind):
+    """The numbers of a text: a tuple, empty if there are other words. None without a word."""
     try:
-        return [kind(word) for word in text.split()]
+        return tuple(map(kind, text.split())) or None
     except ValueError:
-        raise ValueError(f"{variable}={text!r} is not a list of numbers") from None
+        return ()
 
 
 # ---------------------------------------------------------------- values
-def value_range(values):
-    """[the smallest, the largest] finite value, as floats; [] if there is none."""
-    if values.dtype.kind == "f":
-        values = values[np.isfinite(values)]
-    if not values.size:
-        return []
-    return [float(values.min()), float(values.max())]
-
-
-def describe(types, numbers):
-    """Words for images of these types, whose values reach from the least to the greatest number."""
-    kinds = " and ".join(sorted(types))
-    if not numbers:
-        return f"{kinds} images without a finite value"
-    return f"{kinds} images with values from {min(numbers):g} to {max(numbers):g}"
-
-
 def eight_bits(values):
     """Values of any type, (H, W, bands) -> uint8 of the same shape, LOW black and HIGH white.
 
@@ -125,15 +105,16 @@ def eight_bits(values):
         return values
     if values.dtype.kind not in "uif":
         raise ValueError(f"{values.dtype} values are no image")
-    chosen = levels()
-    if chosen is None:
+    low_high = levels()
+    if low_high is None:
         if values.dtype != np.uint16:
-            found = describe({str(values.dtype)}, value_range(values))
-            raise Unclear(f"{found} need --levels LOW HIGH, black and white (or set {LEVELS})")
+            raise Unclear(
+                f"{values.dtype} values need --levels LOW HIGH, black and white (or set {LEVELS})"
+            )
         if values.shape[2] == 3:
             return (values >> 8).astype(np.uint8)  # as Pillow converts 16-bit colours
-        chosen = [0, 65535]
-    low, high = chosen
+        low_high = (0, 65535)
+    low, high = low_high
     scaled = values.astype(np.result_type(values.dtype, np.float32))
     scaled -= low
     scaled *= 255 / (high - low)

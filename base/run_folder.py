@@ -21,11 +21,14 @@ from base.run import (
     load,
     lock,
     read_json,
+    read_text,
     save,
     warn,
     write_json,
     write_text,
 )
+
+RECORD = "unreadable.jsonl"  # one line for each image that could not be read
 
 MAY_CHANGE = {  # on resume
     "out",
@@ -133,10 +136,7 @@ def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
         elif not ((out / "checkpoint.pth").exists() and (out / "log.jsonl").exists()):
             first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
             write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
-        if not done and (out / "unreadable.jsonl").exists():
-            from images.unreadable import forget_mended
-
-            forget_mended(out)
+            (out / RECORD).unlink(missing_ok=True)
     barrier()
     return None if done else out
 
@@ -184,6 +184,25 @@ def load_checkpoint(out):
     return state
 
 
+def read_record(file):
+    """{name of a list: {file: why}} of a run's images that could not be read. file: its record."""
+    lists = {}
+    if file is None or not Path(file).exists():
+        return lists
+    for line in read_text(file).splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # half a line, of a process that was killed
+            continue
+        lists.setdefault(entry["list"], {})[entry["file"]] = entry["reason"]
+    return lists
+
+
+def unreadable_counts(out):
+    """{name of a list: how many of its images could not be read}, of the run folder `out`."""
+    return {name: len(files) for name, files in sorted(read_record(Path(out, RECORD)).items())}
+
+
 def close_run(out):
     """The run is finished: its result stands (process 0).
 
@@ -191,14 +210,13 @@ def close_run(out):
     """
     if rank() > 0:
         return
-    record = Path(out) / "unreadable.jsonl"
+    record = Path(out) / RECORD
     if record.exists():
-        from images.unreadable import counts, read_record, write_record
-
-        write_record(record, read_record(record))  # in order, each image once
-        found = counts(out)
-        log(out, event="unreadable", images=found)
-        warn(f"{sum(found.values())} images could not be read; {record} names them.")
+        lines = sorted(set(read_text(record).splitlines(keepends=True)))
+        write_text(record, "".join(lines))
+        counts = unreadable_counts(out)
+        log(out, event="unreadable", images=counts)
+        warn(f"{sum(counts.values())} images could not be read; {record} names them.")
     (Path(out) / "checkpoint.pth").unlink(missing_ok=True)
 
 

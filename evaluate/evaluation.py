@@ -143,7 +143,7 @@ def conclude(out, args, stage, info, data, title, results, by_class, what, **mea
     """
     if rank() > 0:
         return
-    from images import plots, unreadable
+    from images import plots
 
     print(f"{title}: {sentence(results)}")
     shown = {name: value for name, value in by_class.items() if value is not None}
@@ -166,7 +166,7 @@ def conclude(out, args, stage, info, data, title, results, by_class, what, **mea
             "train": len(data.train.files),
             "val": len(data.val.files),
             "classes": len(data.classes),
-            "unreadable": unreadable.counts(out),  # those of val are left out
+            "unreadable": run_folder.unreadable_counts(out),  # those of val are left out
         },
         "results": results,
     }

@@ -16,7 +16,8 @@ import torch
 
 from base import parallel, run
 from evaluate.features import normalise
-from images.files import read_ahead, square
+from images.files import read_ahead
+from images.pictures import square
 from images.read import UnreadableImage, read_image
 from images.unreadable import check_failed
 from models import fid

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from base import parallel, run
 from base.parallel import rank, world
 from images import views
-from images.files import STRIP, read_ahead, without_ends
+from images.files import read_ahead
 from images.labelled import part, read_splits
+from images.pictures import STRIP, without_ends
 from images.unreadable import BLACK, ImageList, listed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from base import parallel, run
-from images.files import read_ahead, square
+from images.files import read_ahead
+from images.pictures import square
 from images.read import UnreadableImage, read_image
 from images.unreadable import check_failed
 

@@ -118,7 +118,8 @@ import torch.nn.functional as F
 from augment import feature_map
 from base import parallel, training
 from base.training import Meter
-from images.files import contact_sheet, find_images, read_ahead
+from images.files import find_images, read_ahead
+from images.pictures import contact_sheet
 from images.unreadable import listed
 from models.heads import mlp
 from models.losses import simclr_loss

@@ -106,7 +106,8 @@ import torch
 
 from base import hub, parallel, training
 from base.training import Meter
-from images.files import contact_sheet, find_images, read_ahead, square
+from images.files import find_images, read_ahead
+from images.pictures import contact_sheet, square
 from images.plots import curves
 from images.unreadable import listed
 

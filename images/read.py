@@ -4,7 +4,7 @@ import errno
 import functools
 import io
 import logging
-import struct
+import math
 import warnings
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from base import levels, run
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # _check_size knows better
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of TIFF and BigTIFF, by byte order
 BITS = 258  # numbers of tags in TIFF 6.0
@@ -30,7 +31,7 @@ ALPHA = {1, 2}  # two kinds of ExtraSamples
 
 LARGE = 2**26  # values of an image; a larger one must have a file to match
 VALUES_PER_BYTE = 10_000  # PNG's and TIFF's deflate makes 1,032 bytes of one at most
-LARGEST = 2**30  # values of a TIFF; OpenCV takes as many pixels
+LARGEST = 2**30  # values of an image; OpenCV takes as many pixels
 ALWAYS_8_BITS = (".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 LOOKED_AT = 100  # images that are looked at to judge a folder
 NOT_ITS_FAULT = {  # errors of the machine or of its network
@@ -55,11 +56,7 @@ def read_image(path):
     Raises UnreadableImage with the path and the reason, whatever is wrong with the file; a plain
     OSError where the machine or its network is at fault: the file may be sound."""
     try:
-        data = Path(path).read_bytes()
-        if not data:
-            raise ValueError("the file is empty")
-        image = _decode_common(data)
-        return _decode_any(data) if image is None else image
+        return _decode(Path(path).read_bytes())
     except Exception as error:  # a damaged file makes decoders raise anything, such as zlib.error
         elsewhere = isinstance(error, MemoryError) or getattr(error, "errno", 0) in NOT_ITS_FAULT
         kind = OSError if elsewhere else UnreadableImage
@@ -68,78 +65,27 @@ def read_image(path):
 
 def _reason(error):
     if isinstance(error, UnidentifiedImageError):
-        return "not an image file"
+        return "it is empty, or not an image file"
     text = error.err if isinstance(error, cv2.error) else str(error)
-    lines = text.strip().splitlines()
-    kind = type(error).__name__
-    if not lines:
-        return kind
-    if isinstance(error, LookupError):  # its text is no more than a key
-        return f"it is damaged ({kind} {lines[0]})"
-    return lines[0].rstrip(".")
+    if isinstance(error, LookupError) or not text.strip():  # no sentence, but a key, or nothing
+        return f"{error!r}"
+    return text.strip().splitlines()[0].rstrip(".")
 
 
-def _decode_common(data):
-    """OpenCV's fast decoder for whole files of the two commonest kinds; None for all others."""
-    jpeg = data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
-    if jpeg:
-        jpeg = b"Adobe" not in data[:4096]  # some of Adobe's JPEGs are CMYK: Pillow knows them
-    rgb_of_8_bits = data[24:26] == b"\x08\x02"
-    png = data[:4] == b"\x89PNG" and rgb_of_8_bits and data[-8:-4] == b"IEND"
-    if png:
-        png = b"tRNS" not in data[:4096] and b"eXIf" not in data[:4096]
-    if not jpeg and not png:
-        return None
-    width, height = _declared_by_png(data) if png else _declared_by_jpeg(data)
-    if _is_bomb(width * height, data):
-        return None  # Pillow's way says so
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
-        return None  # it is damaged, or too large: Pillow says which
-
-
-def _declared_by_png(data):
-    """(width, height) as its first chunk declares them."""
-    return struct.unpack(">II", data[16:24])
-
-
-def _declared_by_jpeg(data):
-    """(width, height) of its first frame, or of a thumbnail before it; zeros where there is
-    none.
-    """
-    for marker in (b"\xff\xc0", b"\xff\xc2"):  # baseline and progressive frames
-        place = data.find(marker, 0, 65536)
-        if place >= 0:
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
-            return width, height
-    return 0, 0
-
-
-def _is_bomb(values, data):
-    """Whether a few bytes declare an image that would fill the memory."""
-    return values > LARGE and values > VALUES_PER_BYTE * len(data)
-
-
-def _check_size(width, height, bands, data):
-    values = width * height * bands
-    if values > LARGEST or _is_bomb(values, data):
-        raise ValueError(
-            f"{width} x {height} pixels of {bands} bands are too many, or do not fit into its "
-            f"{len(data)} bytes"
-        )
-
-
-def _decode_any(data):
-    """Pillow reads what has 8 bits a band, and says where the camera was turned."""
+def _decode(data):
+    """OpenCV decodes the commonest kinds fast. Pillow reads the others that have 8 bits a band."""
     picture = _open(data)
+    if _is_common(data, picture):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if image is not None:
+            return image
     values = _stored_values(data, picture)
     if values is not None:
         orientation = picture.getexif().get(ORIENTATION, 1) if picture else 1
         picture = _to_picture(values)
         picture.getexif()[ORIENTATION] = orientation
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
@@ -147,13 +93,34 @@ def _decode_any(data):
 
 
 def _open(data):
-    """Pillow's image, whose pixels are not read yet; None where Pillow does not know the kind."""
+    """Pillow's image, whose pixels are not read yet; None for a TIFF that Pillow does not know."""
     try:
         picture = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        return None
+        if data[:4] in TIFF:
+            return None
+        raise
     _check_size(*picture.size, len(picture.getbands()), data)
     return picture
+
+
+def _check_size(width, height, bands, data):
+    """Refuse a few bytes that declare an image which would fill the memory."""
+    values = width * height * bands
+    if values > LARGEST or values > LARGE and values > VALUES_PER_BYTE * len(data):
+        raise ValueError(
+            f"{width} x {height} pixels of {bands} bands are too many, or do not fit into its "
+            f"{len(data)} bytes"
+        )
+
+
+def _is_common(data, picture):
+    """Whether it is a whole JPEG or PNG, gray or RGB, of 8 bits, without transparency."""
+    if picture is None or picture.mode not in ("L", "RGB") or picture.has_transparency_data:
+        return False
+    if picture.format == "PNG":
+        return data[24] == 8 and data[-8:-4] == b"IEND"
+    return picture.format in ("JPEG", "MPO") and data.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 # ---------------------------------------------------------------- more than 8 bits, many bands
@@ -174,8 +141,7 @@ def _stored_values(data, picture):
     picture: Pillow's image of it, or None. Returns (H, W, bands) of any type: gray; red, green,
     blue; or these with opacity. Raises levels.Unclear for other numbers of bands."""
     if picture is None:
-        return _tiff_values(data) if data[:4] in TIFF else _opencv_values(data)
-    one_band = picture.mode == "F" or picture.mode.startswith("I;16")
+        return _tiff_values(data)
     if picture.format == "TIFF":
         tags = picture.tag_v2
         samples = tags.get(SAMPLES, 1)
@@ -183,14 +149,13 @@ def _stored_values(data, picture):
         common = max(tags.get(BITS, [1])) <= 8 and unsigned and samples <= 4
         if common and not (samples > 1 and levels.bands()):
             return None
-        if samples > 1 or not one_band:
-            return _tiff_values(data)
+        return _tiff_values(data)
     if picture.format == "PNG" and data[24] == 16:
         return _opencv_values(data)
-    if picture.mode == "I" or one_band:
+    if picture.format == "PPM" and picture.mode == "I":
+        return np.asarray(picture)[..., None].astype(np.uint16)  # Pillow has stretched its range
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         values = np.asarray(picture)[..., None]
-        if picture.format == "PPM" and picture.mode == "I":
-            return values.astype(np.uint16)  # Pillow has stretched the file's own range to this
         return values.astype(values.dtype.newbyteorder("="))
     return None
 
@@ -258,15 +223,10 @@ def check_values(root, paths):
     Some of its files, evenly spread, are looked at. 16-bit values are taken to fill their range if
     they reach its upper half, which is said on stderr. Other types need levels. root: the folder;
     paths: its images."""
-    try:
-        chosen = levels.levels()
-        levels.bands()
-    except ValueError as error:
-        run.fail(f"{error}.", 2)
+    levels.check(lambda sentence: run.fail(f"{sentence}.", 2))
     candidates = [path for path in paths if not path.lower().endswith(ALWAYS_8_BITS)]
     types = set()
-    numbers = []
-    looked_at = 0
+    extremes = []
     for path in candidates[:: len(candidates) // LOOKED_AT + 1]:
         try:
             data = Path(root, path).read_bytes()
@@ -275,18 +235,24 @@ def check_values(root, paths):
             run.fail(f"{Path(root, path)}: {error}.", 2)
         except Exception:
             continue  # a damaged file: the stage that reads it names it
-        if values is not None and values.dtype != np.uint8:
-            types.add(str(values.dtype))
-            numbers += levels.value_range(values)
-            looked_at += 1
-    if chosen or not types:
+        if values is None or values.dtype == np.uint8:
+            continue
+        types.add(str(values.dtype))
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            extremes += [float(finite.min()), float(finite.max())]
+    if levels.levels() or not types:
         return
-    found = f"{root} holds {levels.describe(types, numbers)}"
-    if types == {"uint16"} and max(numbers) >= 2**15:
-        warn_once(f"{found}: 0 is taken for black, 65535 for white; --levels chooses others")
+    low = min(extremes, default=math.nan)
+    high = max(extremes, default=math.nan)
+    kinds = f"{' and '.join(sorted(types))} images with values from {low:g} to {high:g}"
+    if types == {"uint16"} and high >= 2**15:
+        warn_once(
+            f"{root} holds {kinds}: 0 is taken for black, 65535 for white; --levels chooses others"
+        )
         return
     run.fail(
-        f"{found} ({looked_at} were looked at), and nothing says which value is black and which "
-        f'is white: choose --levels LOW HIGH, or set {levels.LEVELS}="LOW HIGH" for all stages.',
+        f"{root} holds {kinds}, and nothing says which value is black and which is white: choose "
+        f'--levels LOW HIGH, or set {levels.LEVELS}="LOW HIGH" for all stages.',
         2,
     )

@@ -2,7 +2,7 @@
 
 An augmentation has two halves. `draw_choices` makes every random choice, from a numpy Generator.
 `resized_crop`, a flip and `colour` apply the choices to one image, in a worker of the loader.
-(images/device_views.py applies the colour half to a whole batch on a GPU, with the same choices.)
+(images/batch_views.py applies the colour half to a whole batch on a GPU, with the same choices.)
 """
 
 import math
@@ -174,23 +174,18 @@ def resized_crop(image, box, size, interpolation="bicubic"):
     return np.ascontiguousarray(view[0].permute(1, 2, 0).numpy())
 
 
-# out: an array of the same shape to write to, which may be `image` itself.
-def brightness(image, factor, out=None):
-    return cv2.addWeighted(image, factor, image, 0, TRUNCATE, out)
+def brightness(image, factor):
+    return cv2.addWeighted(image, factor, image, 0, TRUNCATE)
 
 
-def contrast(image, factor, out=None):
+def contrast(image, factor):
     red, green, blue, _ = cv2.mean(image)
     mean = int(0.299 * red + 0.587 * green + 0.114 * blue + 0.5)
-    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean + TRUNCATE, out)
-
-
-def blend(image, factor, other, out=None):
-    return cv2.addWeighted(image, factor, other, 1 - factor, TRUNCATE, out)
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean + TRUNCATE)
 
 
 def saturation(image, factor):
-    return blend(image, factor, grayscale(image, None))
+    return cv2.addWeighted(image, factor, grayscale(image, None), 1 - factor, TRUNCATE)
 
 
 def hue(image, factor):
@@ -226,36 +221,29 @@ def blur_kernel(sigma, cosines=COSINES):
 
 
 def blur(image, sigma):
-    return filtered(image, blur_kernel(sigma).astype(np.float32))
-
-
-def filtered(image, taps, out=None):
-    """An image blurred with the 13 float32 taps of `blur_kernel`."""
+    taps = blur_kernel(sigma).astype(np.float32)
     if taps[0] <= 1e-6:
         taps = taps[3:-3]  # a narrow kernel has only seven
-    return cv2.sepFilter2D(image, -1, taps, taps, out, borderType=cv2.BORDER_REPLICATE)
+    return cv2.sepFilter2D(image, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
 
 
 def solarize(image, _):
     return cv2.LUT(image, SOLARIZED)
 
 
-OPERATIONS = {
-    BRIGHTNESS: brightness,
-    CONTRAST: contrast,
-    SATURATION: saturation,
-    HUE: hue,
-    GRAYSCALE: grayscale,
-    BLUR: blur,
-    SOLARIZE: solarize,
-}
+def table(*operations):
+    """{its place in the choices: operation} of the seven operations, in the order of the places."""
+    return dict(enumerate(operations, BRIGHTNESS))
+
+
+OPERATIONS = table(brightness, contrast, saturation, hue, grayscale, blur, solarize)
 
 
 def colour(image, choices):
     """Jitter, grayscale, blur and solarize of an image, by the choices of `draw_choices`."""
     choices = choices.tolist()
     jitter = [BRIGHTNESS + int(number) for number in choices[:4]]
-    for place in (*jitter, GRAYSCALE, BLUR, SOLARIZE):
-        if choices[place] != UNCHANGED[place]:
-            image = OPERATIONS[place](image, choices[place])
+    for operation in (*jitter, GRAYSCALE, BLUR, SOLARIZE):
+        if choices[operation] != UNCHANGED[operation]:
+            image = OPERATIONS[operation](image, choices[operation])
     return image

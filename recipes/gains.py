@@ -52,7 +52,7 @@ from statistics import fmean  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from evaluate import features
-from images.matching import matched, spread  # noqa: E402
+from images.files import matched, spread  # noqa: E402
 from images.plots import plt, save_figure  # noqa: E402
 from models import resnet  # noqa: E402
 from report.tables import half_width, interval, table  # noqa: E402

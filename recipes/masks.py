@@ -56,7 +56,8 @@ import torch  # noqa: E402
 
 from augment.strategy import from_bytes, read_square, to_bytes  # noqa: E402
 from evaluate.ssim import structural_similarity  # noqa: E402
-from images.files import contact_sheet, find_images  # noqa: E402
+from images.files import find_images  # noqa: E402
+from images.pictures import contact_sheet  # noqa: E402
 from models.vqgan import rows  # noqa: E402
 from report.tables import interval, table  # noqa: E402
 

@@ -28,8 +28,8 @@ import torch
 
 from augment.registry import STRATEGIES
 from base import hub, run, run_folder, weights
-from images import check, labelled, matching, unreadable
-from images.files import class_of, find_images
+from images import check, labelled, unreadable
+from images.files import class_of, find_images, spread
 from models import memory
 
 STAGES = {path.stem for path in ROOT.glob("0?_*.py")}
@@ -315,7 +315,7 @@ def transfer(args, seen):
     if not getattr(args, "download", False):
         data = seen.ask(readers[args.dataset], args.data)
         for split in (data.train, data.val) if data else ():
-            gone = [file for file in matching.spread(split.files, 100) if not os.path.exists(file)]
+            gone = [file for file in spread(split.files, 100) if not os.path.exists(file)]
             if gone:
                 seen.say("FAULT", f"{args.dataset}: {gone[0]} is listed and does not exist.")
         if data:

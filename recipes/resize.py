@@ -33,7 +33,8 @@ import functools  # noqa: E402
 import json  # noqa: E402
 
 from augment.strategy import read_square  # noqa: E402
-from images.files import find_images, read_ahead, write_image  # noqa: E402
+from images.files import find_images, read_ahead  # noqa: E402
+from images.pictures import write_image  # noqa: E402
 from images.read import UnreadableImage  # noqa: E402
 
 

@@ -49,8 +49,9 @@ from PIL import Image, ImageOps  # noqa: E402
 
 from augment import handcrafted  # noqa: E402
 from augment.strategy import read_square  # noqa: E402
-from images.files import contact_sheet, find_images  # noqa: E402
+from images.files import find_images  # noqa: E402
 from images.pairs import generated_suffixes  # noqa: E402
+from images.pictures import contact_sheet  # noqa: E402
 from images.read import read_image  # noqa: E402
 
 
@@ -117,14 +118,14 @@ def generated(args, paths):
     titles = args.titles or args.mirrors
     if len(titles) != len(args.mirrors):
         run.fail("--titles needs one title for each of --mirrors.", 2)
-    suffixes, index, failed = generated_suffixes(paths, args.mirrors)
+    suffixes, failed = generated_suffixes(paths, args.mirrors)
     if failed:
         run.fail(f"{paths[min(failed)]} cannot be read: {failed[min(failed)]}")
     columns = {"original": []}
     for k, (title, folder) in enumerate(zip(titles, args.mirrors, strict=True)):
         columns[title] = []
-        for path, suffix in zip(paths, index[k], strict=True):
-            file = path.rpartition(".")[0] + suffixes[k][suffix]
+        for path, suffix in zip(paths, suffixes[k], strict=True):
+            file = path.rpartition(".")[0] + suffix.decode()
             columns[title].append(read_image(Path(folder, file)))
     columns["original"] = squares(args, paths, len(columns[titles[0]][0]))
     return columns

@@ -17,7 +17,7 @@ from augment.registry import STRATEGIES
 from base import parallel, run, run_folder
 from evaluate.feature_statistics import moments_of_files
 from evaluate.ssim import similarities
-from images.matching import matched, mirror_root, spread
+from images.files import matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
 from models import fid

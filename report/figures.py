@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 import numpy as np
 
 from base import run, run_folder
-from images.files import MISSING, as_stored, generated_files, square
-from images.matching import spread
+from images.files import spread, stem_of, suffixes_in
 from images.pairs import mirrors_of
+from images.pictures import as_stored, square
 from images.plots import plt, save_figure
 from images.read import read_image
 from report.arms import column_order, columns_of
@@ -184,13 +184,12 @@ def some_images(folder):
 
 def read_beside(folder, paths):
     """The images of the folder with these paths, whatever their extension; [] if one is missing."""
-    suffixes, index = generated_files(folder, paths)
-    if MISSING in index:
+    suffixes = suffixes_in(folder, paths)
+    if b"" in suffixes:
         return []
     images = []
-    for path, number in zip(paths, index, strict=True):
-        stem = os.path.splitext(path)[0]
-        images.append(read_image(Path(folder, stem + suffixes[number])))
+    for path, suffix in zip(paths, suffixes, strict=True):
+        images.append(read_image(Path(folder, stem_of(path) + suffix.decode())))
     return images
 
 

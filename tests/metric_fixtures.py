@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from images.files import write_image
+from images.pictures import write_image
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ FOLDERS = [
     Case("out in a mirror, 07", nothing, f"{SSIM} --out gen/view0/x", "2 --out...inside"),
     Case("mirror in data", INSIDE, f"{TRAIN} --generated data/train/gen", "2 --generated...inside"),
     Case("a mirror of other kinds", OWN, PAIRED, "0", "out/backbone.pth"),
-    Case("one name twice", put("gen/view0/a/000.jpg", picture()), PAIRED, "1 000.jpg and 000.png"),
+    Case("one name twice", put("gen/view0/a/000.jpg", picture()), PAIRED, "2 000.jpg...000.png"),
     Case("one is missing", remove("gen/view0/a/003.png"), PAIRED, "1 1 of 24...a/003.png"),
     Case("beside the views", BESIDE_VIEWS, PAIRED, "0", "out/backbone.pth"),
     Case("no mirror", nothing, f"{TRAIN} --generated runs", "2 runs is not a mirror"),

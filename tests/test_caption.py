@@ -13,7 +13,7 @@ import pytest
 import tiny_pipelines
 from conftest import ROOT, call, command, refused, run
 
-from images.files import write_image
+from images.pictures import write_image
 
 caption = importlib.import_module("01_caption")
 

@@ -21,7 +21,7 @@ from image_files import (
 from PIL import Image
 
 from base import levels
-from images import files, read
+from images import files, pictures, read
 
 
 @pytest.fixture(autouse=True)
@@ -97,11 +97,10 @@ def test_names_that_are_not_utf8(tmp_path):
     found = files.find_images(tmp_path / "data")
     assert [os.fsencode(path) for path in found] == [b"stra\xdfe/caf\xe9.png"]
     assert (read.read_image(tmp_path / "data" / found[0]) == COLOURS).all()
-    files.write_image(tmp_path / "mirror" / found[0], COLOURS)
+    pictures.write_image(tmp_path / "mirror" / found[0], COLOURS)
     assert os.path.exists(os.fsencode(tmp_path / "mirror") + b"/stra\xdfe/caf\xe9.png")
-    suffixes, index = files.generated_files(tmp_path / "mirror", found)
-    assert (suffixes, index.tolist()) == ([".png"], [0])
-    files.contact_sheet(tmp_path / "sheet.png", [[COLOURS]], found, found)
+    assert files.suffixes_in(tmp_path / "mirror", found).tolist() == [b".png"]
+    pictures.contact_sheet(tmp_path / "sheet.png", [[COLOURS]], found, found)
     with pytest.raises(OSError, match="cannot be read"):
         read.read_image(tmp_path / (found[0] + "x"))
 
@@ -109,7 +108,7 @@ def test_names_that_are_not_utf8(tmp_path):
 @pytest.mark.parametrize("stem", ["x" * 246, "図" * 82])
 def test_names_of_250_bytes(tmp_path, stem):
     for suffix in (".png", ".jpg"):
-        files.write_image(tmp_path / "gen" / (stem + suffix), COLOURS)
+        pictures.write_image(tmp_path / "gen" / (stem + suffix), COLOURS)
     assert len(list((tmp_path / "gen").iterdir())) == 2
     (tmp_path / "gen" / (stem + ".jpg")).unlink()
     assert files.find_images(tmp_path / "gen") == [stem + ".png"]
@@ -129,7 +128,7 @@ def test_unreadable_folder_is_an_error(capsys):
         try:
             said = sentence(capsys, files.find_images, root, code=1)
             assert f"{root}/b cannot be read (Permission denied)" in said
-            said = sentence(capsys, files.generated_files, root, ["b/2.jpg"], code=1)
+            said = sentence(capsys, files.suffixes_in, root, ["b/2.jpg"], code=1)
             assert f"{root}/b cannot be read (Permission denied)" in said
         finally:
             os.seteuid(os.getuid())
@@ -176,13 +175,11 @@ def test_views_of_a_mirror(tmp_path, capsys):
 def test_generated_files_have_any_extension(tmp_path, capsys):
     paths = ["a/1.JPEG", "a/2.png", "a/3.tif", "a/b/1.jpg", "a/c.d.jpg", "z.jpg"]
     touch(tmp_path, "a/1.webp", "a/2.PNG", "a/b/1.jpg", "a/c.d.jpg", "a/b/x.txt", "a/.3.png")
-    suffixes, index = files.generated_files(tmp_path, paths)
-    assert index.dtype == np.uint8
-    found = [None if i == files.MISSING else suffixes[i] for i in index]
-    assert found == [".webp", ".PNG", None, ".jpg", ".jpg", None]
+    suffixes = files.suffixes_in(tmp_path, paths).tolist()
+    assert suffixes == [b".webp", b".PNG", b"", b".jpg", b".jpg", b""]
     touch(tmp_path, "a/1.png")
-    said = sentence(capsys, files.generated_files, tmp_path, paths, code=1)
-    assert "1.png and 1.webp" in said
+    said = sentence(capsys, files.suffixes_in, tmp_path, paths)
+    assert "a/1.png and a/1.webp" in said
 
 
 # ---------------------------------------------------------------- damaged files
@@ -262,7 +259,7 @@ def resized_whole(image, size):
 def test_square_of_ordinary_images(shape):
     image = RNG.integers(0, 256, (*shape, 3), np.uint8)
     for size in (8, 33, 64):
-        assert (files.square(image, size) == resized_whole(image, size)).all()
+        assert (pictures.square(image, size) == resized_whole(image, size)).all()
 
 
 @pytest.mark.parametrize("shape", [(100, 1000), (1000, 100), (3, 500), (500, 3)])
@@ -271,7 +268,7 @@ def test_square_of_strips(shape):
     y, x = np.mgrid[: shape[0], : shape[1]]
     wave = 128 + 100 * np.sin(6 * np.pi * np.stack([x, y, x + y], 2) / min(shape) / 3)
     image = wave.astype(np.uint8)
-    difference = files.square(image, 32).astype(int) - resized_whole(image, 32)
+    difference = pictures.square(image, 32).astype(int) - resized_whole(image, 32)
     assert np.abs(difference).mean() < 8
 
 
@@ -279,7 +276,7 @@ def test_square_of_strips(shape):
 def test_strips_take_little_memory(tmp_path, shape):
     """Resized whole, the first would be 256 x 25,600,000 pixels: 20 GB."""
     image = np.full((*shape, 3), 77, np.uint8)
-    assert (files.square(image, 256) == 77).all()
-    assert files.as_stored(image, 256).shape == (256, 256, 3)
-    files.contact_sheet(tmp_path / "x.png", [[image, COLOURS]], ["strip"], ["label"])
+    assert (pictures.square(image, 256) == 77).all()
+    assert pictures.as_stored(image, 256).shape == (256, 256, 3)
+    pictures.contact_sheet(tmp_path / "x.png", [[image, COLOURS]], ["strip"], ["label"])
     assert read.read_image(tmp_path / "x.png").shape[0] < 300

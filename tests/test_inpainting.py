@@ -13,7 +13,7 @@ from PIL import Image
 
 from augment import painting
 from base.run import parser
-from images.files import as_stored, square, stored_suffix, write_image
+from images.pictures import as_stored, square, stored_suffix, write_image
 from images.read import read_image
 
 

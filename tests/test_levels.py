@@ -248,7 +248,7 @@ def test_flags_reach_every_process(tmp_path, monkeypatch):
     levels.arguments(p)
     assert p.parse_args([]).levels is None
     args = p.parse_args("--levels 0 2000 --bands 3 2 1".split())
-    assert (args.levels, args.bands) == ([0.0, 2000.0], [3, 2, 1])
+    assert (args.levels, args.bands) == ((0.0, 2000.0), (3, 2, 1))
     values = (BANDS % 2001).astype(np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig")
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from conftest import PRETRAIN, ROOT, call, hashes, refused, run
 from PIL import Image
 
 from evaluate.ssim import structural_similarity
-from images.files import write_image
+from images.pictures import write_image
 
 pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"

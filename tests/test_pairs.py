@@ -8,12 +8,11 @@ from photographs import photographs
 from torch.utils.data import DataLoader
 
 from base.run import seed_rng, write_json
-from images import device_views
+from images import batch_views
 from images import views as V
-from images.files import square, write_image
-from images.pairs import PairDataset, mirrors_of
+from images.pairs import PairDataset, SmallPairs, mirrors_of
+from images.pictures import square, write_image
 from images.read import read_image
-from images.small_pairs import SmallPairs
 
 
 # ---------------------------------------------------------------- the data set
@@ -177,8 +176,8 @@ def test_device_path_and_collation(folders):
     norm = V.FIRST["mean"], V.FIRST["std"]
     for x, y, neutral, params in zip(a, b, p, q, strict=True):
         x, y = (
-            device_views.colour_and_normalise(x, neutral, *norm),
-            device_views.colour_and_normalise(y, params, *norm),
+            batch_views.colour_and_normalise(x, neutral, *norm),
+            batch_views.colour_and_normalise(y, params, *norm),
         )
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import call, refused, run
 
-from images.files import write_image
+from images.pictures import write_image
 from report.results import generation, imagenet100, read_runs, synsets
 from report.write import TABLES, cost_table, entries, select
 

@@ -9,7 +9,7 @@ from conftest import refused, run, run_recipe, write_images
 from PIL import Image
 
 from augment.feature_map import Navigator
-from images.files import square
+from images.pictures import square
 from images.read import read_image
 
 

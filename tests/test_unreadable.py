@@ -18,14 +18,14 @@ from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 
 from augment import other_images
 from base.run import read_json
-from base.run_folder import read_log
+from base.run_folder import read_log, read_record
 from evaluate import feature_statistics, features, ssim
 from images import check, labelled, read, unreadable
 from images import views as V
 from images.files import find_images
 from images.pairs import PairDataset
 from images.read import read_image
-from images.unreadable import ImageList, read_record
+from images.unreadable import ImageList
 from models.resnet import load_backbone
 
 CPU = torch.device("cpu")
@@ -78,12 +78,11 @@ def test_too_many_end_the_run(three):
         again.read(1)
     other = ImageList(three, ["0.png", "1.png", "2.png"], 0.4, record, "val")
     assert other.read(1) is None  # each list by itself
-    Image.new("RGB", (8, 8)).save(three / "1.png")
     with open(record, "a") as file:
         file.write('{"list": "da')  # half a line, of a process that was killed
-    unreadable.forget_mended(three)
-    found = read_record(record)
-    assert {name: list(files) for name, files in found.items()} == {"data": [str(three / "2.png")]}
+    lists = {name: list(files) for name, files in read_record(record).items()}
+    both = [str(three / "1.png"), str(three / "2.png")]
+    assert lists == {"data": both, "val": both[:1]}
 
 
 def test_the_share_is_rounded_down():
@@ -100,7 +99,6 @@ def readers(folder, files):
     args = SimpleNamespace(out=folder, data=folder)
     return {
         "training": lambda: files.read(0),
-        "a record": lambda: unreadable.forget_mended(folder),
         "check": lambda: check.read_some(folder, ["0.png"]),
         "features": lambda: feature_statistics.read_batch([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
@@ -116,8 +114,6 @@ def readers(folder, files):
 def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch, name):
     """A full memory, too many open files: the run stops, and nothing is left out."""
     files = ImageList(three, ["0.png", "1.png"], 1.0)
-    record = {"data": {str(three / "0.png"): "it was damaged"}}
-    unreadable.write_record(three / unreadable.RECORD, record)
     failure = {"path": "0.png", "reason": "it was damaged"}
     (three / "failed.jsonl").write_text(json.dumps(failure) + "\n")
     for error in (MemoryError(), OSError(24, os.strerror(24)), OSError(116, os.strerror(116))):
@@ -125,11 +121,11 @@ def test_an_error_of_the_machine_is_not_the_images(three, monkeypatch, name):
         def fail(data, error=error):
             raise error
 
-        monkeypatch.setattr(read, "_decode_common", fail)
+        monkeypatch.setattr(read, "_decode", fail)
         with pytest.raises(OSError, match="0.png cannot be read") as raised:
             readers(three, files)[name]()
         assert not isinstance(raised.value, read.UnreadableImage)
-    assert not files.found
+    assert not files.met
 
 
 def test_no_other_pair_changes(root):
@@ -246,7 +242,7 @@ def test_interrupted_and_shared_runs_are_one(root):
 
 
 def test_a_mended_image_is_used_again(root, capsys):
-    """The record of an interrupted run keeps what is still unreadable."""
+    """A run without a checkpoint begins its record anew."""
     sound = Path(CUT).read_bytes()
     Path(CUT).write_bytes(b"x")
     assert "1 of 24 images" in refused(capsys, *TRAIN.split(), code=1)

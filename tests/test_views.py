@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision import transforms as T
 
-from images import device_views
+from images import batch_views
 from images import views as V
 from models.heads import METHODS
 
@@ -26,7 +26,7 @@ NAMES = [operation.__name__ for operation in V.OPERATIONS.values()]
 
 def on_device(images, params, **norm):
     """The batch's colour operations as uint8 (B, H, W, 3)."""
-    out = device_views.colour_and_normalise(
+    out = batch_views.colour_and_normalise(
         torch.from_numpy(np.stack(images)),
         torch.from_numpy(np.stack(params)),
         norm.get("mean", (0, 0, 0)),
@@ -86,7 +86,7 @@ def test_resized_crops_match_pil(case):
 
 def test_normalisation_and_flip_match_torchvision():
     norm = V.FIRST["mean"], V.FIRST["std"]
-    out = device_views.colour_and_normalise(
+    out = batch_views.colour_and_normalise(
         torch.from_numpy(GOLDEN["view"])[None], torch.from_numpy(V.NEUTRAL)[None], *norm
     )
     np.testing.assert_allclose(out[0].numpy(), GOLDEN["to_tensor_normalised"], rtol=0, atol=1e-6)

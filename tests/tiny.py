@@ -20,8 +20,8 @@ import numpy as np
 from tiny_pipelines import blip, sdxl
 
 from base.run import write_json
-from images.files import write_image
 from images.labelled import VOC
+from images.pictures import write_image
 from models.published_maskgit import read_flax
 
 CLASSES = ("n01440764", "n01558993", "n01692333", "n01729322")  # the first is not in ImageNet-100

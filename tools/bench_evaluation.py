@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from base import run
 from evaluate import linear, ssim
 from evaluate.features import centre_crop, extract
-from images.files import square, write_image
+from images.pictures import square, write_image
 from images.read import read_image
 from models import fid
 from models.resnet import build_backbone

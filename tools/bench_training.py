@@ -13,9 +13,10 @@ from bench_tools import compare, in_batches, photographs, precisions, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from base import run
-from images import device_views, views
-from images.files import Reading, square, write_image
+from images import batch_views, views
+from images.files import Reading
 from images.pairs import PairDataset
+from images.pictures import square, write_image
 from images.read import read_image
 from models import memory
 from models.heads import METHODS, build_method
@@ -230,7 +231,7 @@ def bench_mix(args, device):
             crops = []
             for image, choice in zip(images, choices, strict=True):
                 image = image.to(device, non_blocking=True)
-                crops.append(device_views.colour_and_normalise(image, choice, mean, std))
+                crops.append(batch_views.colour_and_normalise(image, choice, mean, std))
             use(crops)
 
     with TemporaryDirectory() as folder:

@@ -13,10 +13,9 @@ from bench_tools import CPU, compare, in_batches, photographs, report
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 
-from images import device_views, views
+from images import batch_views, views
 from images.files import read_ahead
-from images.pairs import PairDataset
-from images.small_pairs import SmallPairs, plan
+from images.pairs import PairDataset, SmallPairs
 
 MEAN = views.FIRST["mean"]
 STD = views.FIRST["std"]
@@ -92,14 +91,14 @@ def bench_colour(args, device):
     neutral = torch.from_numpy(views.NEUTRAL).expand(len(images), -1)
 
     def on_device():
-        return device_views.colour_and_normalise(images.to(device), choices, MEAN, STD)
+        return batch_views.colour_and_normalise(images.to(device), choices, MEAN, STD)
 
     def one_by_one():
         coloured = []
         for image, choice in zip(images.numpy(), choices.numpy(), strict=True):
             coloured.append(views.colour(image, choice))
         batch = torch.from_numpy(np.stack(coloured))
-        return device_views.colour_and_normalise(batch.to(device), neutral, MEAN, STD)
+        return batch_views.colour_and_normalise(batch.to(device), neutral, MEAN, STD)
 
     # PIL's arithmetic and OpenCV's are up to one level apart after each operation.
     seconds = compare(device, args.rounds, on_device, one_by_one, equal=0.03, measure=torch.mean)
@@ -137,20 +136,3 @@ def bench_small(args, device):
             seconds = compare(CPU, args.rounds, ours, theirs, equal=equal, measure=torch.mean)
             a, b = number / seconds
             report(f"small, 32 px, {what}", a, "pairs/s", "from PNG files", b, ">= 4")
-
-        # On a GPU the loader only draws; the crops are made where the images are.
-        small = in_memory(crops_only)
-        epochs = itertools.count()
-
-        def drawn():
-            for order in in_batches(number, batch, next(epochs)):
-                plan(order, small.pairs, small.sides)
-
-        def one_by_one():
-            for order in in_batches(number, batch, next(epochs)):
-                for item in order:
-                    for _, spec, _, rng in crops_only.sources(*item):
-                        views.draw_choices(spec, 32, 32, rng)
-
-        a, b = number / compare(CPU, args.rounds, drawn, one_by_one)
-        report("small, choices for a GPU", a, "pairs/s", "drawn one by one", b)

@@ -11,7 +11,7 @@ from gpu_tools import PROJECTORS, installed, relative, stage
 from base import run
 from evaluate import linear
 from evaluate.features import accuracy, knn
-from images import device_views, views
+from images import batch_views, views
 from images.read import read_image
 from models import biggan, heads, maskgit
 from models.lars import build_optimizer
@@ -122,7 +122,7 @@ def colour(report, device):
 
 def levels(images, choices, device):
     batch = torch.from_numpy(images).to(device)
-    found = device_views.colour_and_normalise(batch, choices, (0, 0, 0), (1, 1, 1))
+    found = batch_views.colour_and_normalise(batch, choices, (0, 0, 0), (1, 1, 1))
     return (255 * found).permute(0, 2, 3, 1).cpu().numpy()
 
 
