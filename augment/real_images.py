@@ -98,11 +98,10 @@ def same_class(args, device):
         paths = members.setdefault(class_of(path), [])
         numbers[path] = len(paths)
         paths.append(path)
-    alone = [paths[0] for paths in members.values() if len(paths) < 2]
-    alone += members.get("", [])
+    alone = members.get("", []) + [paths[0] for paths in members.values() if len(paths) < 2]
     if alone:
         run.fail(
-            f"same-class needs folders ROOT/CLASS with at least two images, and {alone[-1]} has no "
+            f"same-class needs folders ROOT/CLASS with at least two images, and {alone[0]} has no "
             "other image of its class beside it.",
             2,
         )
