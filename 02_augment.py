@@ -177,10 +177,7 @@ def wait_for(writing):
 
 def write_failures(file, failed):
     """failed.jsonl: one line for each image that could not be read; no file if there is none."""
-    lines = []
-    for path in sorted(failed):
-        failure = {"path": path, "reason": failed[path]}
-        lines.append(json.dumps(failure) + "\n")
+    lines = [json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)]
     if lines:
         run.write_text(file, "".join(lines))
     else:
@@ -216,21 +213,18 @@ def main(args, device):
     limit = allowed(args.max_unreadable, len(paths))
     if len(failed) > limit:
         work = []
-    batches = []
-    for number, _ in work:
-        first = number * args.batch_size
-        batches.append(paths[first : first + args.batch_size])
     if work and strategy.prepare:
         strategy.prepare()
 
     # ---- generate, and write in threads beside the device
     def dealt_batches():
-        for position in parallel.deal(range(len(batches)), "batches"):
-            yield position, batches[position]
+        for position in parallel.deal(range(len(work)), "batches"):
+            first = work[position][0] * args.batch_size
+            yield position, paths[first : first + args.batch_size]
 
     read = functools.partial(read_batch, root=args.data, read=strategy.read)
-    workers = min(args.workers, len(batches))
-    bar = run.progress(len(batches), f"{args.strategy}, batches")
+    workers = min(args.workers, len(work))
+    bar = run.progress(len(work), f"{args.strategy}, batches")
     with ThreadPoolExecutor(4) as pool:
         writing = []
         for position, readable, images, unreadable in read_ahead(
