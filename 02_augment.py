@@ -67,7 +67,7 @@ from images.unreadable import allowed, say, too_many
 def note(args, strategy):
     """Write augment.json, or check that the mirror there was made in the same way (process 0).
 
-    Of the flags that choose views, the union over all commands is noted.
+    augment.json keeps every view that any command asked for.
     """
     path = Path(args.out, "augment.json")
     choose_views = STRATEGIES[args.strategy].choose_views
@@ -84,12 +84,10 @@ def note(args, strategy):
     }
     run_folder.write_or_check(path, identity, "a mirror of this project", extra)
     noted = run.read_json(path)
-    before = dict(noted["args"])
     for name in choose_views:
         value = getattr(args, name)
-        noted["args"][name] = union(before.get(name, value), value)
-    if noted["args"] != before:
-        run.write_json(path, noted)
+        noted["args"][name] = union(noted["args"].get(name, value), value)
+    run.write_json(path, noted)
 
 
 def union(old, new):
@@ -179,32 +177,22 @@ def wait_for(writing):
 
 def write_failures(file, failed):
     """failed.jsonl: one line for each image that could not be read; no file if there is none."""
-    lines = []
-    for path in sorted(failed):
-        failure = {"path": path, "reason": failed[path]}
-        lines.append(json.dumps(failure) + "\n")
+    lines = [json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)]
     if lines:
         run.write_text(file, "".join(lines))
     else:
         file.unlink(missing_ok=True)
 
 
-def draw_sheet(args, strategy, chosen, suffix):
-    """samples.png: some originals beside what the strategy makes of them."""
-    out = Path(args.out)
-    if strategy.sheet:
-        images = np.stack([strategy.read(Path(args.data, path)) for path in chosen])
-        titles, rows, labels = strategy.sheet(torch.from_numpy(images), chosen)
-    else:
-        titles = ["original", *strategy.views]
-        labels = ()
-        rows = []
-        for path in chosen:
-            row = [square(read_image(Path(args.data, path)), strategy.size)]
-            for view in strategy.views:
-                row.append(read_image(out / view / stored_name(path, suffix)))
-            rows.append(row)
-    contact_sheet(out / "samples.png", rows, titles, labels)
+def draw_sheet(out, data, strategy, paths):
+    """samples.png: originals beside their generated views."""
+    suffix = stored_suffix(strategy.size)
+    rows = []
+    for path in paths:
+        row = [square(read_image(Path(data, path)), strategy.size)]
+        row += [read_image(out / view / stored_name(path, suffix)) for view in strategy.views]
+        rows.append(row)
+    contact_sheet(out / "samples.png", rows, ["original", *strategy.views])
 
 
 # ---------------------------------------------------------------- main
@@ -225,22 +213,18 @@ def main(args, device):
     limit = allowed(args.max_unreadable, len(paths))
     if len(failed) > limit:
         work = []
-    batches = []
-    for number, _ in work:
-        first = number * args.batch_size
-        batches.append(paths[first : first + args.batch_size])
-    counts = [len(batch) for batch in batches]
-    images_before = len(paths) - sum(counts)
-    images_until = images_before + np.cumsum(counts, dtype=int)
+    if work and strategy.prepare:
+        strategy.prepare()
 
     # ---- generate, and write in threads beside the device
     def dealt_batches():
-        for position in parallel.deal(range(len(batches)), "batches"):
-            yield position, batches[position]
+        for position in parallel.deal(range(len(work)), "batches"):
+            first = work[position][0] * args.batch_size
+            yield position, paths[first : first + args.batch_size]
 
     read = functools.partial(read_batch, root=args.data, read=strategy.read)
-    workers = min(args.workers, len(batches))
-    bar = run.progress(len(paths), args.strategy, images_before)
+    workers = min(args.workers, len(work))
+    bar = run.progress(len(work), f"{args.strategy}, batches")
     with ThreadPoolExecutor(4) as pool:
         writing = []
         for position, readable, images, unreadable in read_ahead(
@@ -249,20 +233,18 @@ def main(args, device):
             failed |= unreadable
             if len(failed) > limit:
                 break
-            views = {}
+            made = dict.fromkeys(strategy.views, ())
             if readable:
                 generated = strategy.generate(images, readable).numpy()
-                views = dict(zip(strategy.views, generated, strict=True))
+                made = dict(zip(strategy.views, generated, strict=True))
             wait_for(writing)  # for the batch before this one
             writing = []
-            _, lacking = work[position]
-            for view in lacking:
-                made = views.get(view, [])
-                for path, image in zip(readable, made, strict=True):
+            for view in work[position][1]:
+                for path, image in zip(readable, made[view], strict=True):
                     file = out / view / stored_name(path, suffix)
                     writing.append(pool.submit(write_image, file, image))
             # Batches are dealt in order: those before this one are done, or nearly.
-            bar.update(int(images_until[position]) - bar.n)
+            bar.update(position + 1 - bar.n)
         wait_for(writing)
     bar.close()
 
@@ -279,7 +261,7 @@ def main(args, device):
         good = [path for path in paths if path not in failed]
         if good and (work or not (out / "samples.png").exists()):
             step = math.ceil(len(good) / 6)
-            draw_sheet(args, strategy, good[::step], suffix)
+            draw_sheet(out, args.data, strategy, good[::step])
         if not work:
             print(f"{out} is finished: {len(good)} images, {len(strategy.views)} views each")
         if failed:

@@ -291,5 +291,4 @@ def diffusion(args, device):
             "size": size,
             "diffusers": hub.library("diffusers").__version__,
         },
-        sheet=sheet,
     )

@@ -373,7 +373,7 @@ def inpaint(args, device):
 
     views = [f"view{view}" for view in range(args.views)]
     read = functools.partial(read_square, size=painter.size)
-    return Strategy(views, read, generate, painter.size, painter.parameters, record, sheet)
+    return Strategy(views, read, generate, painter.size, painter.parameters, record)
 
 
 def outpaint(args, device):
@@ -428,4 +428,4 @@ def outpaint(args, device):
     read = functools.partial(read_square, size=places[0].side)
     positions_of_views = {f"view{number}": name for number, name in enumerate(names)}
     record = painter.record | {"positions": positions_of_views}
-    return Strategy(views, read, generate, size, painter.parameters, record, sheet)
+    return Strategy(views, read, generate, size, painter.parameters, record)

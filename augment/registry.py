@@ -3,7 +3,9 @@
 A strategy of one's own is one more entry: `STRATEGIES["mine"] = Entry(...)`.
 """
 
-from augment import diffusion, handcrafted, icgan, other_images, painting
+from functools import partial
+
+from augment import diffusion, noise, painting, real_images
 from augment.strategy import Entry
 
 STRATEGIES = {
@@ -21,8 +23,8 @@ STRATEGIES = {
     ),
     "noise": Entry(
         "Encode, draw new noise, generate with IC-GAN.",
-        icgan.noise_arguments,
-        icgan.noise,
+        noise.arguments,
+        noise.noise,
         choose_views=("views",),
     ),
     "diffusion": Entry(
@@ -33,27 +35,29 @@ STRATEGIES = {
     ),
     "crop": Entry(
         "Crop at random and resize: hand-crafted, no model.",
-        handcrafted.arguments,
-        handcrafted.crop,
+        real_images.size_argument,
+        partial(real_images.handcrafted, "crop"),
     ),
     "jitter": Entry(
         "Change brightness, contrast, saturation and hue: hand-crafted, no model.",
-        handcrafted.arguments,
-        handcrafted.jitter,
+        real_images.size_argument,
+        partial(real_images.handcrafted, "jitter"),
     ),
     "blur": Entry(
-        "Blur with a Gaussian: hand-crafted, no model.", handcrafted.arguments, handcrafted.blur
+        "Blur with a Gaussian: hand-crafted, no model.",
+        real_images.size_argument,
+        partial(real_images.handcrafted, "blur"),
     ),
     "same-class": Entry(
         "Take another real image of the same class: a ceiling, because it uses the labels.",
-        other_images.same_class_arguments,
-        other_images.same_class,
+        real_images.other_arguments,
+        real_images.same_class,
         choose_views=("views",),
     ),
     "neighbour": Entry(
         "Take the real image that an encoder finds most similar.",
-        other_images.neighbour_arguments,
-        other_images.neighbour,
+        real_images.neighbour_arguments,
+        real_images.neighbour,
         choose_views=("views",),
     ),
 }

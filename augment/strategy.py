@@ -22,8 +22,8 @@ class Strategy(NamedTuple):
     record: {name: value} of all that the images depend on beside --data and the flags, such as the
         sha256 of the weights. It stands in augment.json, and a mirror is only continued with an
         equal one.
-    sheet(images, paths): (titles of the columns, rows of images, labels of the rows) for
-        samples.png. None shows each original beside its views.
+    prepare(): what takes long and is only needed to generate. Every process calls it before the
+        first `generate`, unless the mirror is finished.
     """
 
     views: list[str]
@@ -32,7 +32,7 @@ class Strategy(NamedTuple):
     size: int
     parameters: int | None
     record: dict
-    sheet: Callable | None = None
+    prepare: Callable | None = None
 
 
 class Entry(NamedTuple):

@@ -7,20 +7,21 @@ weights when a checkpoint is read.
 """
 
 import itertools
-import math
-import re
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from base import run
+from base import run, weights
 
 EPS = 1e-5  # added to the variance in every batch normalisation
 
-# How the names of the official buffers end. The first two belong to spectral normalisation, the
-# other two to batch normalisation.
+# How the names of the official buffers end: those of spectral and of batch normalisation.
 BUFFERS = ("u0", "sv0", "stored_mean", "stored_var")
+ANOTHER = (
+    "it is no IC-GAN generator with a BigGAN backbone (icgan_biggan_*; the class-conditional "
+    "cc_icgan_* need labels and are not read)"
+)
 
 
 # ---------------------------------------------------------------- the network
@@ -82,26 +83,24 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    """The generator. `config` is what `generator_config` returns.
+    """The generator, for images (3, `resolution`, `resolution`).
 
-    z_width, feature_width: widths of the two inputs. resolution: side of the images in pixels.
-    parameters_published: number of parameters of the official checkpoint, before the folding.
+    channels: of the 4x4 map and of each block's output. attention: the numbers of the blocks that
+    end in it. chunk: columns of the noise vector that a layer takes, together `z_width`. embedding,
+    feature: width of the embedded feature map and of the feature map, `feature_width`.
     """
 
-    def __init__(self, config):
+    def __init__(self, channels, attention, chunk, embedding, feature):
         super().__init__()
-        channels = config["channels"]
-        self.chunk = config["chunk"]
-        self.z_width = self.chunk * len(channels)
-        self.feature_width = config["feature"]
+        self.chunk = chunk
+        self.z_width = chunk * len(channels)
+        self.feature_width = feature
         self.resolution = 4 * 2 ** (len(channels) - 1)
-        self.parameters_published = published_parameters(config)
-        condition = config["embedding"] + self.chunk
-        self.embed = nn.Linear(config["feature"], config["embedding"])
-        self.first = nn.Linear(self.chunk, 16 * channels[0])
+        self.embed = nn.Linear(feature, embedding)
+        self.first = nn.Linear(chunk, 16 * channels[0])
         self.blocks = nn.ModuleList()
         for i, (inside, outside) in enumerate(itertools.pairwise(channels)):
-            self.blocks.append(Block(inside, outside, condition, i in config["attention"]))
+            self.blocks.append(Block(inside, outside, embedding + chunk, i in attention))
         self.norm_scale = nn.Parameter(torch.ones(channels[-1], 1, 1))
         self.norm_shift = nn.Parameter(torch.zeros(channels[-1], 1, 1))
         self.last = nn.Conv2d(channels[-1], 3, 3, padding=1)
@@ -129,130 +128,40 @@ class Generator(nn.Module):
 
 
 # ---------------------------------------------------------------- official checkpoints
-def generator_config(state, source="the checkpoint"):
-    """The configuration of an official generator, read off the shapes in its state dict.
-
-    Any resolution and any capacity will do. Returns a dict:
-    channels: of the 4x4 map and of each block's output; attention: numbers of the blocks that end
-    in it; chunk: columns of z that a layer takes; embedding, feature: widths; labels: shape of the
-    class embedding, which is not used. Ends the run where this is not such a generator.
-    """
-    first_convolution = re.compile(r"blocks\.\d+\.0\.conv1\.weight")
-    blocks = sum(first_convolution.fullmatch(name) is not None for name in state)
-    convolutions = [f"blocks.{i}.0.conv1.weight" for i in range(max(1, blocks))]
-    gain = "blocks.0.0.bn1.gain.weight"
-    dimensions = dict.fromkeys(convolutions, 4)
-    dimensions |= dict.fromkeys(("shared.weight", "shared_feat.weight", "linear.weight", gain), 2)
-    lacking = []
-    for name, n in dimensions.items():
-        if name not in state or state[name].ndim != n:
-            lacking.append(name)
-    if lacking:
-        run.fail(
-            f"{source} is not an IC-GAN generator with a BigGAN backbone: it lacks "
-            f"{', '.join(lacking)}."
-        )
-    embedding, feature = state["shared_feat.weight"].shape
-    labels = state["shared.weight"].shape
-    chunk = state["linear.weight"].shape[1]
-    if state[gain].shape[1] == embedding + chunk + labels[1]:
-        run.fail(
-            f"{source} is a class-conditional IC-GAN: it needs labels, which is not supported; use "
-            "icgan_*."
-        )
-    outputs = [state[name].shape[0] for name in convolutions]
-    return {
-        "channels": [state[convolutions[0]].shape[1], *outputs],
-        "attention": [i for i in range(blocks) if f"blocks.{i}.1.gamma" in state],
-        "chunk": chunk,
-        "embedding": embedding,
-        "feature": feature,
-        "labels": tuple(labels),
-    }
+# These functions take the tensors out of an official state dict, so that what is left is unknown.
+# A tensor that is missing raises KeyError.
 
 
-def official_shapes(config):
-    """{name: shape} of the official generator's parameters and buffers: 198 names at 256 px."""
-    shapes = {"shared.weight": config["labels"]}
-    channels = config["channels"]
-    condition = config["embedding"] + config["chunk"]
-
-    def weight(name, *shape):
-        shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.u0"] = (1, shape[0])
-        shapes[f"{name}.sv0"] = (1,)
-
-    def weight_and_bias(name, *shape):
-        weight(name, *shape)
-        shapes[f"{name}.bias"] = shape[:1]
-
-    def statistics(name, width):
-        shapes[f"{name}.stored_mean"] = (width,)
-        shapes[f"{name}.stored_var"] = (width,)
-
-    def modulation(name, width):
-        statistics(name, width)
-        weight(f"{name}.gain", width, condition)
-        weight(f"{name}.bias", width, condition)
-
-    weight_and_bias("shared_feat", config["embedding"], config["feature"])
-    weight_and_bias("linear", 16 * channels[0], config["chunk"])
-    for i, (inside, outside) in enumerate(itertools.pairwise(channels)):
-        weight_and_bias(f"blocks.{i}.0.conv1", outside, inside, 3, 3)
-        weight_and_bias(f"blocks.{i}.0.conv2", outside, outside, 3, 3)
-        weight_and_bias(f"blocks.{i}.0.conv_sc", outside, inside, 1, 1)
-        modulation(f"blocks.{i}.0.bn1", inside)
-        modulation(f"blocks.{i}.0.bn2", outside)
-        if i in config["attention"]:
-            shapes[f"blocks.{i}.1.gamma"] = ()
-            weight(f"blocks.{i}.1.theta", outside // 8, outside, 1, 1)
-            weight(f"blocks.{i}.1.phi", outside // 8, outside, 1, 1)
-            weight(f"blocks.{i}.1.g", outside // 2, outside, 1, 1)
-            weight(f"blocks.{i}.1.o", outside, outside // 2, 1, 1)
-    shapes["output_layer.0.gain"] = (channels[-1],)
-    shapes["output_layer.0.bias"] = (channels[-1],)
-    statistics("output_layer.0", channels[-1])
-    weight_and_bias("output_layer.2", 3, channels[-1], 3, 3)
-    return shapes
+def take(state, name, *shape):
+    """The tensor of that name. Raises ValueError where it has another shape."""
+    tensor = state.pop(name)
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
+    return tensor
 
 
-def published_parameters(config):
-    """Number of parameters of the official generator; its buffers do not count."""
-    total = 0
-    for name, shape in official_shapes(config).items():
-        if not name.endswith(BUFFERS):
-            total += math.prod(shape)
-    return total
-
-
-def check_shapes(state, expected, source):
-    """End the run unless the state dict has the expected names and shapes; list what differs."""
-    other_shape = []
-    for name in expected.keys() & state.keys():
-        if state[name].shape != expected[name]:
-            other_shape.append(name)
-    wrong = {
-        "missing": expected.keys() - state.keys(),
-        "unexpected": state.keys() - expected.keys(),
-        "of another shape": other_shape,
-    }
-    listed = [f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names]
-    if listed:
-        run.fail(
-            f"{source} does not fit the IC-GAN generator that its widths describe. "
-            f"{'; '.join(listed)}."
-        )
-
-
-# ---------------------------------------------------------------- folding
 def spectral(state, name):
     """A weight over its spectral norm, as the official code computes it in evaluation mode.
 
     That is one power iteration from the stored vector u0.
     """
-    matrix = state[f"{name}.weight"].flatten(1)
-    v = F.normalize(state[f"{name}.u0"] @ matrix, eps=1e-6)
-    return state[f"{name}.weight"] / (v @ matrix.T).norm()
+    weight = state.pop(f"{name}.weight")
+    matrix = weight.flatten(1)
+    v = F.normalize(take(state, f"{name}.u0", 1, len(matrix)) @ matrix, eps=1e-6)
+    take(state, f"{name}.sv0", 1)
+    return weight / (v @ matrix.T).norm()
+
+
+def layer(state, name):
+    """(weight, bias) of a linear layer or a convolution."""
+    weight = spectral(state, name)
+    return weight, take(state, f"{name}.bias", len(weight))
+
+
+def statistics(state, name, width):
+    """(mean, standard deviation) of a batch normalisation."""
+    mean = take(state, f"{name}.stored_mean", width)
+    return mean, (take(state, f"{name}.stored_var", width) + EPS).sqrt()
 
 
 def folded_modulation(state, name, offset=0.0):
@@ -262,9 +171,10 @@ def folded_modulation(state, name, offset=0.0):
     linear in the condition c. `offset` (width,) is added to x before: the bias of the convolution
     in front of it.
     """
-    deviation = (state[f"{name}.stored_var"] + EPS).sqrt()
-    mean = state[f"{name}.stored_mean"] - offset
-    scale = spectral(state, f"{name}.gain") / deviation[:, None]
+    gain = spectral(state, f"{name}.gain")
+    mean, deviation = statistics(state, name, len(gain))
+    mean = mean - offset
+    scale = gain / deviation[:, None]
     shift = spectral(state, f"{name}.bias") - mean[:, None] * scale
     return torch.cat([scale, shift]), torch.cat([1 / deviation, -mean / deviation])
 
@@ -280,50 +190,73 @@ def folded_upsampling(weight):
     return taps[..., 1:] + taps[..., :-1]
 
 
-def folded_block(state, number, attention):
+def folded_block(state, name):
     """{name: tensor} of one `Block`."""
-    name = f"blocks.{number}.0"
-    weight1, bias1 = folded_modulation(state, f"{name}.bn1")
-    weight2, bias2 = folded_modulation(state, f"{name}.bn2", state[f"{name}.conv1.bias"])
+    conv1, bias1 = layer(state, f"{name}.0.conv1")
+    conv2, bias2 = layer(state, f"{name}.0.conv2")
+    shortcut, shortcut_bias = layer(state, f"{name}.0.conv_sc")
+    weight1, shift1 = folded_modulation(state, f"{name}.0.bn1")
+    weight2, shift2 = folded_modulation(state, f"{name}.0.bn2", bias1)
     folded = {
         "modulation.weight": torch.cat([weight1, weight2]),
-        "modulation.bias": torch.cat([bias1, bias2]),
-        "conv1.weight": folded_upsampling(spectral(state, f"{name}.conv1")),
-        "conv2.weight": spectral(state, f"{name}.conv2"),
-        "conv2.bias": state[f"{name}.conv2.bias"] + state[f"{name}.conv_sc.bias"],
-        "shortcut.weight": spectral(state, f"{name}.conv_sc"),
+        "modulation.bias": torch.cat([shift1, shift2]),
+        "conv1.weight": folded_upsampling(conv1),
+        "conv2.weight": conv2,
+        "conv2.bias": bias2 + shortcut_bias,
+        "shortcut.weight": shortcut,
     }
-    if attention:
-        name = f"blocks.{number}.1"
-        projections = [spectral(state, f"{name}.{part}") for part in ("theta", "phi", "g")]
+    if f"{name}.1.gamma" in state:
+        projections = [spectral(state, f"{name}.1.{part}") for part in ("theta", "phi", "g")]
         folded["attention.qkv.weight"] = torch.cat(projections)
-        folded["attention.out.weight"] = state[f"{name}.gamma"] * spectral(state, f"{name}.o")
+        gamma = take(state, f"{name}.1.gamma")
+        folded["attention.out.weight"] = gamma * spectral(state, f"{name}.1.o")
     return folded
+
+
+def folded_generator(state):
+    """The Generator. Any resolution and any capacity will do: they are read off the shapes."""
+    folded = {}
+    for ours, theirs in (("embed", "shared_feat"), ("first", "linear"), ("last", "output_layer.2")):
+        folded[f"{ours}.weight"], folded[f"{ours}.bias"] = layer(state, theirs)
+    channels = [len(folded["first.bias"]) // 16]
+    attention = []
+    numbers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    for number in range(len(numbers)):
+        block = folded_block(state, f"blocks.{number}")
+        for name, tensor in block.items():
+            folded[f"blocks.{number}.{name}"] = tensor
+        channels.append(len(block["conv2.bias"]))
+        if "attention.out.weight" in block:
+            attention.append(number)
+    mean, deviation = statistics(state, "output_layer.0", channels[-1])
+    scale = take(state, "output_layer.0.gain", channels[-1]) / deviation
+    shift = take(state, "output_layer.0.bias", channels[-1]) - mean * scale
+    folded["norm_scale"] = scale[:, None, None]
+    folded["norm_shift"] = shift[:, None, None]
+    state.pop("shared.weight")  # embeds labels, and is not used
+    with torch.device("meta"):
+        chunk = folded["first.weight"].shape[1]
+        generator = Generator(channels, attention, chunk, *folded["embed.weight"].shape)
+    generator.load_state_dict(folded, assign=True)
+    return generator
 
 
 def generator_from_state(state, source="the checkpoint"):
     """The frozen Generator of an official state dict, in evaluation mode and channels_last.
 
-    Ends the run where names or shapes are not those of the official generator, and lists them.
+    Its parameters_published is the number of the official generator's parameters. Ends the run
+    where a tensor is missing, unknown or of another shape.
     """
-    config = generator_config(state, source)
-    check_shapes(state, official_shapes(config), source)
-    state = {name: tensor.float() for name, tensor in state.items()}
-
-    folded = {}
-    for ours, theirs in (("embed", "shared_feat"), ("first", "linear"), ("last", "output_layer.2")):
-        folded[f"{ours}.weight"] = spectral(state, theirs)
-        folded[f"{ours}.bias"] = state[f"{theirs}.bias"]
-    for i in range(len(config["channels"]) - 1):
-        for name, tensor in folded_block(state, i, i in config["attention"]).items():
-            folded[f"blocks.{i}.{name}"] = tensor
-    scale = state["output_layer.0.gain"] / (state["output_layer.0.stored_var"] + EPS).sqrt()
-    shift = state["output_layer.0.bias"] - state["output_layer.0.stored_mean"] * scale
-    folded["norm_scale"] = scale[:, None, None]
-    folded["norm_shift"] = shift[:, None, None]
-
-    with torch.device("meta"):
-        generator = Generator(config)
-    generator.load_state_dict(folded, strict=True, assign=True)
+    left = {name: tensor.float() for name, tensor in state.items()}
+    try:
+        generator = folded_generator(left)
+    except KeyError as error:
+        run.fail(f"{source} lacks {error}: {ANOTHER}.")
+    except (ValueError, IndexError, RuntimeError) as error:
+        what = str(error).splitlines()[-1].strip()
+        run.fail(f"{source} has a tensor of another shape ({what}): {ANOTHER}.")
+    weights.refuse(source, "has unknown", left, ANOTHER)
+    parameters = [state[name].numel() for name in state if not name.endswith(BUFFERS)]
+    generator.parameters_published = sum(parameters)
     generator.eval().requires_grad_(False)
     return generator.to(memory_format=torch.channels_last)

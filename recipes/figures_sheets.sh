@@ -55,13 +55,17 @@ make crop crop
 make jitter jitter
 
 say "noise-based"
-make noise noise
+make noise noise --views 5
 named 22 noise
 sheet 2 "noise-based cropping color-jitter" "$MIRRORS"/{noise,crop,jitter}/view0
 if [ -e "$GEN/augmenters/zoom/direction.pt" ] && [ -e "$GEN/augmenters/navigator/navigator.pt" ]; then
-  make noise gaussian --feature-noise 0.01
-  make noise zoom --steer "$GEN/augmenters/zoom/direction.pt"
-  make noise navigator --navigator "$GEN/augmenters/navigator/navigator.pt"
+  change() {  # name of the mirror, then the flags that change the feature map
+    local name=$1; shift
+    run python extras/feature_noise.py feature-noise --data "$IMAGES" --out "$MIRRORS/$name" "$@" $GENERATE
+  }
+  change gaussian --feature-noise 0.01
+  change zoom --steer "$GEN/augmenters/zoom/direction.pt"
+  change navigator --navigator "$GEN/augmenters/navigator/navigator.pt"
   sheet 15 "G(z,f) Gaussian-noise steering-zoom navigator" \
     "$MIRRORS"/{noise,gaussian,zoom,navigator}/view0
 fi

@@ -93,11 +93,10 @@ def icgan():
         "chunk": 17,
         "embedding": 512,
         "feature": 2048,
-        "labels": (1000, 128),
     }
 
     def build():
-        return biggan.Generator(config)
+        return biggan.Generator(**config)
 
     z = functools.partial(torch.zeros, 1, 119)
     feature = functools.partial(torch.zeros, 1, 2048)

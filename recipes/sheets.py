@@ -47,7 +47,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
-from augment import handcrafted  # noqa: E402
+from augment.real_images import handcrafted  # noqa: E402
 from augment.strategy import read_square  # noqa: E402
 from images.files import find_images  # noqa: E402
 from images.pairs import generated_suffixes  # noqa: E402
@@ -104,7 +104,7 @@ def augmented(args, paths):
     images = torch.from_numpy(np.stack(originals))
     columns = {"original": originals}
     for title, name in {"cropping": "crop", "color jitter": "jitter", "blur": "blur"}.items():
-        columns[title] = handcrafted.strategy(name, args).generate(images, paths)[0].numpy()
+        columns[title] = handcrafted(name, args, None).generate(images, paths)[0].numpy()
     for title, change in AUGMENTATIONS.items():
         columns[title] = []
         for path, image in zip(paths, originals, strict=True):

@@ -42,7 +42,8 @@ for arm in $arms; do
     navigator) change="--navigator $GEN/augmenters/navigator/navigator.pt" ;;
     steer-*) change="--steer $GEN/augmenters/${arm#steer-}/direction.pt" ;;
   esac
-  $LAUNCH 02_augment.py noise --data "$DATA/train" --out "$GEN/noise-$arm" $change $GENERATE
+  $LAUNCH extras/feature_noise.py feature-noise --data "$DATA/train" --out "$GEN/noise-$arm" \
+    $change $GENERATE
 done
 
 both="--both-generated --pair crop flip jitter blur grayscale"

@@ -31,7 +31,10 @@ def rebuild(noted, device):
     entry.add_arguments(flags)
     run.device_arguments(flags)
     args = vars(flags.parse_args([])) | noted["args"]
-    return entry.build(argparse.Namespace(**args), device)
+    strategy = entry.build(argparse.Namespace(**args), device)
+    if strategy.prepare:
+        strategy.prepare()
+    return strategy
 
 
 def milliseconds(strategy, images, paths, batch, device):

@@ -19,7 +19,7 @@ from PIL import Image
 from warm_python import warm
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[1:1] = [str(ROOT), str(ROOT / "tools")]
+sys.path[1:1] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "extras")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # `python` of a recipe is the one that runs the tests.

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from augment import feature_map
+from augment import noise
 from base import run
 from models.biggan import generator_from_state
 
@@ -65,7 +65,7 @@ def write_release(parent):
     state = {f"module.{name}": value for name, value in encoder.state_dict().items()}
     for name in ("projection_head.0.weight", "projection_head.1.running_mean", "prototypes.weight"):
         state[f"module.{name}"] = torch.zeros(3)
-    torch.save(state, folder / feature_map.SWAV)
+    torch.save(state, folder / noise.SWAV)
     return folder
 
 

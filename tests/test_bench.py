@@ -11,8 +11,6 @@ import pytest
 import torch
 from conftest import run
 
-from models.biggan import generator_config
-
 GOLDENS = Path(__file__).parent / "goldens"
 
 
@@ -55,10 +53,8 @@ def test_plain_loss_is_the_official_one():
 def test_plain_generator_gives_the_official_images():
     state = torch.load(GOLDENS / "icgan/release/G_ema_best0.pth", weights_only=True)
     golden = np.load(GOLDENS / "icgan/images.npz")
-    config = generator_config(state)
-    z = torch.from_numpy(golden["tiny_z"])
-    z = z[:, : config["chunk"] * len(config["channels"])]
+    z = torch.from_numpy(golden["tiny_z"])[:, :20]
     feature = torch.from_numpy(golden["tiny_feature"])
-    images = bench_generators.plain_generator(state, config, z, feature)
+    images = bench_generators.plain_generator(state, z, feature)
     expected = torch.from_numpy(golden["tiny_image"])
     assert (images - expected).abs().max() < 1e-4

@@ -1,5 +1,6 @@
 """IC-GAN's generator: parity with the official code, its configuration, what is refused."""
 
+import itertools
 import json
 
 import pytest
@@ -9,17 +10,8 @@ from icgan_release import GOLDENS, TOLERANCE, error, official_state, refused, un
 from torchvision.models import resnet50
 
 from models import biggan
-from models.biggan import generator_config, generator_from_state, official_shapes
+from models.biggan import generator_from_state
 from models.resnet import backbone_from_state
-
-FULL = {
-    "channels": [1536, 1536, 768, 768, 384, 192, 96],
-    "attention": [3],
-    "chunk": 17,
-    "embedding": 512,
-    "feature": 2048,
-    "labels": (1000, 128),
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,66 +57,99 @@ def test_generator_gradient(tiny):
         tiny(torch.zeros(1, 19), unit(1))
 
 
-def test_published_configuration():
-    """All 198 keys of the 256 px generator load strictly; parameter counts are the published."""
-    table = [
-        line.split("\t")
-        for line in (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:]
-        if line[0] != "#"
-    ]
-    shapes = {
-        name: () if shape == "scalar" else tuple(map(int, shape.split("x")))
-        for name, shape, *_ in table
+def official_shapes(channels, attention, chunk):
+    """{name: shape} of the official generator's parameters and buffers."""
+    weights = {
+        "shared_feat": (512, 2048),
+        "linear": (16 * channels[0], chunk),
+        "output_layer.2": (3, channels[-1], 3, 3),
     }
+    without_bias = {}
+    normalised = {"output_layer.0": channels[-1]}
+    shapes = {"shared.weight": (1000, 128)}
+    for i, (inside, outside) in enumerate(itertools.pairwise(channels)):
+        weights[f"blocks.{i}.0.conv1"] = (outside, inside, 3, 3)
+        weights[f"blocks.{i}.0.conv2"] = (outside, outside, 3, 3)
+        weights[f"blocks.{i}.0.conv_sc"] = (outside, inside, 1, 1)
+        for name, width in ((f"blocks.{i}.0.bn1", inside), (f"blocks.{i}.0.bn2", outside)):
+            normalised[name] = width
+            without_bias[f"{name}.gain"] = without_bias[f"{name}.bias"] = (width, 512 + chunk)
+        if i in attention:
+            shapes[f"blocks.{i}.1.gamma"] = ()
+            for part, share in (("theta", 8), ("phi", 8), ("g", 2)):
+                without_bias[f"blocks.{i}.1.{part}"] = (outside // share, outside, 1, 1)
+            without_bias[f"blocks.{i}.1.o"] = (outside, outside // 2, 1, 1)
+    shapes |= {f"output_layer.0.{part}": channels[-1:] for part in ("gain", "bias")}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in weights.items()}
+    for name, shape in (weights | without_bias).items():
+        shapes |= {f"{name}.weight": shape, f"{name}.u0": (1, shape[0]), f"{name}.sv0": (1,)}
+    for name, width in normalised.items():
+        shapes |= {f"{name}.stored_mean": (width,), f"{name}.stored_var": (width,)}
+    return shapes
+
+
+@pytest.mark.parametrize(
+    "size, parameters, channels, attention, chunk",
+    [
+        (256, 90_014_340, (1536, 1536, 768, 768, 384, 192, 96), [3], 17),
+        (256, 42_860_804, (1024, 1024, 512, 512, 256, 128, 64), [3], 17),
+        (128, 77_160_132, (1536, 1536, 768, 384, 192, 96), [3], 20),
+        (64, 36_655_876, (1024, 1024, 512, 256, 128), [2], 24),
+    ],
+)
+def test_published_configurations(size, parameters, channels, attention, chunk):
+    """Those of the published generators are read strictly, with the published parameter counts."""
+    shapes = official_shapes(channels, attention, chunk)
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    assert len(state) == 198 and generator_config(state) == FULL and official_shapes(FULL) == shapes
     generator = generator_from_state(state)
-    assert (generator.resolution, generator.z_width) == (256, 119)
+    assert (generator.resolution, generator.parameters_published) == (size, parameters)
+    assert generator.z_width == chunk * len(channels)
     with torch.device("meta"):
-        assert generator(torch.empty(2, 128), torch.empty(2, 2048)).shape == (2, 3, 256, 256)
+        images = generator(torch.empty(2, 128), torch.empty(2, 2048))
+    assert images.shape == (2, 3, size, size)
+    if parameters == 90_014_340:
+        lines = (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:]
+        rows = [line.split("\t") for line in lines if line[0] != "#"]
+        published = {name: shape for name, shape, *_ in rows}
+        ours = {name: "x".join(map(str, shape)) or "scalar" for name, shape in shapes.items()}
+        assert len(ours) == 198 and ours == published
+
+
+def test_encoder():
     encoder = resnet50()
-    assert generator.parameters_published == 90_014_340
-    assert (
-        generator.parameters_published + sum(p.numel() for p in encoder.parameters()) == 115_571_372
-    )
-    half = FULL | dict(channels=[1024, 1024, 512, 512, 256, 128, 64])
-    px128 = FULL | dict(channels=[1536, 1536, 768, 384, 192, 96], chunk=20)
-    px64 = FULL | dict(channels=[1024, 1024, 512, 256, 128], attention=[2], chunk=24)
-    for config, size, parameters in (
-        (half, 256, 42_860_804),
-        (px128, 128, 77_160_132),
-        (px64, 64, 36_655_876),
-    ):
-        state = {
-            name: torch.empty(shape, device="meta")
-            for name, shape in official_shapes(config).items()
-        }
-        generator = generator_from_state(state)
-        assert generator_config(state) == config
-        assert (generator.resolution, generator.parameters_published) == (size, parameters)
-    encoder = {
-        name: value for name, value in encoder.state_dict().items() if not name.startswith("fc.")
-    }
-    assert len(encoder) == 318 and backbone_from_state(encoder).inplanes == 2048
+    parameters = sum(p.numel() for p in encoder.parameters())
+    assert 90_014_340 + parameters == 115_571_372
+    state = encoder.state_dict()
+    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    assert len(state) == 318 and backbone_from_state(state).inplanes == 2048
+
+
+def test_every_tensor_is_needed_as_it_is(capsys):
+    """One that is missing, and one that could be broadcast, is refused by one sentence."""
+    whole = official_state("tiny")
+    for name, tensor in whole.items():
+        state = {other: value for other, value in whole.items() if other != name}
+        sentence = refused(capsys, generator_from_state, state, "file.pth")
+        # A block without a gain has no attention, so that its attention's weights are unknown.
+        named = "has unknown blocks.2.1.g" if name.endswith("gamma") else f"lacks '{name}'"
+        assert f"file.pth {named}" in sentence
+        if name == "shared.weight":  # it is not used, and the number of its labels is free
+            continue
+        for wrong in (tensor[None], tensor.flatten()[:1], tensor.flatten()[0]):
+            if wrong.shape != tensor.shape:
+                sentence = refused(capsys, generator_from_state, state | {name: wrong}, "file.pth")
+                assert "file.pth has a tensor of another shape" in sentence, name
 
 
 def test_wrong_states_are_refused(capsys):
     state = official_state("tiny")
-    wrong = {name: value for name, value in state.items() if name != "blocks.1.0.conv2.u0"} | {
-        "extra": torch.ones(1)
-    }
-    wrong["linear.bias"] = torch.ones(3)
-    sentence = refused(capsys, generator_from_state, wrong, "file.pth")
-    assert (
-        "missing: blocks.1.0.conv2.u0; unexpected: extra; of another shape: linear.bias" in sentence
-    )
-    conditional = {
-        name: torch.cat([value, value[:, :8]], 1)
-        if ".gain.weight" in name or ".bias.weight" in name
-        else value
-        for name, value in state.items()
-    }
+    sentence = refused(capsys, generator_from_state, state | {"extra": torch.ones(1)}, "file.pth")
+    assert "file.pth has unknown extra" in sentence
+    wrong = state | {"linear.bias": torch.ones(3)}
+    assert "linear.bias has the shape (3,)" in refused(capsys, generator_from_state, wrong)
+    conditional = {}
+    for name, value in state.items():
+        modulates = ".gain.weight" in name or ".bias.weight" in name
+        conditional[name] = torch.cat([value, value[:, :8]], 1) if modulates else value
     assert "class-conditional" in refused(capsys, generator_from_state, conditional)
-    assert "it lacks blocks.0" in refused(capsys, generator_from_state, {"a": torch.ones(1)})
-    del state["shared_feat.weight"]
-    assert "lacks shared_feat.weight" in refused(capsys, generator_from_state, state)
+    assert "no IC-GAN generator" in refused(capsys, generator_from_state, {"a": torch.ones(1)})

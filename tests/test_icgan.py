@@ -1,4 +1,4 @@
-"""IC-GAN: the files of a release, its inputs, the feature map's augmenters, the strategy noise."""
+"""IC-GAN: the files of a release, its inputs, changes of the feature map, the two strategies."""
 
 import argparse
 import io
@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tarfile
 
+import feature_noise
 import numpy as np
 import pytest
 import torch
@@ -26,13 +27,16 @@ from icgan_release import (
 )
 from PIL import Image
 from scipy import stats
+from scipy.special import ndtr, ndtri
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from augment import feature_map, icgan
+from augment import noise
+from augment.registry import STRATEGIES
 from base import run
-from images.read import read_image
 from models.biggan import generator_from_state
 from models.resnet import build_backbone
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
         "GCL_WEIGHTS", str(release)
     )  # there the encoder is found where nothing lies beside
     for path in (release, release.parent, release / "G_ema_best0.pth", tarball):
-        generator, encoder, files = feature_map.load_icgan(path)
+        generator, encoder, files = noise.load_icgan(path, CPU)
         assert error("tiny", generator) < TOLERANCE
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())
         read = "release.tar.gz" if path == tarball else "G_ema_best0.pth"
@@ -89,17 +93,16 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
             name: run.file_hash(file)
             for name, file in (
                 (read, tarball if path == tarball else release / read),
-                (feature_map.SWAV, release / feature_map.SWAV),
+                (noise.SWAV, release / noise.SWAV),
             )
         }
     torch.manual_seed(0)  # as the fixture
     reference = ResNet(Bottleneck, [1, 1, 1, 1]).eval()
     reference.fc = torch.nn.Identity()
-    images = torch.randn(2, 3, 96, 96)
+    images = torch.randint(256, (2, 256, 256, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        assert torch.allclose(
-            feature_map.encode(encoder, images), F.normalize(reference(images)), atol=1e-6
-        )
+        expected = F.normalize(reference(noise.encoder_input(images)))
+        assert torch.allclose(noise.encode(encoder, images), expected, atol=1e-6)
 
     several = tmp_path / "several"
     several.mkdir()
@@ -108,24 +111,34 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema.pth")
     torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema_copy0.pth")
     capsys.readouterr()
-    assert error("tiny", feature_map.load_icgan(several)[0]) < TOLERANCE
+    assert error("tiny", noise.load_icgan(several, CPU)[0]) < TOLERANCE
     assert "G_ema_best0.pth is used, of 3" in capsys.readouterr().err
+
+
+def test_names_in_a_tarball_lead_nowhere(release, tmp_path, monkeypatch):
+    """Only the generator's content is copied, whatever the members are called."""
+    monkeypatch.setenv("GCL_WEIGHTS", str(release))
+    good = (release / "G_ema_best0.pth").read_bytes()
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for name, members in {
+        "up": [("a/../../G_ema_best0.pth", good)],
+        "absolute": [(f"{tmp_path}/G_ema_best0.pth", good)],
+        "aside": [("a/G_ema_best0.pth", good), ("../x", b"")],
+    }.items():
+        tarball = pack(inner / f"{name}.tar.gz", *members)
+        assert error("tiny", noise.load_icgan(tarball, CPU)[0]) < TOLERANCE
+    assert len(list(inner.iterdir())) == 3 and list(tmp_path.iterdir()) == [inner]
 
 
 def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     def reason(path):
-        return refused(capsys, feature_map.load_icgan, path)
+        return refused(capsys, noise.load_icgan, path, CPU)
 
     good = (release / "G_ema_best0.pth").read_bytes()
     link = tarfile.TarInfo("icgan/G_ema_best0.pth")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    for name, members in {
-        "up": [("a/../../G_ema_best0.pth", good)],
-        "absolute": [("/a/G_ema_best0.pth", good)],
-        "link": [link],
-        "aside": [("a/G_ema_best0.pth", good), ("../x", b"")],
-    }.items():
-        assert "was refused" in reason(pack(tmp_path / f"{name}.tar.gz", *members))
+    assert "holds no G_ema" in reason(pack(tmp_path / "link.tar.gz", link))
     assert "holds no G_ema" in reason(pack(tmp_path / "none.tar.gz", ("a/G_best0.pth", good)))
     two = pack(tmp_path / "two.tar.gz", ("a/G_ema_best0.pth", good), ("b/G_ema_best0.pth", good))
     assert "several releases (a, b)" in reason(two)
@@ -148,9 +161,9 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     assert "not a flat dictionary of tensors" in reason(evil)
     assert "does not exist" in reason(tmp_path / "nowhere")
 
-    swav = tmp_path / feature_map.SWAV
+    swav = tmp_path / noise.SWAV
     shutil.copy(release / "G_ema_best0.pth", evil)
-    state = torch.load(release / feature_map.SWAV, weights_only=True)
+    state = torch.load(release / noise.SWAV, weights_only=True)
     torch.save(state | {"module.other": torch.ones(1)}, swav)
     assert "other" in reason(evil)
     torch.save(
@@ -164,115 +177,104 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
 # ---------------------------------------------------------------- inputs
 def test_preprocessing_parity():
     golden = np.load(GOLDENS / "preprocess.npz")
-    squares = torch.from_numpy(feature_map.demo_square(golden["image"]).copy())[None]
-    for name, align_corners in (("demo", True), ("training", False)):
-        ours = feature_map.encoder_input(squares, align_corners)[0, :, ::7, ::7].numpy()
-        assert np.abs(ours - golden[name]).max() < 1e-5
-    assert np.abs(golden["demo"] - golden["training"]).max() > 0.03  # the two ways are told apart
+    squares = torch.from_numpy(noise.demo_square(golden["image"]).copy())[None]
+    ours = noise.encoder_input(squares)[0, :, ::7, ::7].numpy()
+    assert np.abs(ours - golden["demo"]).max() < 1e-5
+    assert np.abs(golden["demo"] - golden["training"]).max() > 0.03  # the other way is told apart
 
 
 def test_noise_vectors():
     """The published law, and each row a function of its own generator alone."""
-    z = feature_map.noise_vectors(rngs(200, "z"), 119, truncation=0.7)
-    assert z.dtype == torch.float32 and z.abs().max() <= 1.4
-    assert stats.kstest(z.flatten(), stats.truncnorm(-1.4, 1.4).cdf).pvalue > 0.01
-    assert (
-        stats.kstest(feature_map.noise_vectors(rngs(200, "z"), 119).flatten(), "norm").pvalue > 0.01
-    )
-    assert torch.equal(feature_map.noise_vectors(rngs(200, "z")[3:5], 119, 0.7), z[3:5])
+    z = noise.noise_vectors(rngs(200, "z"), 119)
+    assert z.dtype == torch.float32 and stats.kstest(z.flatten(), "norm").pvalue > 0.01
+    assert torch.equal(noise.noise_vectors(rngs(200, "z")[3:5], 119), z[3:5])
 
 
-# ---------------------------------------------------------------- feature-map augmenters
+# ---------------------------------------------------------------- changes of the feature map
 def test_feature_noise():
     feature = unit(64)
-    assert torch.allclose(
-        feature_map.feature_noise(feature, 0.0, 2.0, rngs(64)), feature, atol=1e-7
-    )
-    moved = feature_map.feature_noise(feature, 0.05, 2.0, rngs(64))
-    noise = 0.05 * feature_map.truncated_normal(rngs(64), 2048, 2.0)
-    assert torch.allclose(moved, F.normalize(feature + noise)) and noise.abs().max() <= 0.1
-    assert float(noise.norm(dim=1).square().mean().sqrt()) == pytest.approx(
-        feature_map.noise_norm(0.05, 2.0, 2048), rel=0.01
-    )
-    assert torch.equal(
-        feature_map.feature_noise(feature[5:7], 0.05, 2.0, rngs(64)[5:7]), moved[5:7]
-    )
-    angles = [
-        F.cosine_similarity(feature_map.feature_noise(feature, std, 2.0, rngs(64)), feature).mean()
-        for std in (0.01, 0.03, 0.1)
-    ]
+    unmoved = feature_noise.add_noise(feature, 0.0, rngs(64))
+    assert torch.allclose(unmoved, feature, atol=1e-7)
+    moved = feature_noise.add_noise(feature, 0.05, rngs(64))
+    drawn = np.stack([ndtri(rng.uniform(ndtr(-2), 1 - ndtr(-2), 2048)) for rng in rngs(64)])
+    assert stats.kstest(drawn.flatten(), stats.truncnorm(-2, 2).cdf).pvalue > 0.01
+    drawn = 0.05 * torch.from_numpy(drawn).float()
+    assert torch.allclose(moved, F.normalize(feature + drawn)) and drawn.abs().max() <= 0.1
+    norm = float(drawn.norm(dim=1).square().mean().sqrt())
+    assert norm == pytest.approx(feature_noise.noise_norm(0.05, 2048), rel=0.01)
+    part = feature_noise.add_noise(feature[5:7], 0.05, rngs(64)[5:7])
+    assert torch.equal(part, moved[5:7])
+    angles = []
+    for std in (0.01, 0.03, 0.1):
+        moved = feature_noise.add_noise(feature, std, rngs(64))
+        angles.append(F.cosine_similarity(moved, feature).mean())
     assert angles == sorted(angles, reverse=True)
 
 
 def test_interpolation_and_steering():
     a, b = unit(3), unit(3, seed=1)
-    assert torch.allclose(feature_map.interpolate(a, b, 0.0), a) and torch.allclose(
-        feature_map.interpolate(a, b, 1.0), b
-    )
-    half = feature_map.interpolate(a, b, 0.5)
+    assert torch.allclose(feature_noise.interpolate(a, b, 0.0), a)
+    assert torch.allclose(feature_noise.interpolate(a, b, 1.0), b)
+    half = feature_noise.interpolate(a, b, 0.5)
     assert torch.allclose((half * a).sum(1), (half * b).sum(1), atol=1e-6)
     assert torch.allclose(half.norm(dim=1), torch.ones(3))
-    assert torch.allclose(feature_map.steer(a, b[0], 0.5), F.normalize(a + 0.5 * b[0]))
+    assert torch.allclose(feature_noise.steer(a, b[0], 0.5), F.normalize(a + 0.5 * b[0]))
 
 
 def test_navigator(tmp_path, capsys):
-    feature, navigator = unit(8), feature_map.Navigator(2048, bound=0.3)
+    feature, navigator = unit(8), feature_noise.Navigator(2048, bound=0.3)
     step = navigator.layer(feature)
     assert step.norm(dim=1).min() > 0.3  # so the bound acts
-    assert torch.allclose(
-        navigator(feature), F.normalize(feature + 0.3 * F.normalize(step)), atol=1e-6
-    )
+    expected = F.normalize(feature + 0.3 * F.normalize(step))
+    assert torch.allclose(navigator(feature), expected, atol=1e-6)
     navigator.bound.fill_(100.0)
     assert torch.allclose(navigator(feature), F.normalize(feature + step), atol=1e-6)
-    torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
-    assert torch.equal(
-        feature_map.load_navigator(tmp_path / "navigator.pt", 2048)(feature), navigator(feature)
-    )
-    assert "navigator.pt" in refused(
-        capsys, feature_map.load_navigator, tmp_path / "navigator.pt", 64
-    )
-    assert "direction of 64" in refused(
-        capsys, feature_map.load_direction, tmp_path / "navigator.pt", 64
-    )
+    file = tmp_path / "navigator.pt"
+    torch.save(navigator.state_dict(), file)
+    assert torch.equal(feature_noise.load_navigator(file, 2048)(feature), navigator(feature))
+    assert "navigator.pt" in refused(capsys, feature_noise.load_navigator, file, 64)
+    assert "direction of 64" in refused(capsys, feature_noise.load_direction, file, 64)
 
 
 def test_inversion(tiny):
     """It comes closer to the target, for every image by itself; ignored columns stay."""
-    feature, z0 = unit(3), feature_map.noise_vectors(rngs(3, "start"), 24)
+    feature, z0 = unit(3), noise.noise_vectors(rngs(3, "start"), 24)
     with torch.inference_mode():
-        target = tiny(feature_map.noise_vectors(rngs(3, "target"), 20), feature)
+        target = tiny(noise.noise_vectors(rngs(3, "target"), 20), feature)
         distances = []
         for steps in (0, 5, 20):
-            z = feature_map.invert(tiny, feature, target, z0, steps)
+            z = noise.invert(tiny, feature, target, z0, steps)
             distances.append((tiny(z, feature) - target).square().mean((1, 2, 3)))
-        alone = feature_map.invert(tiny, feature[1:2], target[1:2], z0[1:2], 20)
-    assert torch.equal(feature_map.invert(tiny, feature, target, z0, 0), z0)
+        alone = noise.invert(tiny, feature[1:2], target[1:2], z0[1:2], 20)
+    assert torch.equal(noise.invert(tiny, feature, target, z0, 0), z0)
     assert (distances[1] < distances[0]).all() and (distances[2] < 0.7 * distances[0]).all()
     assert torch.allclose(alone, z[1:2], atol=1e-4) and torch.equal(z[:, 20:], z0[:, 20:])
 
 
-# ---------------------------------------------------------------- the strategy
-def strategy(photographs, release, *flags):
+# ---------------------------------------------------------------- the strategies
+def strategy(photographs, release, name, *flags):
     p = argparse.ArgumentParser()
-    icgan.noise_arguments(p)
+    STRATEGIES[name].add_arguments(p)
     args = p.parse_args(["--weights", str(release), *map(str, flags)])
     args.data, args.seed, args.precision = str(photographs), 0, "fp32"
-    return icgan.noise(args, torch.device("cpu"))
+    return STRATEGIES[name].build(args, CPU)
 
 
 def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
-    loaded = feature_map.load_icgan(release)
+    loaded = noise.load_icgan(release, CPU)
     generator, encoder, _ = loaded
-    monkeypatch.setattr(feature_map, "load_icgan", lambda path: loaded)
+    monkeypatch.setattr(noise, "load_icgan", lambda path, device: loaded)
     paths = ["class0/0.png", "class1/1.png"]
-    images = torch.from_numpy(
-        np.stack([feature_map.demo_square(read_image(photographs / path)) for path in paths])
-    )
-    feature = feature_map.encode(encoder, feature_map.encoder_input(images))
-    z = feature_map.noise_vectors([run.seed_rng(0, path, 0) for path in paths], generator.z_width)
+    squares = [noise.read_demo_square(photographs / path) for path in paths]
+    images = torch.from_numpy(np.stack(squares))
+    feature = noise.encode(encoder, images)
+    z = [
+        noise.noise_vectors([run.seed_rng(0, path, view) for path in paths], generator.z_width)
+        for view in range(2)
+    ]
 
-    def generated(*flags, views=1):
-        made = strategy(photographs, release, "--views", views, *flags)
+    def generated(name, *flags, views=1):
+        made = strategy(photographs, release, name, "--views", views, *flags)
         views = made.generate(images, paths)
         assert views.dtype == torch.uint8 and views.shape[1:] == (2, 64, 64, 3)
         return views.float()
@@ -281,66 +283,46 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch):
         expected = (generator(z, feature) + 1) * 127.5
         return bool((views - expected.permute(0, 2, 3, 1)).abs().max() < 1.01)
 
-    made = strategy(photographs, release)
-    assert (made.size, made.views) == (64, ["view0"]) and np.array_equal(
-        made.read(photographs / paths[0]), images[0]
-    )
+    made = strategy(photographs, release, "noise")
+    assert (made.size, made.views) == (64, ["view0"])
+    assert np.array_equal(made.read(photographs / paths[0]), images[0])
     pickle.dumps(made.read)  # so that it can be sent to any worker process
-    titles, rows, _ = made.sheet(images, paths)
-    assert len(titles) == len(rows[0]) == 6 and len(rows) == 2
 
-    plain = generated(views=2)
-    assert same(plain[0], z, feature) and not torch.equal(plain[0], plain[1])
-    other = feature_map.encode(encoder, feature_map.encoder_input(images, align_corners=False))
-    views = generated("--preprocess", "training")[0]
-    assert same(views, z, other) and not torch.equal(views, plain[0])
-    cut = feature_map.noise_vectors(
-        [run.seed_rng(0, path, 0) for path in paths], generator.z_width, 0.2
-    )
-    assert cut.abs().max() <= 0.4 and same(generated("--truncation", 0.2)[0], cut, feature)
+    plain = generated("noise", views=2)
+    assert same(plain[0], z[0], feature) and same(plain[1], z[1], feature)
+    assert not torch.equal(plain[0], plain[1])
+    assert torch.equal(generated("feature-noise", views=2), plain)
 
-    still = generated("--feature-noise", 0, views=2)
-    assert same(still[0], z, feature) and torch.equal(still[0], still[1])
-    encode = feature_map.encode
-    with monkeypatch.context() as patch:  # noise of 0 normalises once more, to the last bit
-        patch.setattr(feature_map, "encode", lambda *args: F.normalize(encode(*args), dim=1))
-        assert torch.equal(still[0], generated()[0])
-    noisy = generated("--feature-noise", 0.05, "--feature-truncation", 1.5, views=2)
+    assert same(generated("feature-noise", "--feature-noise", 0)[0], z[0], feature)
+    noisy = generated("feature-noise", "--feature-noise", 0.05, views=2)
     for view in range(2):
         draws = [run.seed_rng(0, path, "feature noise", view) for path in paths]
-        assert same(noisy[view], z, feature_map.feature_noise(feature, 0.05, 1.5, draws))
-    assert not torch.equal(noisy[0], noisy[1])
+        assert same(noisy[view], z[view], feature_noise.add_noise(feature, 0.05, draws))
+        assert not torch.equal(noisy[view], plain[view])
 
-    inverted = generated("--invert-steps", 10)[0]
-    target = F.interpolate(
-        images.permute(0, 3, 1, 2).float(), 64, mode="bilinear", antialias=True
-    ).permute(0, 2, 3, 1)
+    inverted = generated("noise", "--invert-steps", 10)[0]
+    target = images.permute(0, 3, 1, 2).float()
+    target = F.interpolate(target, 64, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
     before, after = ((views - target).square().mean((1, 2, 3)) for views in (plain[0], inverted))
     assert (after < before).all()
 
-    assert same(generated("--interpolate", 0)[0], z, feature)
+    assert same(generated("feature-noise", "--interpolate", 0)[0], z[0], feature)
     names = sorted(path.relative_to(photographs).as_posix() for path in photographs.rglob("*.png"))
-    partners = generated("--interpolate", 1)[0]
+    partners = generated("feature-noise", "--interpolate", 1)[0]
     for i, path in enumerate(paths):  # the image of another file
-        others = [
-            feature_map.demo_square(read_image(photographs / name))
-            for name in names
-            if name != path
-        ]
-        others = feature_map.encode(
-            encoder, feature_map.encoder_input(torch.from_numpy(np.stack(others)))
-        )
-        assert sum(same(partners[i : i + 1], z[i : i + 1], one[None]) for one in others) == 1
+        others = [noise.read_demo_square(photographs / name) for name in names if name != path]
+        others = noise.encode(encoder, torch.from_numpy(np.stack(others)))
+        equal = [same(partners[i : i + 1], z[0][i : i + 1], other[None]) for other in others]
+        assert sum(equal) == 1
 
-    direction, navigator = unit(1, seed=5)[0], feature_map.Navigator(2048, bound=0.5)
+    direction, navigator = unit(1, seed=5)[0], feature_noise.Navigator(2048, bound=0.5)
     torch.save({"direction": direction}, tmp_path / "direction.pt")
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
-    steered = generated("--steer", tmp_path / "direction.pt", "--steer-strength", -0.7)[0]
-    assert same(steered, z, feature_map.steer(feature, direction, -0.7)) and not torch.equal(
-        steered, plain[0]
-    )
-    navigated = generated("--navigator", tmp_path / "navigator.pt")[0]
-    assert same(navigated, z, navigator(feature)) and not torch.equal(navigated, plain[0])
+    steered = generated("feature-noise", "--steer", tmp_path / "direction.pt")[0]
+    assert same(steered, z[0], feature_noise.steer(feature, direction))
+    assert not torch.equal(steered, plain[0])
+    navigated = generated("feature-noise", "--navigator", tmp_path / "navigator.pt")[0]
+    assert same(navigated, z[0], navigator(feature)) and not torch.equal(navigated, plain[0])
 
 
 def test_noise_end_to_end(photographs, release, tmp_path):

@@ -316,7 +316,12 @@ def parsed(name, **environment):
                 spec = importlib.util.spec_from_file_location("stage", ROOT / words[2])
                 parsed.stages[words[2]] = importlib.util.module_from_spec(spec)
                 spec.loader.exec_module(parsed.stages[words[2]])
-            found.append((words[2], parsed.stages[words[2]].arguments(words[3:])))
+            # A strategy of extras/ adds itself to those of stage 02.
+            strategy = words[2] == "extras/feature_noise.py"
+            stage = "02_augment.py" if strategy else words[2]
+            if stage not in parsed.stages:
+                parsed.stages[stage] = importlib.import_module("02_augment")
+            found.append((stage, parsed.stages[stage].arguments(words[3:])))
     return found
 
 

@@ -8,7 +8,6 @@ import torch
 from conftest import refused, run, run_recipe, write_images
 from PIL import Image
 
-from augment.feature_map import Navigator
 from images.pictures import square
 from images.read import read_image
 
@@ -50,7 +49,8 @@ def test_figures(recipe):
     for name in ("zoom", "navigator"):
         (augmenters / name).mkdir(parents=True)
     torch.save({"direction": torch.randn(2048) / 45}, augmenters / "zoom/direction.pt")
-    torch.save(Navigator(2048).state_dict(), augmenters / "navigator/navigator.pt")
+    state = {"layer.weight": torch.randn(2048, 2048) / 45, "layer.bias": torch.zeros(2048)}
+    torch.save(state | {"bound": torch.tensor(1.0)}, augmenters / "navigator/navigator.pt")
     recipe("figures_sheets", COUNT="2")
     widths = {}
     for number in (2, 13, 15, 22, 24, 26, 27, 28):

@@ -6,6 +6,7 @@ import math
 import shutil
 from pathlib import Path
 
+import feature_noise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,9 @@ from conftest import run as stage
 from icgan_release import unit, write_photographs, write_release
 from test_icgan import strategy
 
-from augment import feature_map
+from augment import noise
 from base import run
-from models.biggan import generator_from_state, official_shapes
+from models.biggan import Generator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,18 +33,14 @@ def photographs(tmp_path_factory):
 
 
 def small_generator():
-    """16 px in the official format, random: 64 features, to train on a CPU in seconds."""
-    config = dict(
-        channels=[64, 32, 32], attention=[], chunk=4, embedding=32, feature=64, labels=(10, 8)
-    )
-    rng, state = torch.Generator().manual_seed(0), {}
-    for name, shape in official_shapes(config).items():
-        state[name] = torch.randn(shape, generator=rng)
-        if name.endswith("stored_var"):
-            state[name] = state[name].abs() + 0.5
-    for name in ("output_layer.0.gain", "output_layer.0.bias", "output_layer.2.bias"):
-        state[name] *= 0.2  # so that tanh does not saturate
-    return generator_from_state(state)
+    """16 px, random: 64 features, to train on a CPU in seconds."""
+    torch.manual_seed(0)
+    generator = Generator([64, 32, 32], attention=[], chunk=4, embedding=32, feature=64)
+    for name, weight in generator.named_parameters():
+        if weight.ndim > 1 and "norm" not in name:
+            torch.nn.init.normal_(weight)
+            weight.data /= torch.linalg.matrix_norm(weight.flatten(1), 2)
+    return generator.requires_grad_(False)
 
 
 def load_trainer():
@@ -69,7 +66,7 @@ def trainer(monkeypatch):
             torch.nn.Flatten(),
         ), 128
 
-    def load_icgan(path):
+    def load_icgan(path, device):
         return small_generator(), torch.nn.Identity(), {}
 
     def encode(args, device, encoder, paths):
@@ -79,7 +76,7 @@ def trainer(monkeypatch):
     monkeypatch.setattr(module, "choose_images", lambda args: [f"{i}.png" for i in range(160)])
     monkeypatch.setattr(module, "held_out", lambda n: 32)
     monkeypatch.setattr(module, "encode", encode)
-    monkeypatch.setattr(feature_map, "load_icgan", load_icgan)
+    monkeypatch.setattr(noise, "load_icgan", load_icgan)
 
     def train(out, *flags):
         flags = [*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]
@@ -101,7 +98,7 @@ def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
             tmp_path / str(seed), *STEER, "--edit", kind, "--seed", str(seed), "--steps", "50"
         )
         assert found["edit_error"]["steered"] < 0.99 * found["edit_error"]["unsteered"]
-        feature_map.load_direction(tmp_path / str(seed) / "direction.pt", 64)
+        feature_noise.load_direction(tmp_path / str(seed) / "direction.pt", 64)
         assert (tmp_path / str(seed) / "samples.png").exists()
 
 
@@ -129,8 +126,8 @@ def test_navigator_is_harder_than_noise(trainer, tmp_path):
             "contrastive_loss"
         ]
         assert found["navigator"] > found["noise"] + 0.05
-        navigator = feature_map.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
-        assert navigator.bound.item() == pytest.approx(feature_map.noise_norm(0.05, 2.0, 64))
+        navigator = feature_noise.load_navigator(tmp_path / str(seed) / "navigator.pt", 64)
+        assert navigator.bound.item() == pytest.approx(feature_noise.noise_norm(0.05, 64))
         assert (tmp_path / str(seed) / "samples.png").exists()
 
 
@@ -164,14 +161,14 @@ def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, mo
 
 
 def test_training_commands(photographs, release, tmp_path, capsys):
-    """Both commands as a user gives them; what they write is what 02_augment.py takes."""
+    """Both commands as a user gives them; what they write is what the strategy takes."""
     common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
     steer = ("steer", "--edit", "shift", "--batch-size", 2, *common, "--out", tmp_path / "s")
     stage("extras/train_augmenter.py", *steer)
-    navigator = ("navigator", "--backbone", "resnet10", *common)
+    navigator = ("navigator", *common)
     call("extras/train_augmenter.py", *navigator, "--batch-size", 2, "--out", tmp_path / "n")
     files = ("--steer", tmp_path / "s/direction.pt", "--navigator", tmp_path / "n/navigator.pt")
-    made = strategy(photographs, release, *files)
+    made = strategy(photographs, release, "feature-noise", *files)
     assert made.record["files"]["navigator"] == run.file_hash(tmp_path / "n/navigator.pt")
     for flags in (("--batch-size", 1), ("--batch-size", 50)):
         flags = (*navigator, *flags, "--out", tmp_path / "x")
@@ -187,7 +184,7 @@ def test_training_with_workers_that_are_not_forked(method, photographs, release,
     command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", photographs)
     flags = ("--weights", release, "--workers", 1, "--steps", 1, "--batch-size", 2)
     stage("tests/start_method.py", method, *command, *flags, "--out", tmp_path / "s")
-    feature_map.load_direction(tmp_path / "s" / "direction.pt", 2048)
+    feature_noise.load_direction(tmp_path / "s" / "direction.pt", 2048)
 
 
 def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):

@@ -16,7 +16,7 @@ from conftest import call, hashes, refused, run_killed
 from PIL import Image
 from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 
-from augment import other_images
+from augment import real_images
 from base.run import read_json
 from base.run_folder import read_log, read_record
 from evaluate import feature_statistics, features, ssim
@@ -102,7 +102,7 @@ def readers(folder, files):
         "check": lambda: check.read_some(folder, ["0.png"]),
         "features": lambda: feature_statistics.read_batch([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
-        "another image": lambda: other_images.read_first(folder, ["0.png"], 32, "1.png"),
+        "another image": lambda: real_images.read_first(folder, ["0.png"], 32, "1.png"),
         "captions": lambda: caption.read_batch(folder, None, ["0.png"]),
         "captions again": lambda: caption.without_mended(captions, folder),
         "generation": lambda: augment.read_batch((0, ["0.png"]), folder, read_image),

@@ -1,5 +1,6 @@
 """Figures of the two published generators, MaskGIT and IC-GAN, with random weights."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -90,14 +91,14 @@ def bench_maskgit(args, device):
 
 
 # ---------------------------------------------------------------- IC-GAN
-def plain_generator(state, config, z, feature):
+def plain_generator(state, z, feature):
     """IC-GAN's generator as published, from its state dict: images (B, 3, R, R) in [-1, 1].
 
     A power iteration for every weight in every forward pass; upsampling before the convolutions.
     """
     up = partial(F.interpolate, scale_factor=2)
     plain = PlainLayers(state)
-    first, *chunks = z.split(config["chunk"], 1)
+    first, *chunks = z.split(state["linear.weight"].shape[1], 1)
     embedding = plain.linear("shared_feat", feature)
     x = plain.linear("linear", first).unflatten(1, (-1, 4, 4))
     for i, chunk in enumerate(chunks):
@@ -108,7 +109,7 @@ def plain_generator(state, config, z, feature):
         h = plain.modulate(f"{name}.bn2", h, condition)
         h = plain.convolve(f"{name}.conv2", h)
         x = h + plain.convolve(f"{name}.conv_sc", up(x))
-        if i in config["attention"]:
+        if f"blocks.{i}.1.gamma" in state:
             x = plain.attend(f"blocks.{i}.1", x)
     gain = state["output_layer.0.gain"]
     x = plain.normalise("output_layer.0", x, gain, state["output_layer.0.bias"])
@@ -157,10 +158,24 @@ class PlainLayers:
         return x + self.state[f"{name}.gamma"] * self.convolve(f"{name}.o", mixed)
 
 
-def random_state(config):
+def official_shapes(quick):
+    """{name: shape} of the published generator, or of a small one with as many blocks."""
+    goldens = run.ROOT / "tests" / "goldens" / "icgan"
+    if quick:
+        state = torch.load(goldens / "tiny256.pth", weights_only=True)
+        return {name: tensor.shape for name, tensor in state.items()}
+    shapes = {}
+    for line in (goldens / "keys_256.tsv").read_text().splitlines()[1:]:
+        if not line.startswith("#"):
+            name, shape, *_ = line.split("\t")
+            shapes[name] = [] if shape == "scalar" else list(map(int, shape.split("x")))
+    return shapes
+
+
+def random_state(shapes):
     """An official state dict with random weights."""
     state = {}
-    for name, shape in biggan.official_shapes(config).items():
+    for name, shape in shapes.items():
         if name.endswith(("stored_var", "gamma", "0.gain")):
             state[name] = torch.ones(shape)
         else:
@@ -168,9 +183,9 @@ def random_state(config):
     return state
 
 
-def generator_gflop(config, generator):
+def generator_gflop(generator):
     """Of one image."""
-    build = partial(biggan.Generator, config)
+    build = partial(copy.deepcopy(generator).to, "meta")
     z = partial(torch.zeros, 1, generator.z_width)
     feature = partial(torch.zeros, 1, generator.feature_width)
     return operations.forward(build, z, feature) / 1e9
@@ -188,25 +203,15 @@ CHECKS = {"fp32": Check(1e-3, torch.max, ">= 1.15"), "bf16": Check(0.02, torch.m
 
 def bench_icgan(args, device):
     batch = 2 if device.type == "cpu" else 32
-    width = 96
     if args.quick:
         batch = 1
-        width = 8
-    config = {
-        "channels": [m * width for m in (16, 16, 8, 8, 4, 2, 1)],
-        "attention": [3],
-        "chunk": 17,
-        "embedding": 512,
-        "feature": 2048,
-        "labels": (1000, 128),
-    }
-    state = random_state(config)
+    state = random_state(official_shapes(args.quick))
     generator = biggan.generator_from_state(state).to(device)
     state = {name: tensor.to(device) for name, tensor in state.items()}
     z = torch.randn(batch, generator.z_width, device=device)
     feature = F.normalize(torch.randn(batch, generator.feature_width, device=device))
-    gflop = batch * generator_gflop(config, generator)
-    plain = partial(plain_generator, state, config, z, feature)
+    gflop = batch * generator_gflop(generator)
+    plain = partial(plain_generator, state, z, feature)
 
     def ours(precision):
         with run.autocast(device, precision):

@@ -15,7 +15,7 @@ sys.path[1:1] = [str(ROOT)]  # for a start as a file
 from sklearn.datasets import load_sample_images
 
 from base.run import seed_rng
-from images.files import write_image
+from images.pictures import write_image
 
 SIDE = 32  # pixels
 
