@@ -4,10 +4,14 @@ import argparse
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
 import torch
+from conftest import ROOT
 
 from base import parallel, run, run_folder
 from base.training import Meter
@@ -236,3 +240,80 @@ def test_one_process_is_the_whole_world():
     assert parallel.everyone(1) == [1] and list(parallel.deal([3, 4], "x")) == [3, 4]
     module = torch.nn.Linear(2, 2)
     assert parallel.data_parallel(module, torch.device("cpu")) is module
+
+
+# ---------------------------------------------------------------- one writer, one folder
+WRITER = """
+import argparse, sys, time
+sys.path.insert(0, sys.argv[1])
+from base import run, run_folder
+def main(args, device):
+    run_folder.write_or_check(sys.argv[2], {"stage": "x", "args": {}}, "a run folder")
+    print("writing", flush=True)
+    time.sleep(float(sys.argv[3]))
+run.launch(main, argparse.Namespace())
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Function (seconds) -> a process that writes one folder for so long, once it has begun."""
+    (tmp_path / "writer.py").write_text(WRITER)
+    running = []
+
+    def start(seconds):
+        words = [sys.executable, tmp_path / "writer.py", ROOT, tmp_path / "out/args.json", seconds]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(list(map(str, words)), **pipes))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+
+
+def test_a_second_writer_is_told_of_the_first(writer):
+    first = writer(60)
+    assert first.stdout.readline() == "writing\n"
+    second = writer(0)
+    said = second.communicate()[1]
+    assert second.returncode == 1 and f"is being written by process {first.pid} of" in said
+    first.kill()  # its lock goes with it
+    first.wait()
+    said = writer(0).communicate()[1]
+    assert f"process {first.pid} of" in said and "has ended without a word" in said
+    said = writer(0).communicate()[1]
+    assert said == ""  # the last one ended by itself
+
+
+def test_a_signal_ends_a_stage_with_a_sentence(writer):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = writer(60)
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(number)
+        said = process.communicate()[1]
+        assert process.returncode == 128 + number
+        assert said.startswith(f"Stopped by {number.name}.") and said.count("\n") == 1
+
+
+def test_closed_streams_are_no_hindrance(tmp_path):
+    (tmp_path / "writer.py").write_text(WRITER)
+    words = [sys.executable, tmp_path / "writer.py", ROOT, tmp_path / "out/args.json", "0"]
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        line = " ".join(map(str, words)) + " " + closed
+        assert subprocess.run(["bash", "-c", line]).returncode == 0
+    assert (tmp_path / "out/args.json").exists()
+
+
+def test_a_checkpoint_needs_no_log(tmp_path):
+    """A deleted log is begun anew, the checkpoint is used."""
+    args = argparse.Namespace(out=str(tmp_path / "x"))
+    out = run_folder.open_run(args, "stage", "result")
+    for step in range(9):
+        run_folder.log(out, event="step", step=step)
+    run_folder.save_checkpoint(out, step=9)
+    (out / "log.jsonl").unlink()
+    assert run_folder.open_run(args, "stage", "result") == out
+    assert run_folder.load_checkpoint(out)["step"] == 9
+    assert run_folder.read_log(out, "step") == []
+    assert len(run_folder.read_log(out, "start")) == 1
