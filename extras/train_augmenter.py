@@ -120,9 +120,9 @@ from base import parallel, training
 from base.training import Meter
 from images.files import contact_sheet, find_images, read_ahead
 from images.unreadable import listed
-from models.heads import mlp
-from models.losses import simclr_loss
+from models.method import mlp
 from models.resnet import build_backbone
+from models.simclr import simclr_loss
 
 
 # ---------------------------------------------------------------- edits

@@ -40,6 +40,7 @@ for library in ("OMP", "OPENBLAS", "MKL"):
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
 sys.path.insert(1, str(ROOT / "recipes"))  # and `operations`
+sys.path.insert(2, str(ROOT / "tools"))  # and `memory`
 
 from base import run
 

@@ -34,6 +34,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+sys.path.insert(1, str(ROOT / "tools"))  # and `memory`
 
 from gpu_tools import Report, Workshop
 

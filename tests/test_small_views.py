@@ -7,13 +7,9 @@ from photographs import photographs
 
 from base.run import seed_rng
 from images import small_views, views
-from models.heads import METHODS
+from models.registry import METHODS, recipe_of
 
-SPECS = {
-    f"{name}-{k}": spec
-    for name, method in METHODS.items()
-    for k, spec in enumerate(method["views"])
-}
+SPECS = {f"{name}-{k}": spec for name in METHODS for k, spec in enumerate(recipe_of(name)["views"])}
 # Without a crop; with an area above 1, which never fits.
 SPECS |= {"no crop": views.FIRST | dict(scale=None), "never": views.FIRST | dict(scale=(4.0, 5.0))}
 
