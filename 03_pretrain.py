@@ -62,7 +62,6 @@ def arguments(argv=None):
     add(
         "--mix",
         type=run.fraction,
-        metavar="GAMMA",
         help="probability of a generated view (default: 0.5 with --generated, else 0)",
     )
     add(
@@ -77,8 +76,8 @@ def arguments(argv=None):
         "--views",
         type=run.positive,
         default=1,
-        metavar="K",
-        help="generated views of an image, 1 to 3, from distinct mirrors; the loss is the mean "
+        choices=[1, 2, 3],
+        help="generated views of an image, from distinct mirrors; the loss is the mean "
         "over the pairs",
     )
     add(
@@ -100,7 +99,7 @@ def arguments(argv=None):
         metavar=("LOW", "HIGH"),
         help="share of the image that a view shows (default: published, or the preset's)",
     )
-    add("--local-crops", type=run.zero_or_more, metavar="N", help="small crops (dino: 6, else 0)")
+    add("--local-crops", type=run.zero_or_more, help="small crops (dino: 6, else 0)")
     add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
     add(
         "--store-size",
@@ -125,7 +124,6 @@ def arguments(argv=None):
     add(
         "--batch-size",
         type=run.positive,
-        metavar="N",
         help="images a step, over all processes (default: the dissertation's 800, with --views 2 "
         "512, with --views 3 384)",
     )
@@ -138,12 +136,11 @@ def arguments(argv=None):
     add(
         "--learning-rate",
         type=run.from_zero,
-        metavar="LR",
         help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
         "256 (default: published)",
     )
-    add("--weight-decay", type=run.from_zero, metavar="W", help="fixed value (default: published)")
-    add("--warmup-epochs", type=run.from_zero, metavar="N", help="warm-up (default: published, 10)")
+    add("--weight-decay", type=run.from_zero, help="fixed value (default: published)")
+    add("--warmup-epochs", type=run.from_zero, help="warm-up (default: published, 10)")
     for name, about in registry.flags().items():
         add(f"--{name.replace('_', '-')}", **about)
     add(
@@ -154,7 +151,7 @@ def arguments(argv=None):
     )
     add("--seed", type=int, default=0, help="seed of the weights, the order and the views")
     # ---- watching
-    add("--log-every", type=run.positive, default=50, metavar="STEPS", help="steps between lines")
+    add("--log-every", type=run.positive, default=50, help="steps between lines")
     run_folder.checkpoint_argument(p)
     add(
         "--knn",
@@ -218,8 +215,6 @@ def complete(args):
         run.fail("--crop-scale LOW HIGH: 0 < LOW <= HIGH <= 1.", 2)
     if args.projector and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+", args.projector):
         run.fail(f"--projector {args.projector}: give widths such as 2048-2048-128.", 2)
-    if args.views > 3:
-        run.fail("--views is 1 to 3.", 2)
     if args.views > 1 and not args.generated:
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
@@ -245,9 +240,8 @@ def complete(args):
         if getattr(args, name) in (None, "published"):
             setattr(args, name, recipe[name])
         recipe[name] = getattr(args, name)
-    if vit.is_vit(args.backbone):
-        sizes = [args.size, args.local_size] if args.local_crops else [args.size]
-        vit.check_crops(args.backbone, sizes)
+    if vit.is_vit(args.backbone) and args.local_crops:
+        vit.check_crop(args.backbone, args.local_size)
     return recipe
 
 
@@ -334,8 +328,7 @@ def main(args, device):
     model = model.to(device, memory_format=torch.channels_last)
     network = parallel.data_parallel(model, device)
     optimizer = build_optimizer(model, recipe)
-    minutes = args.checkpoint_minutes
-    state = Resumable(out, minutes, device, model=model, optimizer=optimizer)
+    state = Resumable(out, args.checkpoint_minutes, device, model=model, optimizer=optimizer)
     first, meter = state.step, state.meter
     per_epoch = len(paths) // args.batch_size
     total = args.epochs * per_epoch
@@ -364,14 +357,11 @@ def main(args, device):
             loss, terms, embedding = network(views, local, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        if recipe["clip_grad"]:
-            clip_each(gradients, norms, recipe["clip_grad"])
+        gradient = clip_each(model, recipe["clip_grad"])
         model.before_update(epoch)
         optimizer.step()
         model.after_update(step / total)
-        meter.add(step, {"loss": loss, **terms, "gradient": norms.norm()})
+        meter.add(step, {"loss": loss, **terms, "gradient": gradient})
 
         # ---- looking and saving
         done = step + 1
@@ -391,25 +381,20 @@ def main(args, device):
             quantities = ["loss", *terms, "embedding_std", "effective_rank"]
             curves(out / "curves.png", run_folder.read_log(out, "step"), quantities)
         if args.knn and (done == total or done % (KNN_EVERY * per_epoch) == 0):
-            probe(args, model.encoder(), device, out, done // per_epoch)
+            top1 = features.knn_probe(model.encoder(), args, device)
+            run_folder.log(out, event="knn", epoch=done // per_epoch, top1=top1)
+            if parallel.rank() == 0:
+                print(f"epoch {done // per_epoch}: kNN top-1 {top1:.1f} %")
         state.save_if_due(step, total)
     bar.close()
 
     # ---- result
     if parallel.rank() == 0:
         weights = model.encoder().state_dict()
-        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
         run.save(out / "backbone.pth", tensors)
         print(f"{out / 'backbone.pth'} is written")
     run_folder.close_run(out)
-
-
-def probe(args, encoder, device, out, epoch):
-    """kNN accuracy of the backbone as it is, on the labelled images of --knn."""
-    top1 = features.knn_probe(encoder, args, device)
-    run_folder.log(out, event="knn", epoch=epoch, top1=top1)
-    if parallel.rank() == 0:
-        print(f"epoch {epoch}: kNN top-1 {top1:.1f} %")
 
 
 if __name__ == "__main__":

@@ -86,10 +86,17 @@ class LARS(torch.optim.Optimizer):
         return torch.where(w > 0, torch.where(g > 0, ratio, 0), 1)
 
 
-def clip_each(gradients, norms, largest):
-    """Scale each gradient down to the norm `largest`, in place; norms (n,): those of the n."""
-    shrink = (largest / (norms + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, list(shrink.unbind()))
+def clip_each(module, largest):
+    """Scale each parameter's gradient down to the norm `largest`, in place; 0 leaves them alone.
+
+    Returns the norm of all gradients as they were.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    if largest:
+        shrink = (largest / (norms + 1e-6)).clamp(max=1)
+        torch._foreach_mul_(gradients, list(shrink.unbind()))
+    return norms.norm()
 
 
 def peak_lr(base, scaling, batch):

@@ -102,11 +102,12 @@ class VisionTransformer(TorchvisionViT):
         positions = self.positions(*x.shape[2:])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + positions
-        outputs = []
-        for block in self.encoder.layers:
+        last = []
+        for number, block in enumerate(self.encoder.layers, 1):
             x = block(x)
-            outputs.append(x)
-        return [self.encoder.ln(x) for x in outputs[-n:]]
+            if number > len(self.encoder.layers) - n:
+                last.append(self.encoder.ln(x))
+        return last
 
     def positions(self, rows, columns):
         """The table of positions for rows x columns patches, (1, 1 + rows * columns, width).
@@ -137,22 +138,21 @@ def parse(name):
     return *SIZES[match[1]], int(match[2])
 
 
-def check_crops(name, sizes):
-    """End the run if a crop of one of these sides, in pixels, is not made of whole patches."""
+def check_crop(name, size):
+    """End the run if a crop of this side, in pixels, is not made of whole patches."""
     *_, patch = parse(name)
-    for size in sizes:
-        if size % patch:
-            run.fail(
-                f"{name}: a crop of {size} px is not made of whole patches; choose a multiple of "
-                f"{patch}.",
-                2,
-            )
+    if size % patch:
+        run.fail(
+            f"{name}: a crop of {size} px is not made of whole patches; choose a multiple of "
+            f"{patch}.",
+            2,
+        )
 
 
 def build(name, size=224, drop_path=0.0):
     """The network of a name such as vit_small_patch16, with a position for each patch of `size`."""
     width, layers, patch = parse(name)
-    check_crops(name, [size])
+    check_crop(name, size)
     return VisionTransformer(width, layers, patch, size // patch, drop_path)
 
 

@@ -20,7 +20,8 @@ from conftest import ROOT, call, refused, run, run_killed, run_recipe, write_ima
 from base.run import load
 from base.run_folder import read_log
 from evaluate import features, linear
-from models import dino, vit
+from models import vit
+from models.dino import PUBLISHED
 from models.lars import build_optimizer, set_rates
 from models.registry import METHODS, build_method, recipe_of
 from models.resnet import build_backbone, checkpoint_stages, load_backbone, random_like
@@ -169,7 +170,7 @@ def test_weight_decay_rises():
         assert decays == [pytest.approx(expected, rel=1e-12), 0.0]
         if step < 5:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001 * step / 4)
-    assert recipe_of("dino", "resnet50") == dino.PUBLISHED
+    assert recipe_of("dino", "resnet50") == PUBLISHED
 
 
 def test_drop_path():
