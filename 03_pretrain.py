@@ -47,8 +47,7 @@ def arguments(argv=None):
     add(
         "--preset",
         choices=list(PRESET_FLAGS),
-        help="other settings than the published ones wherever no flag says otherwise; cifar: "
-        "solo-learn's for CIFAR-10",
+        help="settings where no flag says otherwise (default: published); cifar: solo-learn's",
     )
     # ---- views
     add(
@@ -77,8 +76,7 @@ def arguments(argv=None):
         type=run.positive,
         default=1,
         choices=[1, 2, 3],
-        help="generated views of an image, from distinct mirrors; the loss is the mean "
-        "over the pairs",
+        help="generated views of an image, from distinct mirrors; the loss is the pairs' mean",
     )
     add(
         "--both-generated",
@@ -115,17 +113,14 @@ def arguments(argv=None):
         help="a ResNet, resnet10 for tiny images; or a vision transformer: vit_small_patch16",
     )
     add("--small-images", action="store_true", help="3x3 stem, no max-pooling: for up to 64 px")
-    add(
-        "--projector", metavar="N-N-N", help="widths of the projector's layers (default: published)"
-    )
+    add("--projector", metavar="N-N-N", help="widths of its layers (default: published)")
     add("--init", metavar="FILE", help="backbone weights to start from, instead of random ones")
     # ---- optimisation
     add("--epochs", type=run.positive, default=100, help="passes over the images")
     add(
         "--batch-size",
         type=run.positive,
-        help="images a step, over all processes (default: the dissertation's 800, with --views 2 "
-        "512, with --views 3 384)",
+        help="images a step, over all processes (default: 800; 512 and 384 with --views 2 and 3)",
     )
     add(
         "--optimizer",
@@ -136,8 +131,7 @@ def arguments(argv=None):
     add(
         "--learning-rate",
         type=run.from_zero,
-        help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
-        "256 (default: published)",
+        help="base of it, scaled with the batch, mostly x batch / 256 (default: published)",
     )
     add("--weight-decay", type=run.from_zero, help="fixed value (default: published)")
     add("--warmup-epochs", type=run.from_zero, help="warm-up (default: published, 10)")
@@ -156,8 +150,7 @@ def arguments(argv=None):
     add(
         "--knn",
         metavar="ROOT",
-        help="labelled images, ROOT/train and ROOT/val: every ten epochs the backbone is probed on "
-        "them by kNN",
+        help="labelled images, ROOT/train and ROOT/val, for a kNN probe every ten epochs",
     )
     add(
         "--colour-on",
@@ -292,7 +285,7 @@ def build_model(args, recipe, normalisation):
         try:
             backbone.load_state_dict(load_backbone(args.init)[0].state_dict())
         except RuntimeError:
-            small = " --small-images" if args.small_images else ""
+            small = " --small-images" * args.small_images
             run.fail(f"--init {args.init} is not a {args.backbone}{small}.", 2)
     backbone.normalisation = normalisation
     options = dict(recipe["head"])
