@@ -13,27 +13,27 @@ it is the real image again, with the published augmentations of the second view.
 its place. What the control gains over the baseline is not a gain of generation.
 
 The defaults are the dissertation's (VICReg, ResNet-50, 100 epochs, LARS, batch 800) and, where it
-is silent, the method's published recipe; models/heads.py lists both with their sources.
+is silent, the method's published recipe; the files of models/ list both with their sources.
 
 Reads a folder tree of images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth
 (torchvision's names, loads strictly), log.jsonl, curves.png, views.png (the first batch as the
 network sees it) and, if images could not be read, unreadable.jsonl: the next readable image stands
 in for each of them. The same command continues an interrupted run, bit for bit on a CPU.
 
-Before the first step on a GPU, the memory of a step is counted and compared with the card. If it
-does not fit, --grad-checkpoint trades a third more time for most of it. Gradient accumulation is
-not offered: it does not enlarge the batch whose statistics the losses use.
+If a step does not fit the GPU's memory, --grad-checkpoint trades a third more time for most of it.
+Gradient accumulation is not offered: it does not enlarge the batch whose statistics the losses use.
 """
 
 import re
 import time
-from functools import partial
 from pathlib import Path
 
 from base import run, run_folder
+from models import registry
 
 STAGE = "03_pretrain"
-MAY_CHANGE = ("log_every", "knn", "knn_every", "colour_on")  # beside run_folder.MAY_CHANGE
+MAY_CHANGE = ("log_every", "knn", "colour_on")  # beside run_folder.MAY_CHANGE
+KNN_EVERY = 10  # epochs between two probes of --knn
 SMALL = dict(backbone="resnet18", small_images=True, size=32, store_size=32)
 PRESET_FLAGS = {"cifar": SMALL | dict(batch_size=256, epochs=1000)}  # flags that a preset sets
 
@@ -43,12 +43,11 @@ def arguments(argv=None):
     add = p.add_argument
     add("--data", required=True, help="folder tree of the real images; labels are not used")
     add("--out", required=True, help="run folder")
-    add("--method", default="vicreg", help="vicreg, barlow, dino, simclr, byol or swav")
+    add("--method", default="vicreg", help=f"one of {', '.join(registry.METHODS)}")
     add(
         "--preset",
         choices=list(PRESET_FLAGS),
-        help="other settings than the published ones (models/presets.py) wherever no flag says "
-        "otherwise; cifar: solo-learn's for CIFAR-10",
+        help="settings where no flag says otherwise (default: published); cifar: solo-learn's",
     )
     # ---- views
     add(
@@ -62,7 +61,6 @@ def arguments(argv=None):
     add(
         "--mix",
         type=run.fraction,
-        metavar="GAMMA",
         help="probability of a generated view (default: 0.5 with --generated, else 0)",
     )
     add(
@@ -77,9 +75,8 @@ def arguments(argv=None):
         "--views",
         type=run.positive,
         default=1,
-        metavar="K",
-        help="generated views of an image, 1 to 3, from distinct mirrors; the loss is the mean "
-        "over the pairs",
+        choices=[1, 2, 3],
+        help="generated views of an image, from distinct mirrors; the loss is the pairs' mean",
     )
     add(
         "--both-generated",
@@ -100,14 +97,8 @@ def arguments(argv=None):
         metavar=("LOW", "HIGH"),
         help="share of the image that a view shows (default: published, or the preset's)",
     )
-    add("--local-crops", type=run.zero_or_more, metavar="N", help="small crops (dino: 6, else 0)")
+    add("--local-crops", type=run.zero_or_more, help="small crops (dino: 6, else 0)")
     add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
-    add(
-        "--local-crops-from",
-        default="real",
-        choices=["real", "generated"],
-        help="the image that local crops are cut from",
-    )
     add(
         "--store-size",
         type=run.positive,
@@ -122,18 +113,14 @@ def arguments(argv=None):
         help="a ResNet, resnet10 for tiny images; or a vision transformer: vit_small_patch16",
     )
     add("--small-images", action="store_true", help="3x3 stem, no max-pooling: for up to 64 px")
-    add(
-        "--projector", metavar="N-N-N", help="widths of the projector's layers (default: published)"
-    )
+    add("--projector", metavar="N-N-N", help="widths of its layers (default: published)")
     add("--init", metavar="FILE", help="backbone weights to start from, instead of random ones")
     # ---- optimisation
     add("--epochs", type=run.positive, default=100, help="passes over the images")
     add(
         "--batch-size",
         type=run.positive,
-        metavar="N",
-        help="images a step, over all processes (default: the dissertation's 800, with --views 2 "
-        "512, with --views 3 384)",
+        help="images a step, over all processes (default: 800; 512 and 384 with --views 2 and 3)",
     )
     add(
         "--optimizer",
@@ -144,25 +131,12 @@ def arguments(argv=None):
     add(
         "--learning-rate",
         type=run.from_zero,
-        metavar="LR",
-        help="base learning rate, scaled with the batch as the method does it, mostly x batch / "
-        "256 (default: published)",
+        help="base of it, scaled with the batch, mostly x batch / 256 (default: published)",
     )
-    add("--weight-decay", type=run.from_zero, metavar="W", help="fixed value (default: published)")
-    add("--warmup-epochs", type=run.from_zero, metavar="N", help="warm-up (default: published, 10)")
-    add(
-        "--clip-grad",
-        type=run.from_zero,
-        metavar="NORM",
-        help="largest gradient norm of one parameter (default: published, 3 for dino, else none)",
-    )
-    add("--temperature", type=run.above_zero, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
-    add(
-        "--queue",
-        type=run.zero_or_more,
-        help="length of SwAV's queue, a multiple of the batch (default: 3840)",
-    )
-    add("--queue-start", type=run.from_zero, metavar="EPOCH", help="its first epoch (default: 15)")
+    add("--weight-decay", type=run.from_zero, help="fixed value (default: published)")
+    add("--warmup-epochs", type=run.from_zero, help="warm-up (default: published, 10)")
+    for name, about in registry.flags().items():
+        add(f"--{name.replace('_', '-')}", **about)
     add(
         "--grad-checkpoint",
         action="store_true",
@@ -171,15 +145,12 @@ def arguments(argv=None):
     )
     add("--seed", type=int, default=0, help="seed of the weights, the order and the views")
     # ---- watching
-    add("--log-every", type=run.positive, default=50, metavar="STEPS", help="steps between lines")
+    add("--log-every", type=run.positive, default=50, help="steps between lines")
     run_folder.checkpoint_argument(p)
     add(
         "--knn",
         metavar="ROOT",
-        help="labelled images, ROOT/train and ROOT/val: the backbone is probed on them by kNN",
-    )
-    add(
-        "--knn-every", type=run.positive, default=10, metavar="EPOCHS", help="epochs between probes"
+        help="labelled images, ROOT/train and ROOT/val, for a kNN probe every ten epochs",
     )
     add(
         "--colour-on",
@@ -207,8 +178,8 @@ if __name__ == "__main__":
 
 import torch
 
-from base import parallel, training
-from base.training import Meter
+from base import parallel
+from base.training import Resumable
 from evaluate import features
 from images import batch_views
 from images.files import class_of, find_images, read_ahead
@@ -216,50 +187,54 @@ from images.pairs import PairDataset, inputs_of, mirrors_of, small_loader
 from images.plots import curves
 from images.unreadable import RECORD
 from images.views import with_preset
-from models import memory, vit
-from models.heads import METHODS, build_method
+from models import vit
 from models.lars import build_optimizer, clip_each, peak_lr, set_rates
-from models.losses import embedding_stats
-from models.presets import recipe_of
-from models.resnet import build_backbone, load_backbone
+from models.method import embedding_stats
+from models.resnet import build_backbone, checkpoint_stages, load_backbone
 
 
 # ---------------------------------------------------------------- settings
 def complete(args):
-    """Fill in and check the arguments; returns the settings, an entry as in heads.METHODS."""
-    if args.method not in METHODS:
-        run.fail(f"--method {args.method}: the methods are {', '.join(METHODS)}.", 2)
+    """Fill in and check the arguments; returns the method's settings (see models/method.py)."""
+    recipe = registry.recipe_of(args.method, args.backbone, args.preset)
     if args.mix is None:
         args.mix = 1.0 if args.both_generated else 0.5 if args.generated else 0.0
     if args.both_generated and args.mix < 1:
         run.fail("--both-generated leaves nothing to mix: use --mix 1, or leave --mix out.", 2)
     if args.mix > 0 and not args.generated:
         run.fail("--mix above 0 needs --generated: a mirror, or 'real' for the control.", 2)
-    if args.temperature is not None and args.method not in ("simclr", "swav"):
-        run.fail(f"--temperature: {args.method} has no such setting; leave it out.", 2)
     if args.crop_scale and not 0 < args.crop_scale[0] <= args.crop_scale[1]:
         run.fail("--crop-scale LOW HIGH: 0 < LOW <= HIGH <= 1.", 2)
     if args.projector and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+", args.projector):
         run.fail(f"--projector {args.projector}: give widths such as 2048-2048-128.", 2)
-    if args.views > 3:
-        run.fail("--views is 1 to 3.", 2)
     if args.views > 1 and not args.generated:
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    recipe = recipe_of(args.method, args.backbone, args.preset)
-    if vit.is_vit(args.backbone):
-        vit.check_training(args, recipe)
-    args.weight_decay_end = recipe["weight_decay_end"] if args.weight_decay is None else None
-    if args.learning_rate is None:
-        args.learning_rate = recipe["lr"]
-    for name in ("local_crops", "weight_decay", "warmup_epochs", "clip_grad"):
-        if getattr(args, name) is None:
+    if vit.is_vit(args.backbone) and "vit" not in recipe:
+        if args.optimizer != "adamw" or args.learning_rate is None:
+            run.fail(
+                f"--method {args.method} was published with ResNets only: for {args.backbone} give "
+                "--optimizer adamw and a --learning-rate, or choose --method dino.",
+                2,
+            )
+
+    # ---- the method's settings, and the flags that replace them
+    given = {name: getattr(args, name) for name in ("projector", *registry.flags())}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - recipe["head"].keys():
+        run.fail(f"--{name.replace('_', '-')}: {args.method} has no such setting; leave it out.", 2)
+    recipe["head"] = recipe["head"] | given
+    if args.weight_decay is not None:
+        recipe["weight_decay_end"] = None
+    args.weight_decay_end = recipe["weight_decay_end"]
+    for name in ("optimizer", "learning_rate", "weight_decay", "warmup_epochs", "local_crops"):
+        if getattr(args, name) in (None, "published"):
             setattr(args, name, recipe[name])
-    if args.optimizer == "published":
-        args.optimizer = recipe["optimizer"]
-    own = ("optimizer", "weight_decay", "weight_decay_end")
-    return recipe | {name: getattr(args, name) for name in own}
+        recipe[name] = getattr(args, name)
+    if vit.is_vit(args.backbone) and args.local_crops:
+        vit.check_crop(args.backbone, args.local_size)
+    return recipe
 
 
 def build_data(args, recipe, paths, folders, device):
@@ -279,12 +254,24 @@ def build_data(args, recipe, paths, folders, device):
         both_generated=args.both_generated,
         local_crops=args.local_crops,
         local_size=args.local_size,
-        local_from=args.local_crops_from,
         store_size=args.store_size,
         on_device=batch_views.is_wanted(device, args.colour_on, args.in_memory),
         share=args.max_unreadable,
         record=Path(args.out, RECORD),
     )
+
+
+def batches(args, data, first, total, device):
+    """Yield (views, choices) of the steps from `first` to `total`: one pass of one loader."""
+    order = run.batches(len(data), args.batch_size, args.seed, first, total)
+    render = None
+    if args.in_memory:
+        loader, render = small_loader(data, order, args.workers, device)
+    else:
+        loader = read_ahead(order, data.batch, args.workers, device)
+    for batch in loader:
+        views, choices, _ = render(*batch) if render else batch
+        yield views, choices
 
 
 # ---------------------------------------------------------------- the model
@@ -294,24 +281,16 @@ def build_model(args, recipe, normalisation):
     settings = recipe["zero_init_residual"], args.size, recipe["drop_path"]
     backbone, width = build_backbone(args.backbone, args.small_images, *settings)
     if args.init:
-        loaded = load_backbone(args.init)[0].state_dict()
-        shapes = {name: value.shape for name, value in backbone.state_dict().items()}
-        if {name: value.shape for name, value in loaded.items()} != shapes:
-            small = " --small-images" if args.small_images else ""
+        try:
+            backbone.load_state_dict(load_backbone(args.init)[0].state_dict())
+        except RuntimeError:
+            small = " --small-images" * args.small_images
             run.fail(f"--init {args.init} is not a {args.backbone}{small}.", 2)
-        backbone.load_state_dict(loaded)
     backbone.normalisation = normalisation
-    options = recipe["head"].copy()
-    if args.projector:
-        options["projector"] = args.projector
-    if args.temperature is not None:
-        options["temperature"] = args.temperature
-    if args.method == "swav":
+    options = dict(recipe["head"])
+    if "global_views" in options:
         options["global_views"] = 1 + args.views
-        for name in ("queue", "queue_start"):
-            if getattr(args, name) is not None:
-                options[name] = getattr(args, name)
-    return build_method(args.method, backbone, width, **options)
+    return registry.build_method(args.method, backbone, width, **options)
 
 
 # ---------------------------------------------------------------- the training
@@ -327,8 +306,6 @@ def main(args, device):
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
     mean, std = data.first["mean"], data.first["std"]
     model = build_model(args, recipe, (mean, std))
-    if not (Path(args.out) / "backbone.pth").exists():
-        memory.check(args, device, model, partial(build_optimizer, recipe=recipe))
 
     # ---- the run folder: nothing is written before all of the above has been checked
     inputs = inputs_of(paths, folders, made_by)
@@ -339,17 +316,12 @@ def main(args, device):
     if out is None:
         return
     if args.grad_checkpoint:
-        memory.checkpoint_stages(model.backbone)
+        checkpoint_stages(model.backbone)
     model = model.to(device, memory_format=torch.channels_last)
     network = parallel.data_parallel(model, device)
     optimizer = build_optimizer(model, recipe)
-    first, meter = 0, Meter()
-    if saved := run_folder.load_checkpoint(out):
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        meter = Meter(saved["meter"], device)
-        first = saved["step"]
-        del saved
+    state = Resumable(out, args.checkpoint_minutes, device, model=model, optimizer=optimizer)
+    first, meter = state.step, state.meter
     per_epoch = len(paths) // args.batch_size
     total = args.epochs * per_epoch
     if parallel.rank() == 0 and not first:
@@ -358,18 +330,10 @@ def main(args, device):
             f"rate {peak:.4g}, mixing rate {args.mix}"
         )
 
-    # ---- one pass of the loader over all the remaining steps
-    order = run.batches(len(paths), args.batch_size, args.seed, first, total)
-    if args.in_memory:
-        loader, render = small_loader(data, order, args.workers, device)
-    else:
-        loader, render = read_ahead(order, data.batch, args.workers, device), None
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
-    checkpoints = training.Clock(args.checkpoint_minutes)
     clock, clock_step = time.time(), first
-    for step, batch in enumerate(loader, first):
-        images, choices, _ = render(*batch) if render else batch
+    for step, (images, choices) in enumerate(batches(args, data, first, total, device), first):
         epoch = step / per_epoch
         set_rates(optimizer, recipe, peak, step, total, round(args.warmup_epochs * per_epoch))
         torch.manual_seed(run.image_seed(args.seed, "step", step, parallel.rank()))  # drop path
@@ -385,22 +349,18 @@ def main(args, device):
             loss, terms, embedding = network(views, local, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        if args.clip_grad:
-            clip_each(gradients, norms, args.clip_grad)
+        gradient = clip_each(model, recipe["clip_grad"])
         model.before_update(epoch)
         optimizer.step()
         model.after_update(step / total)
-        meter.add(step, {"loss": loss, **terms, "gradient": norms.norm()})
+        meter.add(step, {"loss": loss, **terms, "gradient": gradient})
 
         # ---- looking and saving
         done = step + 1
         bar.update(args.batch_size)
         epoch_ends = done % per_epoch == 0
         if done % args.log_every == 0 or epoch_ends:
-            seconds = time.time() - clock
-            speed = (done - clock_step) * args.batch_size / seconds
+            speed = (done - clock_step) * args.batch_size / (time.time() - clock)
             clock, clock_step = time.time(), done
             event = {"step": done, "epoch": done / per_epoch, **meter.read()}
             event |= {name: float(value) for name, value in embedding_stats(embedding).items()}
@@ -412,36 +372,21 @@ def main(args, device):
         if epoch_ends and parallel.rank() == 0:
             quantities = ["loss", *terms, "embedding_std", "effective_rank"]
             curves(out / "curves.png", run_folder.read_log(out, "step"), quantities)
-        if args.knn and epoch_ends and done < total and done // per_epoch % args.knn_every == 0:
-            probe(args, model.encoder(), device, out, done // per_epoch)
-        # Where a value was not finite, the next line of the log ends the run.
-        if checkpoints.due(step, total) and meter.finite():
-            run_folder.save_checkpoint(
-                out,
-                step=done,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                meter=meter.state,
-            )
+        if args.knn and (done == total or done % (KNN_EVERY * per_epoch) == 0):
+            top1 = features.knn_probe(model.encoder(), args, device)
+            run_folder.log(out, event="knn", epoch=done // per_epoch, top1=top1)
+            if parallel.rank() == 0:
+                print(f"epoch {done // per_epoch}: kNN top-1 {top1:.1f} %")
+        state.save_if_due(step, total)
     bar.close()
 
     # ---- result
     if parallel.rank() == 0:
-        state = model.encoder().state_dict()
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        weights = model.encoder().state_dict()
+        tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
         run.save(out / "backbone.pth", tensors)
         print(f"{out / 'backbone.pth'} is written")
-    if args.knn:
-        probe(args, model.encoder(), device, out, args.epochs)
     run_folder.close_run(out)
-
-
-def probe(args, encoder, device, out, epoch):
-    """kNN accuracy of the backbone as it is, on the labelled images of --knn."""
-    top1 = features.knn_probe(encoder, args, device)
-    run_folder.log(out, event="knn", epoch=epoch, top1=top1)
-    if parallel.rank() == 0:
-        print(f"epoch {epoch}: kNN top-1 {top1:.1f} %")
 
 
 if __name__ == "__main__":

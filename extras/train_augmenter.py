@@ -95,9 +95,9 @@ from base import parallel, training
 from images.files import find_images, read_ahead
 from images.pictures import contact_sheet
 from images.unreadable import listed
-from models.heads import mlp
-from models.losses import simclr_loss
+from models.method import mlp
 from models.resnet import build_backbone
+from models.simclr import simclr_loss
 
 
 # ---------------------------------------------------------------- edits

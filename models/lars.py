@@ -6,27 +6,22 @@ import torch
 
 
 def param_groups(module, recipe):
-    """Optimizer groups of the trainable parameters; `recipe` is one of heads.METHODS.
+    """Optimizer groups of the trainable parameters; recipe: a method's settings.
 
     Matrices and kernels are decayed and adapted. 1-D parameters (biases, norms) are not, but in
     SwAV; in Barlow Twins they have a learning rate of their own, group["lr_scale"] times that of
     the rest. In each step, call `set_rates`. The groups suit torch.optim.SGD and AdamW as well.
     """
     params = [p for p in module.parameters() if p.requires_grad]
-    adapted = dict(
-        lr_scale=1.0,
-        weight_decay=recipe["weight_decay"],
-        adapt=True,
-        larc=recipe["optimizer"] == "larc",
-        eta=recipe["eta"],
-        clip_ratio=recipe["clip_ratio"],
-    )
+    decay = recipe["weight_decay"]
     if not recipe["exclude_1d"]:
-        return [dict(params=params, **adapted)]
+        return [dict(params=params, lr_scale=1.0, weight_decay=decay, adapt=True)]
     kernels = [p for p in params if p.ndim > 1]
     vectors = [p for p in params if p.ndim <= 1]
-    of_vectors = adapted | dict(lr_scale=recipe["lr_1d"], weight_decay=0.0, adapt=False)
-    return [dict(params=kernels, **adapted), dict(params=vectors, **of_vectors)]
+    return [
+        dict(params=kernels, lr_scale=1.0, weight_decay=decay, adapt=True),
+        dict(params=vectors, lr_scale=recipe["lr_1d"], weight_decay=0.0, adapt=False),
+    ]
 
 
 def build_optimizer(module, recipe):
@@ -36,42 +31,27 @@ def build_optimizer(module, recipe):
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9, foreach=True)
     if recipe["optimizer"] == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, foreach=True)
-    return LARS(groups)
+    return LARS(groups, recipe)
 
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling around SGD with momentum, the learning rate outside of it.
 
-    For a parameter w with gradient g, in a group with `adapt` and weight decay b:
+    groups: of `param_groups`. For a parameter w with gradient g, in a group with `adapt` and weight
+    decay b:
         u = g + b w ;  ratio = eta |w| / |u|                      LARS (facebookresearch/vicreg)
-        u = g + b w ;  ratio = eta |w| / (|g| + b |w| + 1e-8)     `larc` (apex, clip=False: SwAV)
-        m = momentum m + ratio u ;  w = w - lr m
-    With `clip_ratio` it is the smaller of ratio / lr and 1 (apex, clip=True: solo-learn).
+        u = g + b w ;  ratio = eta |w| / (|g| + b |w| + 1e-8)     larc (apex, clip=False: SwAV)
+        m = 0.9 m + ratio u ;  w = w - lr m
+    recipe: a method's settings; it holds eta, and says whether it is larc. With its `clip_ratio`
+    the ratio is the smaller of ratio / lr and 1 (apex, clip=True: solo-learn).
     ratio is 1 where |w| is 0, and without `adapt`. Where only |g| is 0, LARC leaves u at 0, weight
     decay included. SimCLR's TensorFlow code keeps lr inside m; the two differ only by the lag of m
     behind a changing lr. A step reads nothing back from the device. The state is plain tensors.
     """
 
-    def __init__(
-        self,
-        params,
-        momentum=0.9,
-        weight_decay=0.0,
-        eta=1e-3,
-        adapt=True,
-        larc=False,
-        clip_ratio=False,
-    ):
-        defaults = dict(
-            lr=0.0,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            eta=eta,
-            adapt=adapt,
-            larc=larc,
-            clip_ratio=clip_ratio,
-        )
-        super().__init__(params, defaults)
+    def __init__(self, groups, recipe):
+        super().__init__(groups, dict(lr=0.0))
+        self.recipe = recipe
 
     @torch.no_grad()
     def step(self):
@@ -88,28 +68,35 @@ class LARS(torch.optim.Optimizer):
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
             momenta = [self.state[p]["momentum"] for p in params]
-            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_mul_(momenta, 0.9)
             torch._foreach_add_(momenta, updates)
             torch._foreach_add_(params, momenta, alpha=-group["lr"])
 
     def ratios(self, group, params, grads, updates):
         """The factor of each parameter's update, (number of parameters,)."""
         w = torch.stack(torch._foreach_norm(params))
-        if group["larc"]:
+        if self.recipe["optimizer"] == "larc":
             g = torch.stack(torch._foreach_norm(grads))
             size = g + group["weight_decay"] * w + 1e-8
         else:
             g = size = torch.stack(torch._foreach_norm(updates))
-        ratio = group["eta"] * w / size
-        if group["clip_ratio"]:
+        ratio = self.recipe["eta"] * w / size
+        if self.recipe["clip_ratio"]:
             ratio = (ratio / group["lr"]).clamp(max=1) if group["lr"] else torch.ones_like(ratio)
         return torch.where(w > 0, torch.where(g > 0, ratio, 0), 1)
 
 
-def clip_each(gradients, norms, largest):
-    """Scale each gradient down to the norm `largest`, in place; norms (n,): those of the n."""
-    shrink = (largest / (norms + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, list(shrink.unbind()))
+def clip_each(module, largest):
+    """Scale each parameter's gradient down to the norm `largest`, in place; 0 leaves them alone.
+
+    Returns the norm of all gradients as they were.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    if largest:
+        shrink = (largest / (norms + 1e-6)).clamp(max=1)
+        torch._foreach_mul_(gradients, list(shrink.unbind()))
+    return norms.norm()
 
 
 def peak_lr(base, scaling, batch):
@@ -136,7 +123,7 @@ def cosine_warmup(step, total, warmup, base, start=0.0, end=0.0, linspace=False)
 def set_rates(optimizer, recipe, peak, step, total, warmup):
     """Give the optimizer what holds at `step` (from 0) of `total`: learning rate, weight decay.
 
-    recipe: one of heads.METHODS. peak: the learning rate after `warmup` steps. With a
+    recipe: a method's settings. peak: the learning rate after `warmup` steps. With a
     weight_decay_end, the weight decay goes there along a cosine, without warm-up.
     """
     end = peak * recipe["end"] if recipe["end_lr"] is None else recipe["end_lr"]

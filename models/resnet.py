@@ -5,12 +5,15 @@ maps images (N, 3, H, W) to features (N, width). A ResNet ends in global average
 """
 
 import argparse
+import functools
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
@@ -34,16 +37,9 @@ PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 NUMBERED_PARTS = ("0", "1", "4", "5", "6", "7")
 # {the parts of a network, as a file may call them: names by which it is recognised}
 LAYOUTS = {
-    PARTS: ["conv1.weight"] + [f"{stage}.0.conv1.weight" for stage in PARTS[2:]],
-    NUMBERED_PARTS: ["0.weight"] + [f"{stage}.0.conv1.weight" for stage in NUMBERED_PARTS[2:]],
-    vit.PARTS: ["class_token", "conv_proj.weight", "encoder.pos_embedding"],
-    vit.DINO_PARTS: [
-        "cls_token",
-        "patch_embed.proj.weight",
-        "pos_embed",
-        "blocks.0.attn.qkv.weight",
-    ],
-}
+    parts: [f"{parts[0]}.weight", *(f"{stage}.0.conv1.weight" for stage in parts[2:])]
+    for parts in (PARTS, NUMBERED_PARTS)
+} | vit.LAYOUTS
 
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the function that unpickles numpy's scalars
 # What checkpoints hold beside tensors. torch may read these: they are plain values or inert.
@@ -93,6 +89,15 @@ class ResNet(TorchvisionResNet):
         """The parts whose inputs are kept, while all else is recomputed (--grad-checkpoint)."""
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 
+    def architecture(self):
+        """Its name in BACKBONES, or a description."""
+        *settings, _ = self.settings
+        for name, others in BACKBONES.items():
+            if others == tuple(settings):
+                return name
+        block, layers, channels, inner = settings
+        return f"ResNet of {block.__name__}s {layers}, width {channels}, inner {inner}"
+
 
 def build_backbone(name, small_images=False, zero_init_residual=False, size=224, drop_path=0.0):
     """(backbone with random weights, feature width). name: a key of BACKBONES, or one of vit.NAMES.
@@ -105,13 +110,11 @@ def build_backbone(name, small_images=False, zero_init_residual=False, size=224,
         if small_images:
             run.fail("--small-images is for ResNets: choose a vision transformer's patches.", 2)
         module = vit.build(name, size, drop_path)
-        return module, module.inplanes
-    if name not in BACKBONES:
-        known = ", ".join(BACKBONES)
-        run.fail(f"There is no backbone {name}: choose one of {known}, {vit.NAMES}.", 2)
-    module = ResNet(
-        *BACKBONES[name], small_images=small_images, zero_init_residual=zero_init_residual
-    )
+    elif name in BACKBONES:
+        module = ResNet(*BACKBONES[name], small_images, zero_init_residual)
+    else:
+        names = ", ".join(BACKBONES)
+        run.fail(f"There is no backbone {name}: choose one of {names}, {vit.NAMES}.", 2)
     return module, module.inplanes
 
 
@@ -126,16 +129,13 @@ def random_like(module, seed=0):
     return random
 
 
-def architecture(module):
-    """Its name in BACKBONES, or a description."""
-    if isinstance(module, vit.VisionTransformer):
-        return vit.architecture(module)
-    *settings, _ = module.settings
-    for name, known in BACKBONES.items():
-        if known == tuple(settings):
-            return name
-    block, layers, channels, inner = settings
-    return f"ResNet of {block.__name__}s {layers}, width {channels}, inner {inner}"
+def checkpoint_stages(backbone):
+    """Keep only the inputs of the backbone's stages, in place; the backward pass recomputes.
+
+    These are a ResNet's four stages, and the blocks of a vision transformer.
+    """
+    for stage in backbone.stages():
+        stage.forward = functools.partial(checkpoint, stage.forward, use_reentrant=False)
 
 
 # ---------------------------------------------------------------- from a state dict
@@ -213,12 +213,10 @@ def dicts_of_tensors(content, name=""):
 
 def networks_in(tensors):
     """Yield (prefix, parts) of every network that has all names of a layout under one prefix."""
-    for parts, (first, *others) in LAYOUTS.items():
+    for parts, names in LAYOUTS.items():
         for key in tensors:
-            prefix = key.removesuffix(first)
-            if prefix + first != key or (prefix and not prefix.endswith(".")):
-                continue
-            if all(prefix + name in tensors for name in others):
+            prefix = key.removesuffix(names[0])
+            if f".{prefix}".endswith(".") and all(prefix + name in tensors for name in names):
                 yield prefix, parts
 
 
@@ -235,18 +233,18 @@ def read_state(path, wanted=None):
     dicts = list(dicts_of_tensors(content)) if isinstance(content, dict) else []
     if not dicts:
         run.fail(f"{path} holds no state dict of a network.")
-    found = {}
+    networks = {}
     for name, tensors in dicts:
         for prefix, parts in networks_in(tensors):
-            found[name + prefix] = tensors, prefix, parts
-    if not found:
+            networks[name + prefix] = tensors, prefix, parts
+    if not networks:
         names = list(dicts[0][1])[:5]
         run.fail(
             f"{path} is not a ResNet with torchvision's names: there is no conv1.weight with "
             "layer1 to layer4 beside it. Nor is it a vision transformer with the names of "
             f"torchvision or DINO. Its names are {', '.join(names)}, ..."
         )
-    tensors, prefix, parts = found[choose_prefix(path, list(found), wanted)]
+    tensors, prefix, parts = networks[choose_prefix(path, list(networks), wanted)]
 
     state, left_out = {}, Counter()
     for key, tensor in tensors.items():
@@ -254,7 +252,9 @@ def read_state(path, wanted=None):
         if key.startswith(prefix) and name.partition(".")[0] in parts:
             state[torchvision_name(name, parts)] = tensor
         else:
-            left_out[name_beside(key, prefix)] += 1
+            names = key.split(".")  # "projector" of module.projector.0.weight is what is named
+            shared = os.path.commonprefix([names[:-1], prefix.split(".")])
+            left_out[names[len(shared)]] += 1
     return state, dict(left_out)
 
 
@@ -269,16 +269,15 @@ def torchvision_name(name, parts):
 
 
 def choose_prefix(path, prefixes, wanted):
-    """The prefix of the backbone to read, of those that were found in the file.
+    """The prefix of the backbone to read, of those in the file.
 
     wanted: a whole prefix or its end, such as encoder_q for state_dict.module.encoder_q.
     """
     if wanted:
-        wanted = wanted.strip(".")
-        candidates = [p for p in prefixes if p == f"{wanted}." or p.endswith(f".{wanted}.")]
+        ending = f".{wanted.strip('.')}."
+        candidates = [prefix for prefix in prefixes if f".{prefix}".endswith(ending)]
     else:
-        teachers = [p for p in prefixes if p.startswith("teacher.")]
-        candidates = teachers or prefixes
+        candidates = [prefix for prefix in prefixes if prefix.startswith("teacher.")] or prefixes
     if len(candidates) != 1:
         run.fail(
             f"{path} holds {len(prefixes)} networks, and {len(candidates)} of them fit: choose one "
@@ -286,15 +285,6 @@ def choose_prefix(path, prefixes, wanted):
             2,
         )
     return candidates[0]
-
-
-def name_beside(key, prefix):
-    """The name of what stands beside a backbone: "projector" of module.projector.0.weight."""
-    names, shared = key.split("."), prefix.split(".")
-    while len(names) > 1 and names[0] == shared[0]:
-        names.pop(0)
-        shared.pop(0)
-    return names[0]
 
 
 def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=None):
@@ -324,7 +314,7 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
             )
         state, info["left_out"] = read_state(path, prefix)
         module = backbone_from_state(state, path)
-        info["architecture"] = architecture(module)
+        info["architecture"] = module.architecture()
         info["sha256"] = run.file_hash(path)
         if path.name == "backbone.pth":
             info["args"] = run_folder.run_arguments(path.parent)

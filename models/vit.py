@@ -24,6 +24,10 @@ NAMES = "vit_tiny_patchN, vit_small_patchN or vit_base_patchN, with patches of N
 # The names of DINO, timm and others, and torchvision's. Those of a block follow after its number.
 PARTS = ("class_token", "conv_proj", "encoder")
 DINO_PARTS = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
+LAYOUTS = {  # {the parts: names by which such a network is recognised}
+    PARTS: ["class_token", "conv_proj.weight", "encoder.pos_embedding"],
+    DINO_PARTS: ["cls_token", "patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"],
+}
 TO_TORCHVISION = {
     "cls_token": "class_token",
     "pos_embed": "encoder.pos_embedding",
@@ -78,6 +82,14 @@ class VisionTransformer(TorchvisionViT):
         """The parts whose inputs are kept, while all else is recomputed (--grad-checkpoint)."""
         return list(self.encoder.layers)
 
+    def architecture(self):
+        """Its name, or a description."""
+        width, layers, patch, _ = self.settings
+        for name, size in SIZES.items():
+            if size == (width, layers):
+                return f"vit_{name}_patch{patch}"
+        return f"vision transformer of {layers} blocks, width {width}, patch {patch}"
+
     def forward(self, x):
         return torch.cat([tokens[:, 0] for tokens in self.last_tokens(x, self.blocks)], 1)
 
@@ -90,12 +102,12 @@ class VisionTransformer(TorchvisionViT):
         positions = self.positions(*x.shape[2:])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + positions
-        found = []
+        last = []
         for number, block in enumerate(self.encoder.layers, 1):
             x = block(x)
             if number > len(self.encoder.layers) - n:
-                found.append(self.encoder.ln(x))
-        return found
+                last.append(self.encoder.ln(x))
+        return last
 
     def positions(self, rows, columns):
         """The table of positions for rows x columns patches, (1, 1 + rows * columns, width).
@@ -120,32 +132,19 @@ def is_vit(name):
 
 def parse(name):
     """(width, blocks, side of a patch) of a name such as vit_small_patch16."""
-    found = re.fullmatch(r"vit_(tiny|small|base)_patch([1-9]\d{0,2})", name)
-    if not found:
+    match = re.fullmatch(r"vit_(tiny|small|base)_patch([1-9]\d{0,2})", name)
+    if not match:
         run.fail(f"There is no vision transformer {name}: the names are {NAMES}.", 2)
-    return *SIZES[found[1]], int(found[2])
+    return *SIZES[match[1]], int(match[2])
 
 
-def check_crops(name, sizes):
-    """End the run if a crop of one of these sides, in pixels, is not made of whole patches."""
+def check_crop(name, size):
+    """End the run if a crop of this side, in pixels, is not made of whole patches."""
     *_, patch = parse(name)
-    for size in sizes:
-        if size % patch:
-            run.fail(
-                f"{name}: a crop of {size} px is not made of whole patches; choose a multiple of "
-                f"{patch}.",
-                2,
-            )
-
-
-def check_training(args, recipe):
-    """End the run if the settings of 03_pretrain.py do not suit. recipe: as heads.recipe_of."""
-    local_crops = recipe["local_crops"] if args.local_crops is None else args.local_crops
-    check_crops(args.backbone, [args.size, args.local_size] if local_crops else [args.size])
-    if "vit" not in recipe and (args.optimizer != "adamw" or args.learning_rate is None):
+    if size % patch:
         run.fail(
-            f"--method {args.method} was published with ResNets only: for {args.backbone} give "
-            "--optimizer adamw and a --learning-rate, or choose --method dino.",
+            f"{name}: a crop of {size} px is not made of whole patches; choose a multiple of "
+            f"{patch}.",
             2,
         )
 
@@ -153,17 +152,8 @@ def check_training(args, recipe):
 def build(name, size=224, drop_path=0.0):
     """The network of a name such as vit_small_patch16, with a position for each patch of `size`."""
     width, layers, patch = parse(name)
-    check_crops(name, [size])
+    check_crop(name, size)
     return VisionTransformer(width, layers, patch, size // patch, drop_path)
-
-
-def architecture(module):
-    """Its name, or a description."""
-    width, layers, patch, _ = module.settings
-    for name, known in SIZES.items():
-        if known == (width, layers):
-            return f"vit_{name}_patch{patch}"
-    return f"vision transformer of {layers} blocks, width {width}, patch {patch}"
 
 
 def empty(state):
@@ -178,11 +168,9 @@ def empty(state):
 
 def torchvision_name(key):
     """The name in torchvision's network of a weight that DINO calls `key`."""
-    start, block, rest = "", re.fullmatch(r"blocks\.(\d+)\.(.+)", key), key
-    if block:
-        start, rest = f"encoder.layers.encoder_layer_{block[1]}.", block[2]
-    if rest in TO_TORCHVISION:
-        return TO_TORCHVISION[rest]
-    name, _, kind = rest.rpartition(".")
+    if key in TO_TORCHVISION:
+        return TO_TORCHVISION[key]
+    name, _, kind = re.sub(r"^blocks\.\d+\.", "", key).rpartition(".")
+    start = key.removesuffix(f"{name}.{kind}").replace("blocks.", "encoder.layers.encoder_layer_")
     joint = "_" if name == "attn.qkv" else "."
     return start + TO_TORCHVISION.get(name, name) + joint + kind

@@ -22,10 +22,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
 sys.path.insert(0, str(ROOT / "extras"))
+sys.path.insert(0, str(ROOT / "tools"))
 
+import memory
 import operations
-
-from models import memory
 
 PEAK = 71e12  # FLOP/s of an RTX 3090 in bf16 with float32 sums (NVIDIA's GA102 white paper)
 SHARE = {  # of the peak, assumed

@@ -17,8 +17,8 @@ if [ -n "${TINY:-}" ]; then
   DATA=${DATA:-$DATA_ROOT/imagenet}
   export GCL_WEIGHTS=$DATA_ROOT/weights
   PRETRAIN="--backbone resnet10 --small-images --size 32 --store-size 32 --epochs 1 --batch-size 12
-    --optimizer adamw --warmup-epochs 0 --projector 16-16 --queue 24 --queue-start 0 --local-size 16
-    --log-every 1 --workers 0 $PRETRAIN"
+    --optimizer adamw --warmup-epochs 0 --projector 16-16 --local-size 16 --log-every 1 --workers 0
+    $PRETRAIN"
   LINEAR="--epochs 2 --batch-size 8 --workers 0 $LINEAR"
   SEMISUP="--epochs 1 --batch-size 4 --workers 0 $SEMISUP"
   TRANSFER="--workers 0 $TRANSFER"

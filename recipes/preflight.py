@@ -22,15 +22,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
+sys.path.insert(0, str(ROOT / "tools"))
 
 import estimates
+import memory
 import torch
 
 from augment.registry import STRATEGIES
 from base import hub, run, run_folder, weights
 from images import check, labelled, unreadable
 from images.files import class_of, find_images, spread
-from models import memory
 
 STAGES = {path.stem for path in ROOT.glob("0?_*.py")}
 PUBLISHED_SIDE = 256  # pixels of an image of the published generators

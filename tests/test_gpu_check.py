@@ -127,7 +127,8 @@ def test_parity_notices_other_values(report, monkeypatch):
         return (loss, gradient) if len(calls) % 3 == 1 else (1.1 * loss, -gradient)
 
     monkeypatch.setattr(gpu_parity, "loss_and_gradient", wrong_the_second_time)
-    monkeypatch.setattr(gpu_parity.heads, "METHODS", {"byol": gpu_parity.heads.METHODS["byol"]})
+    methods = gpu_parity.registry.METHODS
+    monkeypatch.setattr(gpu_parity.registry, "METHODS", {"byol": methods["byol"]})
     gpu_parity.methods(report, CPU)
     assert len(verdicts(report, "FAIL")) == 4
     assert relative(torch.ones(3), torch.ones(3)) == 0

@@ -10,8 +10,13 @@ from ssl_goldens import TINY
 from torch import nn
 
 from base import parallel
-from models.heads import METHODS, build_method
 from models.lars import LARS, param_groups
+from models.registry import METHODS, build_method, recipe_of
+
+
+def lars(module, name):
+    recipe = recipe_of(name)
+    return LARS(param_groups(module, recipe), recipe)
 
 
 # ---------------- modules ----------------
@@ -81,7 +86,7 @@ def test_crops_that_share_a_forward_pass(name, calls):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_autocast_keeps_the_loss_in_float32_and_resume_is_exact(name):
     def run(module, steps):
-        optimizer = LARS(param_groups(module, METHODS[name]))
+        optimizer = lars(module, name)
         losses = []
         for step in steps:
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -149,7 +154,7 @@ def train_toy(name, module, rank, world):
         4, 5, 8, 20, dtype=torch.float64, generator=g
     )  # steps, crops, images, features
     inner, grads = getattr(module, "module", module), {}
-    optimizer = LARS(param_groups(inner, METHODS[name]))
+    optimizer = lars(inner, name)
     for step, batch in enumerate(batches):
         crops = [x.chunk(world)[rank] for x in batch]
         for group in optimizer.param_groups:

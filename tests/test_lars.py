@@ -8,8 +8,13 @@ import torch
 from ssl_goldens import GOLD, gold, tolerance
 from torch import nn
 
-from models.heads import METHODS, build_method
 from models.lars import LARS, cosine_warmup, param_groups, peak_lr
+from models.registry import build_method, recipe_of
+
+
+def lars(module, method, **changes):
+    recipe = recipe_of(method) | changes
+    return LARS(param_groups(module, recipe), recipe)
 
 
 # ---------------- LARS and schedules ----------------
@@ -32,9 +37,7 @@ def test_lars(method, reference, case, dtype):
     w.data, b.data = gold("in/lars/w0", "in/lars/b0", dtype=dtype)
     if case.startswith("w0zero"):
         w.data.zero_()
-    optimizer = LARS(
-        param_groups(module, METHODS[method] | dict(weight_decay=float(case.split("wd")[1])))
-    )
+    optimizer = lars(module, method, weight_decay=float(case.split("wd")[1]))
     for t, base in enumerate(GOLD["in/lars/lr"].tolist()):
         w.grad, b.grad = (GOLD[f"in/lars/g{name}"][t].to(dtype) for name in "wb")
         for group in optimizer.param_groups:  # the reference's base of Barlow Twins' weights is 0.2
@@ -47,13 +50,13 @@ def test_lars(method, reference, case, dtype):
 
 def test_lars_state_is_plain_data(tmp_path):
     module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    optimizer = LARS(param_groups(module, METHODS["barlow"]))
+    optimizer = lars(module, "barlow")
     optimizer.step()  # without any gradient
     module(torch.randn(5, 4)).square().sum().backward()
     optimizer.param_groups[0]["lr"] = 0.1
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "state.pth")
-    other = LARS(param_groups(copy.deepcopy(module), METHODS["barlow"]))
+    other = lars(copy.deepcopy(module), "barlow")
     other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     assert [g["lr_scale"] for g in other.param_groups] == [1.0, 0.0048 / 0.2]
     assert len(other.state) == 4 and other.param_groups[0]["lr"] == 0.1
@@ -62,7 +65,7 @@ def test_lars_state_is_plain_data(tmp_path):
 def test_larc_leaves_a_weight_without_gradient():
     module = nn.Linear(4, 3)
     before = module.weight.detach().clone()
-    optimizer = LARS(param_groups(module, METHODS["swav"] | dict(weight_decay=0.1)))
+    optimizer = lars(module, "swav", weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = 1.0
     module.weight.grad = torch.zeros_like(module.weight)
     optimizer.step()
@@ -81,8 +84,8 @@ def test_schedule_vicreg(name):
 @pytest.mark.parametrize("name", ["default", "tiny"])
 def test_schedule_barlow(name):
     epochs, batch, n = GOLD[f"sched_barlow/{name}/cfg_epochs_bs_len"].tolist()
-    recipe = METHODS["barlow"]
-    lr = peak_lr(recipe["lr"], recipe["scaling"], batch)
+    recipe = recipe_of("barlow")
+    lr = peak_lr(recipe["learning_rate"], recipe["scaling"], batch)
     ours = np.array(
         [
             cosine_warmup(s, epochs * n, 10 * n, lr, recipe["start"] * lr, recipe["end"] * lr)
@@ -122,8 +125,8 @@ def test_schedule_swav(name):
     n, warmup, epochs, base = GOLD[
         f"sched_swav/{name}/cfg_len_warmup_epochs_base_final_start"
     ].tolist()[:4]
-    recipe = METHODS["swav"]
-    assert peak_lr(recipe["lr"], recipe["scaling"], 4096) == pytest.approx(base)
+    recipe = recipe_of("swav")
+    assert peak_lr(recipe["learning_rate"], recipe["scaling"], 4096) == pytest.approx(base)
     start, end = recipe["start"] * base, recipe["end"] * base
     ours = [
         cosine_warmup(s, epochs * n, warmup * n, base, start, end, linspace=True)
@@ -157,7 +160,7 @@ def test_vicreg_training_end_to_end():
     module = build_method("vicreg", nn.Linear(20, 16), 16, projector="32-32-24").double()
     prefix = "e2e_vicreg/init/"
     module.load_state_dict({k[len(prefix) :]: v for k, v in GOLD.items() if k.startswith(prefix)})
-    optimizer = LARS(param_groups(module, METHODS["vicreg"]))
+    optimizer = lars(module, "vicreg")
     for t, step in enumerate(range(0, 12, 2)):
         for group in optimizer.param_groups:
             group["lr"] = cosine_warmup(step, 12, 10, peak_lr(3.2, "linear", 16), end=0.001 * 0.2)

@@ -5,21 +5,27 @@ import torch
 from ssl_goldens import gold, tolerance
 from torch import nn
 
-from models import losses
-from models.heads import build_method
+from models.barlow import barlow_loss
+from models.byol import byol_loss
+from models.dino import dino_loss
+from models.method import embedding_stats, off_diagonal_squares
+from models.registry import build_method
+from models.simclr import simclr_loss
+from models.swav import sinkhorn
+from models.vicreg import vicreg_loss
 
 # ---------------- losses ----------------
 PAIR = "in/pair/x", "in/pair/y"
 CASES = [
-    ("vicreg/f64/repr", losses.vicreg_loss, PAIR, dict(invariance=1, variance=0, covariance=0)),
-    ("vicreg/f64/std", losses.vicreg_loss, PAIR, dict(invariance=0, variance=1, covariance=0)),
-    ("vicreg/f64/cov", losses.vicreg_loss, PAIR, dict(invariance=0, variance=0, covariance=1)),
-    ("vicreg/f64/total", losses.vicreg_loss, PAIR, {}),
-    ("barlow/f64/lambd0_0051", losses.barlow_loss, PAIR, {}),
-    ("barlow/f64/lambd0", losses.barlow_loss, PAIR, dict(lambd=0)),
-    ("simclr_tf/f64/T0.1", losses.simclr_loss, PAIR, {}),
-    ("simclr_tf/f64/T0.5", losses.simclr_loss, PAIR, dict(temperature=0.5)),
-    ("byol/f64", losses.byol_loss, ("in/byol/p1", "in/byol/p2", "in/byol/z1", "in/byol/z2"), {}),
+    ("vicreg/f64/repr", vicreg_loss, PAIR, dict(invariance=1, variance=0, covariance=0)),
+    ("vicreg/f64/std", vicreg_loss, PAIR, dict(invariance=0, variance=1, covariance=0)),
+    ("vicreg/f64/cov", vicreg_loss, PAIR, dict(invariance=0, variance=0, covariance=1)),
+    ("vicreg/f64/total", vicreg_loss, PAIR, {}),
+    ("barlow/f64/lambd0_0051", barlow_loss, PAIR, {}),
+    ("barlow/f64/lambd0", barlow_loss, PAIR, dict(lambd=0)),
+    ("simclr_tf/f64/T0.1", simclr_loss, PAIR, {}),
+    ("simclr_tf/f64/T0.5", simclr_loss, PAIR, dict(temperature=0.5)),
+    ("byol/f64", byol_loss, ("in/byol/p1", "in/byol/p2", "in/byol/z1", "in/byol/z2"), {}),
 ]
 
 
@@ -54,7 +60,7 @@ def test_dino(key, center, epoch, dtype):
     module.center.copy_(c * center)
     student.requires_grad_()
     scores = student.unflatten(0, (-1, 6)), teacher.unflatten(0, (-1, 6))
-    loss, _ = losses.dino_loss(*scores, module.center, teacher_temp=module.temperature(epoch + 0.5))
+    loss, _ = dino_loss(*scores, module.center, teacher_temp=module.temperature(epoch + 0.5))
     loss.backward()
     torch.testing.assert_close(
         loss.detach(), *gold(f"dino/f64/{key}/loss", dtype=dtype), **tolerance(dtype)
@@ -102,7 +108,7 @@ def test_swav(key, local, queue, dtype):
 
 
 def test_sinkhorn_survives_large_scores():
-    q = losses.sinkhorn(torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) + 1000)
+    q = sinkhorn(torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) + 1000)
     torch.testing.assert_close(q.sum(1), torch.ones(8))
 
 
@@ -115,7 +121,7 @@ def test_gram_form_equals_the_d_x_d_form(same):
     def official(a, b, diagonal):
         return ((a.T @ b) * (1 - torch.eye(19))).square().sum()
 
-    for form in losses.off_diagonal_squares, official:
+    for form in off_diagonal_squares, official:
         b = a if same else b
         values.append(form(a, b, (a * b).sum(0)))
         grads += torch.autograd.grad(values[-1], a)
@@ -126,13 +132,13 @@ def test_gram_form_equals_the_d_x_d_form(same):
 def test_embedding_stats():
     g = torch.Generator().manual_seed(0)
     z = torch.randn(200, 32, generator=g)
-    stats = losses.embedding_stats(z)
+    stats = embedding_stats(z)
     assert 28 < stats["effective_rank"] <= 32 and stats["embedding_std"] == pytest.approx(
         1, abs=0.05
     )
-    stats = losses.embedding_stats(z[:1].expand(200, 32))
+    stats = embedding_stats(z[:1].expand(200, 32))
     assert stats["effective_rank"] == pytest.approx(1, abs=1e-4) and stats["embedding_std"] < 1e-6
-    wide = losses.embedding_stats(
+    wide = embedding_stats(
         torch.randn(8, 64, generator=g) @ torch.diag((torch.arange(64) < 4).float())
     )
     assert 3 < wide["effective_rank"] < 4.001

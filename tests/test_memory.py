@@ -3,12 +3,12 @@
 import importlib
 from functools import partial
 
+import memory
 import pytest
 import torch
-from conftest import ROOT  # noqa: F401 (it makes the stages importable)
+from conftest import ROOT  # noqa: F401 (it makes the stages and tools/ importable)
 
-from models import memory
-from models.heads import METHODS
+from models.registry import METHODS
 
 pretrain = importlib.import_module("03_pretrain")
 
@@ -96,23 +96,3 @@ def test_the_sentence_names_what_fits():
     assert peak(fitting, True) <= limit
     _, sentence = memory.judge(args, model, build_optimizer, True, total=memory.WORKSPACE)
     assert "Use more GPUs" in sentence
-
-
-@pytest.mark.parametrize(("total", "code"), [(100.0, None), (memory.WORKSPACE, 2)])
-def test_check(monkeypatch, capsys, total, code):
-    """On a GPU with too little memory the run ends before it begins. A CPU is not asked."""
-    args, model, build_optimizer = training(*SMALL.split(), "--precision", "fp32")
-    memory.check(args, torch.device("cpu"), model, build_optimizer)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(total * 2**30)))
-    device = torch.device("cuda", 0)
-    if code is None:
-        memory.check(args, device, model, build_optimizer)
-        monkeypatch.setenv("GCL_GPU_GIB", "0.1")  # a smaller card is imitated
-        with pytest.raises(SystemExit):
-            memory.check(args, device, model, build_optimizer)
-        return
-    monkeypatch.setattr(memory, "CONTEXT", memory.WORKSPACE)
-    with pytest.raises(SystemExit) as stop:
-        memory.check(args, device, model, build_optimizer)
-    assert stop.value.code == code
-    assert "this GPU has 1.5 GiB" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, 
 
 from base.run import load
 from base.run_folder import read_log, run_arguments
-from models.heads import build_method
+from models.registry import build_method
 from models.resnet import build_backbone
 
 SMALL = {
@@ -191,8 +191,6 @@ def test_control_views_knn_and_init(tiny, tmp_path):
         1,
         "--knn",
         tiny["data"],
-        "--knn-every",
-        1,
     )
     assert run_arguments(tmp_path / "control")["generated_by"] == ["real"]
     assert 0 <= read_log(tmp_path / "control", "knn")[0]["top1"] <= 100
@@ -334,7 +332,9 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "is below 0" in no("--workers", -1, code=2)
     assert "/typo" in no("--knn", "/typo", code=2)
     assert "lies inside --data" in no("--out", tiny["train"] / "x", code=2)
-    assert "vicreg has no such setting" in no("--temperature", 0.5, code=2)
+    for flag in ("--temperature", "--queue", "--queue-start"):
+        assert f"{flag}: vicreg has no such setting" in no(flag, 5, code=2)
+    assert "the methods are vicreg, barlow, dino" in no("--method", "moco", code=2)
     assert "0 < LOW <= HIGH <= 1" in no("--crop-scale", 0.5, 0.2, code=2)
     part = tmp_path / "part"
     shutil.copytree(tiny["inpaint"], part)

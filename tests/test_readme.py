@@ -13,6 +13,7 @@ import pytest
 from conftest import PRETRAIN, ROOT, call
 
 from base.run import load
+from base.run_folder import run_arguments
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
@@ -25,10 +26,11 @@ SCRIPTS = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("re
 
 def test_there_are_commands_and_short_examples():
     assert len(COMMANDS) >= 10
-    assert set(EXAMPLES) == {"my_generator.py", "my_strategy.py", "my_mask.py", "my_loss.py"}
+    assert set(EXAMPLES) == {"my_generator.py", "my_strategy.py", "my_mask.py", "my_method.py"}
     for name, block in EXAMPLES.items():
         code = [line for line in block.splitlines() if line.strip()]
-        assert len(code) <= 21, f"{name}: at most 20 lines and its name"
+        limit = 41 if name == "my_method.py" else 21
+        assert len(code) <= limit, f"{name}: at most {limit - 1} lines and its name"
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -72,13 +74,22 @@ def example(tmp_path):
     return start
 
 
-def test_a_generator_and_a_loss_of_ones_own(example, tiny, tmp_path):
+def test_a_generator_and_a_method_of_ones_own(example, tiny, tmp_path):
     example("my_generator.py", tiny["train"], tmp_path / "tint")
     assert len(list((tmp_path / "tint" / "view0").rglob("*.jpg"))) == 24
     mirror = ["--generated", tmp_path / "tint", "--out", tmp_path / "run", "--epochs", 1]
     flags = ["--data", tiny["train"], *mirror, "--projector", "16-8", *PRETRAIN]
-    example("my_loss.py", "--method", "align", *flags)
+    own = ["--method", "align", "--uniformity", 0.5]
+    example("my_method.py", *own, "--sharpness", 3, *flags)
     assert load(tmp_path / "run" / "backbone.pth")
+    args = run_arguments(tmp_path / "run")
+    assert (args["uniformity"], args["sharpness"], args["queue"]) == (0.5, 3.0, None)
+    assert "--sharpness was 3.0, now 2.0" in example(
+        "my_method.py", *own, "--sharpness", 2, *flags, code=2
+    )
+    refused = ("--method", "vicreg", "--sharpness", 3), (*own, "--preset", "cifar")
+    for words, said in zip(refused, ("vicreg has no such setting", "align has no"), strict=True):
+        assert said in example("my_method.py", *words, *flags, code=2)
 
 
 def test_a_strategy_of_ones_own(example, tiny, tmp_path):

@@ -18,7 +18,7 @@ from torchvision import transforms as T
 
 from images import batch_views
 from images import views as V
-from models.heads import METHODS
+from models.registry import recipe_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
 NAMES = [operation.__name__ for operation in V.OPERATIONS.values()]
@@ -161,7 +161,7 @@ PUBLISHED = {
 def test_choices_have_the_published_law(method):
     n, rng = 4000, np.random.default_rng(0)
     _, interpolation, jitter, *views = PUBLISHED[method]
-    for (blur, solarize), spec in zip(views, METHODS[method]["views"], strict=False):
+    for (blur, solarize), spec in zip(views, recipe_of(method)["views"], strict=False):
         assert spec["interpolation"] == interpolation
         _, flips, params = zip(*(V.draw_choices(spec, 64, 64, rng) for _ in range(n)), strict=True)
         params = np.array(params)
@@ -237,7 +237,7 @@ def test_distribution_is_the_published_one(method, view):
     size, n, photos = 64, 400, photographs((150, 200))
     transform, pictures = official(method, view, size), [Image.fromarray(photo) for photo in photos]
     theirs = np.array([statistics(transform(pictures[i % len(photos)])) for i in range(n)])
-    spec, rng = METHODS[method]["views"][view], np.random.default_rng(1)
+    spec, rng = recipe_of(method)["views"][view], np.random.default_rng(1)
     cropped, params = [], []
     for i in range(n):
         box, flip, choice = V.draw_choices(spec, 150, 200, rng)
@@ -257,7 +257,7 @@ def test_pairing_takes_the_second_view_s_probabilities():
     everything = V.pair_view(
         ["crop", "flip", "jitter", "blur", "solarize", "grayscale"], V.VICREG[1]
     )
-    assert everything == METHODS["vicreg"]["views"][1]
+    assert everything == recipe_of("vicreg")["views"][1]
     assert V.pair_view(["solarize"], V.SWAV[1])["solarize"] == 0.2
     nothing = V.pair_view(["none"], V.VICREG[1])
     box, flip, params = V.draw_choices(nothing, 60, 80, np.random.default_rng(0))

@@ -11,6 +11,7 @@ import random
 import shlex
 from functools import partial
 
+import memory
 import numpy as np
 import pytest
 import torch
@@ -19,11 +20,11 @@ from conftest import ROOT, call, refused, run, run_killed, run_recipe, write_ima
 from base.run import load
 from base.run_folder import read_log
 from evaluate import features, linear
-from models import memory, vit
-from models.heads import METHODS, build_method
+from models import vit
+from models.dino import PUBLISHED
 from models.lars import build_optimizer, set_rates
-from models.presets import recipe_of
-from models.resnet import build_backbone, load_backbone, random_like
+from models.registry import METHODS, build_method, recipe_of
+from models.resnet import build_backbone, checkpoint_stages, load_backbone, random_like
 
 GOLD = {
     name: torch.from_numpy(value)
@@ -169,7 +170,7 @@ def test_weight_decay_rises():
         assert decays == [pytest.approx(expected, rel=1e-12), 0.0]
         if step < 5:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001 * step / 4)
-    assert recipe_of("dino", "resnet50") == METHODS["dino"]
+    assert recipe_of("dino", "resnet50") == PUBLISHED
 
 
 def test_drop_path():
@@ -236,7 +237,7 @@ def gradients(method, grad_checkpoint=False):
     network = vit.VisionTransformer(128, 3, patch=4, side=4, drop_path=0.5)
     model = build_method(method, network, 128, projector="16-16-8-24")
     if grad_checkpoint:
-        memory.checkpoint_stages(network)
+        checkpoint_stages(network)
     generator = torch.Generator().manual_seed(0)
     views = torch.randn(2, 4, 3, 16, 16, generator=generator).unbind()
     local = torch.randn(2, 4, 3, 8, 8, generator=generator).unbind()

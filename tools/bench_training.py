@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import memory
 import torch
 import torch.nn.functional as F
 from bench_tools import compare, in_batches, photographs, precisions, report
@@ -18,11 +19,10 @@ from images.files import Reading
 from images.pairs import PairDataset
 from images.pictures import square, write_image
 from images.read import read_image
-from models import memory
-from models.heads import METHODS, build_method
 from models.lars import build_optimizer
-from models.losses import vicreg_loss
+from models.registry import build_method, recipe_of
 from models.resnet import build_backbone
+from models.vicreg import vicreg_loss
 
 GIB = 2**30
 LAST = torch.channels_last
@@ -85,7 +85,7 @@ def bench_loss(args, device):
 # ---------------------------------------------------------------- LARS
 def our_lars(model, lr):
     """A function that updates the model, as in 03_pretrain.py."""
-    optimizer = build_optimizer(model, METHODS["vicreg"])
+    optimizer = build_optimizer(model, recipe_of("vicreg"))
     for group in optimizer.param_groups:
         group["lr"] = lr
     return optimizer.step
@@ -263,7 +263,7 @@ def bench_mix(args, device):
 def bench_memory(args, device):
     model = vicreg("resnet10", 32) if args.quick else vicreg("resnet50", 8192)
     crop = (4, 3, 64, 64) if args.quick else (200, 3, 224, 224)
-    optimizer = partial(build_optimizer, recipe=METHODS["vicreg"])
+    optimizer = partial(build_optimizer, recipe=recipe_of("vicreg"))
     needed = memory.count_step(model, optimizer, ([crop, crop], []))
     aim = ">= 1 (without workspaces)"
     report("memory, ResNet-50, 200 pairs", needed["peak"], "GiB", "a GPU's", 24, aim)

@@ -5,11 +5,12 @@ import importlib
 import time
 from functools import partial
 
+import memory
 import torch
 from gpu_tools import PROJECTORS, stage
 
 from evaluate.features import home_of, knn
-from models import memory
+from models.resnet import checkpoint_stages
 
 GIB = 2**30
 ROWS = [  # method, generated views, images a GPU, local crops, --grad-checkpoint
@@ -92,7 +93,7 @@ def steps(model, build_optimizer, shapes, device, bf16, less):
     """Real training steps on random crops; returns images a second without the first two steps."""
     model = model.to(device, memory_format=torch.channels_last)
     if less:
-        memory.checkpoint_stages(model.backbone)
+        checkpoint_stages(model.backbone)
     optimizer = build_optimizer(model)
     images = shapes[0][0][0]
     for number in range(STEPS):

@@ -13,7 +13,7 @@ from evaluate import linear
 from evaluate.features import accuracy, knn
 from images import batch_views, views
 from images.read import read_image
-from models import biggan, heads, maskgit
+from models import biggan, maskgit, registry
 from models.lars import build_optimizer
 from models.resnet import build_backbone
 
@@ -61,11 +61,11 @@ def methods(report, device):
     CPU float32 differs from float64 by 1e-6 of the loss and 2e-5 of the gradient, bf16 from float32
     by 0.6 % of the loss and a cosine of 0.95.
     """
-    for method in heads.METHODS:
+    for method in registry.METHODS:
         torch.manual_seed(0)
         backbone, width = build_backbone("resnet10", small_images=True)
         projector = PROJECTORS.get(method, "64-64")
-        model = heads.build_method(method, backbone, width, projector=projector)
+        model = registry.build_method(method, backbone, width, projector=projector)
         crops = [torch.randn(8, 3, size, size) for size in (32, 32, 16)]
         expected = loss_and_gradient(model, crops, CPU, "fp32")
         for precision, limit in (("fp32", 1e-4), ("bf16", 2e-2)):
@@ -86,7 +86,7 @@ def optimizers(report, device):
         model = build_backbone("resnet10")[0]
         moved = copy.deepcopy(model).to(device)
         steps = [(model, CPU), (moved, device)]
-        steps = [(m, d, build_optimizer(m, heads.METHODS[method])) for m, d in steps]
+        steps = [(m, d, build_optimizer(m, registry.recipe_of(method))) for m, d in steps]
         for number in range(5):
             for network, where, optimizer in steps:
                 generator = torch.Generator().manual_seed(number)
@@ -96,7 +96,7 @@ def optimizers(report, device):
                     group["lr"] = 0.1
                 optimizer.step()
         vectors = [torch.nn.utils.parameters_to_vector(m.parameters()) for m in (moved, model)]
-        kind = heads.METHODS[method]["optimizer"]
+        kind = registry.recipe_of(method)["optimizer"]
         report.at_most(f"{kind}: weights after five steps", relative(*vectors), 1e-5)
 
 

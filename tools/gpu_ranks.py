@@ -22,7 +22,7 @@ from gpu_tools import (
     wait_for,
 )
 
-from models import heads
+from models.registry import METHODS
 
 TWO = {"processes": 2}
 
@@ -54,12 +54,12 @@ def stages(workshop):
         return [*words, "--out", out / name, *workshop.common]
 
     found = []
-    for method in heads.METHODS:
+    for method in METHODS:
         words = ["03_pretrain.py", "--method", method, "--data", train, "--epochs", 2, *PRETRAIN]
         words += ["--projector", PROJECTORS.get(method, "16-16"), "--local-size", 16]
         words += ["--generated", workshop.mirror()]
         if method == "vicreg":
-            words += ["--knn", root, "--knn-every", 1]
+            words += ["--knn", root]
         found.append((f"03 {method}", command(method, *words), []))
     words = ["00_train_generator.py", "vqgan", "--data", train, "--epochs", 2, *VQGAN]
     found.append(("00 vqgan", command("vqgan", *words), []))

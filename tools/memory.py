@@ -1,7 +1,8 @@
 """How much GPU memory and work a training step needs: counted beforehand, without computing.
 
-The step runs on fake tensors, which have a shape and a type and no data. What is counted is every
-tensor that is alive. CUDA, cuDNN and NCCL need memory of their own, tensors leave gaps, and the
+Imported by the scripts that make tables of it and by tests: put the project's folder and tools/ on
+sys.path. The step runs on fake tensors, which have a shape and a type and no data. What is counted
+is every tensor that is alive. CUDA, cuDNN and NCCL need memory of their own, tensors leave gaps, and the
 other processes' embeddings are not counted: CONTEXT and WORKSPACE stand for these, and are guesses.
 """
 
@@ -17,11 +18,10 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from base import run
 from base.parallel import world
+from models.resnet import checkpoint_stages
 
 GIB = 2**30
 CONTEXT = 0.5  # GiB that CUDA takes in any case
@@ -59,7 +59,7 @@ class Held(TorchDispatchMode):
 
 
 def count_step(model, build_optimizer, crops, bf16=True, grad_checkpoint=False):
-    """GiB of one training step of a method of models/heads.py, as 03_pretrain.py does it.
+    """GiB of one training step of a method (models/registry.py), as 03_pretrain.py does it.
 
     model: the method, on the CPU; it stays as it is. build_optimizer(model): its optimizer.
     crops: (shapes of the views, shapes of the local crops), each shape (b, 3, H, W).
@@ -128,23 +128,6 @@ def _alone():
         os.environ.update(saved)
 
 
-# ---------------------------------------------------------------- needing less
-def checkpoint_stages(backbone):
-    """Keep only the inputs of the backbone's stages, in place; the backward pass recomputes.
-
-    These are a ResNet's four stages, and the blocks of a vision transformer.
-    """
-    for stage in backbone.stages():
-        stage.forward = _recomputed(stage.forward)
-
-
-def _recomputed(forward):
-    def wrapped(x):
-        return checkpoint(forward, x, use_reentrant=False)
-
-    return wrapped
-
-
 # ---------------------------------------------------------------- checking
 def crop_shapes(args, images):
     """The crops of a step of 03_pretrain.py with `images` images a process."""
@@ -159,26 +142,12 @@ def gpu_gib(device):
     return min(total, float(os.environ.get("GCL_GPU_GIB", total)))
 
 
-def check(args, device, model, build_optimizer):
-    """End the run with one sentence if a step cannot fit this GPU; warn if it may not fit.
+def judge(args, model, build_optimizer, bf16, total):
+    """(GiB that a step needs, a sentence on what to change if it is too much for `total` GiB).
 
-    args: the complete arguments of 03_pretrain.py. model: the method, still on the CPU and before
+    args: the complete arguments of 03_pretrain.py. model: the method, on the CPU and before
     `checkpoint_stages`. build_optimizer(model): its optimizer. It takes some seconds.
     """
-    if device.type != "cuda":
-        return
-    total = gpu_gib(device)
-    with run.autocast(device, args.precision):
-        bf16 = torch.is_autocast_enabled("cuda")
-    need, sentence = judge(args, model, build_optimizer, bf16, total)
-    if need + CONTEXT > total:
-        run.fail(sentence, 2)
-    if need + WORKSPACE > total:
-        run.warn(sentence)
-
-
-def judge(args, model, build_optimizer, bf16, total):
-    """(GiB that a step needs, a sentence on what to change if it is too much for `total` GiB)."""
 
     def peak(images, grad_checkpoint=args.grad_checkpoint):
         crops = crop_shapes(args, images)
