@@ -331,7 +331,7 @@ def diffusion(args, device):
 
     @torch.inference_mode()
     def generate(images, paths):
-        x = from_bytes(images, device) * 2 - 1
+        x = from_bytes(images, device).to(memory_format=torch.channels_last) * 2 - 1
         seeds = [run.image_seed(args.seed, path, 0) for path in paths]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         prompts = [captions[path]["caption"] if captions else "" for path in paths]

@@ -187,8 +187,8 @@ def from_pretrained(cls, folder, **options):
 def load_network(cls, folder, **options):
     """A network of transformers or diffusers from its folder, frozen and in evaluation mode.
 
-    By itself from_pretrained it would fill missing weights with random numbers and only warn. Ends the run where
-    weights are missing, have another shape or are not finite.
+    By itself from_pretrained would fill missing weights with random numbers and only warn. Ends the
+    run where weights are missing, have another shape or are not finite.
     """
     network, info = from_pretrained(cls, folder, output_loading_info=True, **options)
     wrong = map(str, [*info["missing_keys"], *info["mismatched_keys"]])
