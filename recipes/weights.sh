@@ -53,7 +53,7 @@ if [ -e "$GCL_WEIGHTS/SHA256SUMS" ] && ! check_sums; then
   exit 1
 fi
 if [ -z "${DRY:-}" ]; then
-  (cd "$GCL_WEIGHTS" && find . -type f ! -name SHA256SUMS ! -name '*.sha256' ! -name '.*' | sort |
+  (cd "$GCL_WEIGHTS" && find . -type f ! -name 'SHA256SUMS*' ! -name '*.sha256' ! -name '.*' | sort |
     xargs sha256sum | tee SHA256SUMS.part)
   mv "$GCL_WEIGHTS/SHA256SUMS.part" "$GCL_WEIGHTS/SHA256SUMS"
 fi
