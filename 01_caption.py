@@ -9,19 +9,21 @@ each image, in the order of the paths; captions.png, a few images with their cap
 captions.args.json, the settings and the model's hash. An image that cannot be read gets an empty
 caption and an "error".
 
-The same command continues a run that was interrupted, with any number of processes;
-.captions.jsonl.part* hold what is done. A finished run returns at once. Where images were added
-since, only these are captioned. Greedy and beam search are deterministic. BLIP-base has 247 million
-parameters, so any GPU will do.
+The same command continues a run that was interrupted, with any number of processes. Until the end
+the hidden folder .captions.jsonl.parts has a file for each batch that is done. A finished run
+returns at once; images that captions.jsonl lacks are captioned, so remove the line of one that has
+been mended. Greedy and beam search are deterministic. BLIP-base has 247 million parameters, so any
+GPU will do.
 """
 
-import contextlib
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 
-from base import hub, parallel, run, run_folder
+from augment.diffusion import read_captions
+from base import parallel, run, run_folder, weights
 
 STAGE = "01_caption"
 SETTINGS = ("model", "prompt", "num_beams", "max_tokens")  # what the captions depend on
@@ -74,22 +76,21 @@ def arguments(argv=None):
 if __name__ == "__main__":
     args = arguments()
 
-import numpy as np
 import torch
 
 from images.files import find_images, read_ahead
 from images.pictures import contact_sheet, square
 from images.read import UnreadableImage, read_image
-from images.unreadable import allowed, check_failed
+from images.unreadable import BLACK, allowed, check_failed
 
 
 # ---------------------------------------------------------------- model and images
 def blip_folder(model):
     """The local folder of a BLIP captioning model; another kind of model ends the run."""
-    hub.library("transformers")
+    weights.library("transformers")
     from huggingface_hub import snapshot_download
 
-    folder = hub.model_folder(model, "config.json", LAYOUT, snapshot_download)
+    folder = weights.model_folder(model, "config.json", LAYOUT, snapshot_download)
     kind = run.read_json(folder / "config.json").get("model_type")
     if kind != "blip":
         run.fail(
@@ -104,231 +105,141 @@ def load_blip(folder, device, precision):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
-    def load():
-        blip = hub.load_network(BlipForConditionalGeneration, folder)
-        return blip.to(device, hub.network_dtype(device, precision))
-
-    blip = hub.in_turn(load)
-    try:
-        processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = hub.first_line(error)
-        run.fail(f"{folder} has no usable processor ({reason}). Expected: {LAYOUT}.")
-    return blip, processor
+    blip = weights.load_network(BlipForConditionalGeneration, folder)
+    blip = blip.to(device, weights.network_dtype(device, precision))
+    return blip, weights.from_pretrained(BlipProcessor, folder)
 
 
-def read_batch(root, image_processor, paths):
-    """(paths, float (B, 3, S, S) as BLIP takes them, errors) of a batch of images.
+def read_batch(root, image_processor, batch):
+    """(file, paths) -> (file, float (B, 3, S, S) as BLIP takes them, records without captions).
 
-    An image that cannot be read is black here and has its reason among the errors; else None.
+    An image that cannot be read is black, and its record has an "error".
     """
-    errors = []
+    file, paths = batch
+    records = []
     pixels = []
     for path in paths:
+        record = {"path": path, "caption": ""}
         try:
             image = read_image(os.path.join(root, path)).copy()
-            errors.append(None)
         except UnreadableImage as error:
-            image = np.zeros((32, 32, 3), np.uint8)
-            errors.append(str(error))
+            image = BLACK
+            record["error"] = str(error)
         processed = image_processor(
             images=[image], return_tensors="pt", input_data_format="channels_last"
         )
         pixels.append(processed.pixel_values[0])
-    return paths, torch.stack(pixels), errors
-
-
-# ---------------------------------------------------------------- what is done already
-def parts_of(out):
-    """The files that processes write while a run lasts; at the end `out` is made from them."""
-    return sorted(out.parent.glob(f".{out.name}.part*"))
-
-
-def read_lines(out):
-    """{path: record} of all that is captioned.
-
-    A last line without its newline was being written when the run was interrupted: it is not done.
-    """
-    done = {}
-    for file in [out, *parts_of(out)]:
-        if not file.exists():
-            continue
-        whole_lines = run.read_text(file).split("\n")[:-1]
-        for number, line in enumerate(whole_lines, 1):
-            try:
-                record = json.loads(line)
-                path = record["path"]
-                if path not in done or "error" in done[path]:
-                    done[path] = record
-            except (ValueError, KeyError, TypeError):
-                run.fail(
-                    f"{file}, line {number} is not a caption: remove that line, or the file to "
-                    "begin anew."
-                )
-    return done
-
-
-def without_mended(done, data):
-    """The records but those of images that could not be read and now can."""
-    kept = {}
-    for path, record in done.items():
-        if "error" in record:
-            with contextlib.suppress(UnreadableImage):
-                read_image(os.path.join(data, path))
-                continue
-        kept[path] = record
-    return kept
-
-
-def check_failures(args, paths, done):
-    """Name the images that could not be read; end the run if there are too many (every process)."""
-    failed = {path: done[path]["error"] for path in paths if "error" in done.get(path, {})}
-    check_failed(failed, len(paths), args.max_unreadable)
-
-
-def check_settings(args, record, digest):
-    """End the run if the captions so far were made with other settings or another model."""
-    there = run.read_json(record)
-    changed = []
-    for name in SETTINGS:
-        old = there.get(name)
-        new = getattr(args, name)
-        if old != new:
-            changed.append(f"--{name.replace('_', '-')} was {old}, now {new}")
-    if changed:
-        run.fail(
-            f"{args.out} was started with other arguments ({', '.join(changed)}): repeat them to "
-            "go on, or choose another --out.",
-            2,
-        )
-    if digest and digest != there.get("model_sha256"):
-        run.fail(
-            f"{args.out} was started with another model: the files of --model {args.model} have "
-            "changed since. Put the old ones back to go on, or choose another --out.",
-            2,
-        )
-
-
-def to_line(record):
-    """A record as a line of the caption file."""
-    return json.dumps(record, ensure_ascii=False) + "\n"
+        records.append(record)
+    return file, torch.stack(pixels), records
 
 
 # ---------------------------------------------------------------- captioning
-def caption_batches(args, device, batches, done, part, model, limit):
-    """Caption this process's share of the batches; append to the file `part` what is not done.
+def write_captions(file, records):
+    """A caption file: one line for each record."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    run.write_text(file, "".join(lines))
+
+
+def caption_batches(args, device, batches, folder, limit):
+    """Caption this process's share of the batches [(file, paths)]; write each batch's file.
 
     Batches are the same for any number of processes, so their captions are as well.
-    model: what `load_blip` returns. limit: of the images that cannot be read; it stops after more.
+    folder: that of the model. limit: of the images that cannot be read; it stops after more.
     """
-    blip, processor = model
-    prompt = {}
-    if args.prompt:
-        prompt = processor.tokenizer([args.prompt], return_tensors="pt").to(device)
+    blip, processor = load_blip(folder, device, args.precision)
     read = functools.partial(read_batch, args.data, processor.image_processor)
-    dealt = parallel.deal(batches, "captions")
-    loader = read_ahead(dealt, read, args.workers, device)
-    bar = run.progress(sum(map(len, batches)), "captions")
+    loader = read_ahead(parallel.deal(batches, "captions"), read, args.workers, device)
+    bar = run.progress(sum(len(paths) for _, paths in batches), "captions")
     failed = 0
-    for paths, pixels, errors in loader:
-        pixels = pixels.to(device, blip.dtype, non_blocking=True)
-        inputs = {}
-        for name in ("input_ids", "attention_mask"):
-            if name in prompt:
-                inputs[name] = prompt[name].expand(len(paths), -1).clone()
+    for file, pixels, records in loader:
+        prompts = {}
+        if args.prompt:
+            prompts = processor.tokenizer(
+                [args.prompt] * len(records), return_tensors="pt", return_token_type_ids=False
+            ).to(device)
         tokens = blip.generate(
-            pixels,
-            **inputs,
+            pixels.to(device, blip.dtype, non_blocking=True),
+            **prompts,
             num_beams=args.num_beams,
             do_sample=False,
             max_new_tokens=args.max_tokens,
         )
         captions = processor.batch_decode(tokens, skip_special_tokens=True)
-        with open(part, "a", encoding="utf-8", errors="surrogateescape") as file:
-            for path, caption, error in zip(paths, captions, errors, strict=True):
-                if path in done:
-                    continue
-                record = {"path": path, "caption": caption.strip()}
-                if error:
-                    record |= {"caption": "", "error": error}
-                file.write(to_line(record))
-        bar.update(len(paths) * parallel.world())
-        failed += sum(error is not None for error in errors)
+        for record, caption in zip(records, captions, strict=True):
+            if "error" not in record:
+                record["caption"] = caption.strip()
+        write_captions(file, records)
+        bar.update(len(records) * parallel.world())
+        failed += sum("error" in record for record in records)
         if failed > limit:
-            break  # `check_failures` ends the run
+            break  # `check_failed` ends the run
     bar.close()
 
 
-def merge(out, data, paths, done):
-    """Write the caption file in the order of `paths`, and its sheet, then remove the parts."""
-    lines = [to_line(done[path]) for path in paths]
-    run.write_text(out, "".join(lines))
-    readable = [path for path in paths if "error" not in done[path]]
-    every = -(-len(readable) // 8)
-    if readable:
-        rows = []
-        labels = []
-        for path in readable[::every]:
-            rows.append([square(read_image(os.path.join(data, path)), 160)])
-            labels.append(done[path]["caption"])
-        contact_sheet(out.with_suffix(".png"), rows, labels=labels)
-    for part in parts_of(out):
-        part.unlink()
-    unreadable = len(paths) - len(readable)
-    note = f"; {unreadable} image(s) cannot be read" if unreadable else ""
-    print(f"{out}: {len(readable)} captions{note}")
+def draw_sheet(file, data, records):
+    """A PNG of some of the images, all of which can be read, beside their captions."""
+    shown = records[:: -(-len(records) // 8)]
+    images = [read_image(os.path.join(data, record["path"])) for record in shown]
+    rows = [[square(image, 160)] for image in images]
+    contact_sheet(file, rows, labels=[record["caption"] for record in shown])
 
 
+# ---------------------------------------------------------------- main
 def main(args, device):
     out = Path(args.out)
     if out.is_dir() or out.suffix != ".jsonl":
         run.fail(f"--out {out} must be the name of a .jsonl file.", 2)
     run.keep_apart(args.data, out=out)
     paths = find_images(args.data)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    settings = out.with_suffix(".args.json")
 
-    # ---- what is left to do: whole batches of the sorted list, whichever process did them
-    done = without_mended(read_lines(out), args.data)
+    # ---- what is left to do; a batch's file is named after its images
+    done = read_captions(out) if out.exists() else {}
+    left = [path for path in paths if path not in done]
+    parts = out.with_name(f".{out.name}.parts")
     batches = []
-    for first in range(0, len(paths), args.batch_size):
-        batch = paths[first : first + args.batch_size]
-        if any(path not in done for path in batch):
-            batches.append(batch)
-    finished = not batches and out.exists() and not parts_of(out)
+    for first in range(0, len(left), args.batch_size):
+        batch = left[first : first + args.batch_size]
+        batches.append((parts / f"{run.names_hash(batch)}.jsonl", batch))
+    waiting = [batch for batch in batches if not batch[0].exists()]
+
+    # ---- with the same settings, and the same model as before
+    settings = {name: getattr(args, name) for name in SETTINGS}
     # The model of a finished run is only looked at in a folder: a hub id would need the network.
-    if finished and not Path(args.model).expanduser().is_dir():
-        folder, digest = None, None
-    else:
+    if left or Path(args.model).expanduser().is_dir():
         folder = blip_folder(args.model)
-        digest = hub.folder_hash(folder)
-    if done and settings.exists():
-        check_settings(args, settings, digest)
-    parallel.barrier()  # every process has read what is done before any process writes
-    if finished:
-        check_failures(args, paths, done)
-        if parallel.rank() == 0:
-            print(f"{out} is finished: {len(paths)} captions")
-        return
+        settings["model_sha256"] = weights.folder_hash(folder)
+    file = out.with_suffix(".args.json")
+    if file.exists() and (done or parts.exists()):
+        there = run.read_json(file)
+        changed = [name for name, value in settings.items() if there.get(name) != value]
+        if changed:
+            run.fail(
+                f"{out} was started with another {' and '.join(changed)}, see {file}: repeat the "
+                "old command to go on, or choose another --out.",
+                2,
+            )
+    parallel.barrier()  # every process has looked before any process writes
 
     # ---- caption
-    part = out.with_name(f".{out.name}.part{parallel.rank()}")
-    if part.exists():
-        os.truncate(part, part.read_bytes().rfind(b"\n") + 1)  # cut off a half-written last line
-    if batches:
-        model = load_blip(folder, device, args.precision)
+    if waiting:
         if parallel.rank() == 0:
-            record = {name: getattr(args, name) for name in SETTINGS}
-            record |= {"stage": STAGE, "model_sha256": digest, **run_folder.versions()}
-            run.write_json(settings, record)
+            run.write_json(file, {**settings, "stage": STAGE, **run_folder.versions()})
         limit = allowed(args.max_unreadable, len(paths))
-        caption_batches(args, device, batches, done, part, model, limit)
-    parallel.barrier()
-    done = read_lines(out)
-    check_failures(args, paths, done)
-    parallel.barrier()  # every process has read the parts before they are removed
-    if parallel.rank() == 0:
-        merge(out, args.data, paths, done)
+        caption_batches(args, device, waiting, folder, limit)
+        parallel.barrier()
+    for part, _ in batches:
+        if parallel.rank() == 0 and part.exists():
+            done |= read_captions(part)
+    failed = {path: done[path]["error"] for path in paths if "error" in done.get(path, {})}
+    check_failed(failed, len(paths), args.max_unreadable)
+    if parallel.rank() > 0:
+        return
+    if left:
+        write_captions(out, [done[path] for path in paths])
+        good = [done[path] for path in paths if path not in failed]
+        draw_sheet(out.with_suffix(".png"), args.data, good)
+    shutil.rmtree(parts, ignore_errors=True)
+    print(f"{out} is finished: {len(paths)} captions, {len(failed)} of them empty")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
 """The strategy `diffusion`: add noise to an image up to a strength alpha, and denoise it again.
 
-Dissertation, section 4.4. Here are the flags, the captions and the strategy;
-augment/diffusers_pipeline.py holds the model.
+Dissertation, section 4.4. The networks and schedulers are those of diffusers
+(https://github.com/huggingface/diffusers), in one of two kinds of pipeline. A latent one takes
+texts: SDXL-Turbo, or another SDXL. An unconditional one works on pixels, and
+extras/train_diffusion.py makes it. Used by 02; 01 reads captions and extras draws samples with it.
 """
 
-import argparse
 import functools
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from base import run
-from base.hub import PIPELINE_LAYOUT
+from base import parallel, run, weights
 
-FIGURE_28 = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # the strengths that the dissertation's figure shows
+PIPELINE_LAYOUT = (
+    "a diffusers pipeline folder with model_index.json and *.safetensors weights, either of SDXL "
+    "(scheduler/ text_encoder/ text_encoder_2/ tokenizer/ tokenizer_2/ unet/ vae/) or "
+    "unconditional (scheduler/ unet/)"
+)
+LATENT = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")  # in model_index.json
+PIXEL = ("DDPMPipeline", "DDIMPipeline")
 UNCONDITIONAL_STEPS = 50  # of the whole schedule; our choice for models that are not distilled
 
 
@@ -39,14 +45,14 @@ def diffusion_arguments(p):
         "0.3 hurt (Figure 30). 0 is the VAE's reconstruction, the control. Each strength makes "
         "OUT/strengthALPHA/view0, and a later command can add further ones. The level that is "
         "reached is int(steps x alpha) / steps: with the fewest steps it is 0.25 at alpha 0.3 and "
-        "0.33 at 0.4. samples.png shows another level in brackets",
+        "0.33 at 0.4",
     )
     p.add_argument(
         "--steps",
         type=run.positive,
         help="steps of the whole schedule; int(steps x alpha) of them are computed, at least one. "
-        "Without this flag they are the fewest, 1/alpha rounded up, as distilled models such as "
-        f"SDXL-Turbo or LCM want it, and {UNCONDITIONAL_STEPS} for another unconditional model",
+        "Without this flag they are the fewest, 1/alpha rounded up, as a distilled model such as "
+        f"SDXL-Turbo wants it, and {UNCONDITIONAL_STEPS} for an unconditional model",
     )
     p.add_argument(
         "--size",
@@ -60,83 +66,47 @@ def diffusion_arguments(p):
         default=256,
         help="side of the stored images in pixels; never more than --size",
     )
-    p.add_argument(
-        "--variant",
-        help="fp16 reads the weight files *.fp16.safetensors where the model has them (SDXL-Turbo "
-        "has): half the download and half the computer's memory while loading, 7 instead of 14 GB; "
-        "the model still computes in --precision",
-    )
-    p.add_argument(
-        "--vae-slicing",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="the VAE takes one image at a time. By an estimate SDXL-Turbo at 512 px and batch 32 "
-        "needs about 11 GB in bf16 with it, at hardly any cost in time, and 26 GB without (use "
-        "--batch-size 16 then)",
-    )
-    p.add_argument(
-        "--vae-tiling",
-        action="store_true",
-        help="the VAE takes an image in tiles, for --size over 1024",
-    )
 
 
 # ---------------------------------------------------------------- captions
 def read_captions(file):
-    """{path: caption} of a caption file. A broken line ends the run with its number."""
-    if not Path(file).is_file():
-        run.fail(
-            f"--captions {file} cannot be read: there is no such file. 01_caption.py writes it.", 2
-        )
-    captions = {}
+    """{path: record} of a caption file of stage 01; a record has "path" and "caption", both texts.
+
+    A line that is no caption ends the run with its number.
+    """
+    records = {}
     lines = run.read_text(file).split("\n")  # splitlines would cut at rare characters in captions
     if not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
-        path, caption = read_caption(line, f"{file}, line {number}")
-        if path in captions:
+        try:
+            record = json.loads(line)
+            record["caption"].encode()  # fails for bytes that are not UTF-8
+            repeated = record["path"] in records
+        except (ValueError, KeyError, TypeError, AttributeError):
             run.fail(
-                f"{file}, line {number} names {path} a second time: keep one of the two lines."
+                f'{file}, line {number} is not {{"path": "CLASS/img.jpg", "caption": "..."}} in '
+                "UTF-8: mend or remove it, or write the file again with 01_caption.py."
             )
-        captions[path] = caption
-    return captions
-
-
-def read_caption(line, where):
-    """(path, caption) of one line; `where` names the line in an error."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        run.fail(f'{where} is not JSON: expected {{"path": "CLASS/img.jpg", "caption": "..."}}.')
-    if not isinstance(record, dict):
-        record = {}
-    path = record.get("path")
-    caption = record.get("caption")
-    if not isinstance(path, str) or not isinstance(caption, str):
-        run.fail(f'{where} has no "path" or no "caption" in the form of a text.')
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        run.fail(f"{where} is not UTF-8: convert the file, or write it again with 01_caption.py.")
-    if path.startswith("/") or ".." in PurePosixPath(path).parts:
-        run.fail(
-            f"{where} names {path}, which is outside the data folder: paths are relative to --data."
-        )
-    return path, caption
+        if repeated:
+            run.fail(f"{file}, line {number} names {record['path']} a second time: remove one.")
+        records[record["path"]] = record
+    return records
 
 
 def captions_of(args):
-    """{path: caption} for every image of --data, or None with --no-caption."""
+    """{path: record} for every image of --data, or None with --no-caption."""
     from images.files import find_images
 
-    if args.no_caption == bool(args.captions):
+    if args.no_caption and not args.captions:
+        return None
+    if args.no_caption or not Path(args.captions or "").is_file():
         run.fail(
-            f"{args.model} takes a text: give --captions FILE, which python 01_caption.py --data "
-            f"{args.data} --out FILE writes, or else --no-caption for an empty prompt.",
+            f"{args.model} takes a text: --captions must name a file, but it is {args.captions}. "
+            f"python 01_caption.py --data {args.data} --out FILE writes one. Or give --no-caption "
+            "alone, for an empty prompt.",
             2,
         )
-    if args.no_caption:
-        return None
     captions = read_captions(args.captions)
     paths = find_images(args.data)
     missing = [path for path in paths if path not in captions]
@@ -149,53 +119,187 @@ def captions_of(args):
     return captions
 
 
-# ---------------------------------------------------------------- sizes and steps
-def check_steps(steps, strengths):
-    """End the run if --steps leaves nothing to compute for one of the strengths."""
-    from augment.diffusers_pipeline import fewest_steps
+# ---------------------------------------------------------------- loading
+def pipeline_folder(model):
+    """The local folder of a pipeline: `model` itself, or that of a hub id, which is downloaded."""
+    diffusers = weights.library("diffusers")
+    download = functools.partial(diffusers.DiffusionPipeline.download, use_safetensors=True)
+    return weights.model_folder(model, "model_index.json", PIPELINE_LAYOUT, download)
 
-    for strength in strengths:
-        if strength and steps and int(steps * strength) < 1:
-            run.fail(
-                f"--steps {steps} is too few for --strength {strength:g}: strength x steps must be "
-                f"at least 1, so use --steps {fewest_steps(strength)} or more, or leave --steps "
-                "out.",
-                2,
+
+def load_pipeline(model, device, precision):
+    """(diffusers pipeline on the device, its folder). model: a folder or a hub id."""
+    folder = pipeline_folder(model)
+    import diffusers
+
+    index = run.read_json(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind not in LATENT and kind not in PIXEL:
+        run.fail(f"--model {model} is a {kind}. Expected: {PIPELINE_LAYOUT}.", 2)
+    # One process of a machine after the other: so its memory holds one copy at a time.
+    for turn in range(parallel.local_world()):
+        if turn == parallel.local_rank():
+            parts = load_parts(folder, index, device, precision)
+        parallel.barrier()
+    try:
+        if kind in LATENT:
+            pipe = diffusers.StableDiffusionXLImg2ImgPipeline(
+                **parts,
+                add_watermarker=False,  # it would mark every training image
+                requires_aesthetics_score=index.get("requires_aesthetics_score", False),
             )
+        else:
+            pipe = diffusers.DDPMPipeline(**parts)  # DDIMPipeline would change the scheduler
+    except TypeError as error:  # a part too many or too few
+        reason = weights.first_line(error)
+        run.fail(f"{folder}/model_index.json: {reason}. Expected: {PIPELINE_LAYOUT}.")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, folder
 
 
-def is_latent(pipe):
-    """True for a text-conditioned latent pipeline, False for an unconditional one."""
-    return hasattr(pipe, "vae")
+def load_parts(folder, index, device, precision):
+    """{name: network, tokenizer or scheduler} of the parts that model_index.json lists.
+
+    The scheduler has trailing timesteps, as SDXL-Turbo's has: denoising then starts at the level
+    that was asked for. With the "leading" timesteps of other models a single step would start at
+    the lowest level there is, whatever the strength. An unconditional model is sampled with DDIM,
+    because DDPM wants all 1,000 steps.
+    """
+    import torch
+
+    libraries = {name: weights.library(name) for name in ("diffusers", "transformers")}
+    dtype = weights.network_dtype(device, precision)
+    parts = {}
+    for name, entry in index.items():
+        if not isinstance(entry, list) or not all(entry):  # a setting, or an optional part
+            continue
+        library, class_name = entry
+        cls = getattr(libraries.get(library), class_name, None)
+        if cls is None:
+            run.fail(
+                f"{folder}/model_index.json: {name} is {class_name} of {library}, not of diffusers "
+                "or transformers."
+            )
+        options = {}
+        if name == "scheduler":
+            options = {"timestep_spacing": "trailing"}
+            if index["_class_name"] in PIXEL:
+                cls = libraries["diffusers"].DDIMScheduler
+        if issubclass(cls, torch.nn.Module):
+            options = {"torch_dtype": dtype, "use_safetensors": True}
+            network = weights.load_network(cls, folder / name, **options)
+            parts[name] = network.to(device)
+            if device.type == "cuda" and name in ("unet", "vae"):
+                network.to(memory_format=torch.channels_last)
+            continue
+        parts[name] = weights.from_pretrained(cls, folder / name, **options)
+    return parts
 
 
-def working_size(args, pipe):
-    """The side in pixels at which the model works."""
-    unet = pipe.unet.config
-    own = unet.sample_size
-    if not isinstance(own, int):
-        own = own[0]
-    cell = 2 ** (len(unet.block_out_channels) - 1)
-    if is_latent(pipe):
-        cell = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-        own = own * cell
-    elif unet.in_channels != 3:
-        run.fail(f"--model {args.model} draws images of {unet.in_channels} channels, not RGB.", 2)
-    size = args.size or own
+# ---------------------------------------------------------------- sizes and steps
+def working_size(size, pipe):
+    """The side in pixels at which the model works: `size`, or the model's own if it is None."""
+    network = getattr(pipe, "vae", pipe.unet)
+    cell = 2 ** (len(network.config.block_out_channels) - 1)
+    size = size or pipe.unet.config.sample_size * (1 if network is pipe.unet else cell)
     if size % cell:
         run.fail(f"--size {size} is not a multiple of {cell}, as this model needs.", 2)
     return size
 
 
-def plan_of(args, pipe, strength):
-    """What a strength comes to with this model (`diffusers_pipeline.plan`)."""
-    from augment.diffusers_pipeline import fewest_steps, plan
+def fewest_steps(strength):
+    """The smallest N with strength x N >= 1 in the floating-point product that diffusers takes."""
+    steps = max(1, int(1 / strength) - 1)
+    while strength * steps < 1:
+        steps += 1
+    return steps
 
-    steps = args.steps
-    distilled = is_latent(pipe) or type(pipe.scheduler).__name__ == "LCMScheduler"
-    if not steps and not distilled:
-        steps = max(UNCONDITIONAL_STEPS, fewest_steps(strength or 1))
-    return plan(strength, pipe.scheduler, steps)
+
+def whole_steps(strength, scheduler, steps, default):
+    """The steps of the whole schedule for a strength; int(steps x strength) of them are computed.
+
+    steps: as asked for, or None: `default`, but no fewer than the strength needs.
+    """
+    if not strength:
+        return 0
+    fewest = fewest_steps(strength)
+    steps = steps or max(fewest, default)
+    trained = scheduler.config.num_train_timesteps
+    if not fewest <= steps <= trained:
+        run.fail(
+            f"--strength {strength:g} with {steps} steps: strength x steps must be at least 1, so "
+            f"use --steps {fewest} or more; the model's schedule has {trained}.",
+            2,
+        )
+    return steps
+
+
+# ---------------------------------------------------------------- noising and denoising
+class LatentModel:
+    """A text-conditioned latent pipeline.
+
+    `redraw` gives what pipe(prompt, image, strength, num_inference_steps=steps, guidance_scale=0,
+    generator=generators) gives, with the same random draws. The image and its prompt are encoded
+    once for all strengths.
+    """
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.vae = pipe.vae
+        self.vae.use_slicing = True  # one image at a time: less than half the memory, as fast
+        self.scale = self.vae.config.scaling_factor
+        if getattr(self.vae.config, "latents_mean", None):
+            run.fail("--model: a VAE with latents_mean is not supported; use SDXL's.", 2)
+
+    def prepare(self, x, prompts, generators):
+        """(latents, {name: embedding of the prompts}) of x (B, 3, S, S) in [-1, 1]."""
+        latents = self.vae.encode(x.to(self.vae.dtype)).latent_dist.sample(generators)
+        embeddings, _, pooled, _ = self.pipe.encode_prompt(
+            prompts, device=self.vae.device, do_classifier_free_guidance=False
+        )
+        return latents * self.scale, {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
+
+    def redraw(self, prepared, strength, steps, generators):
+        """Images (B, 3, S, S), about in [-1, 1]. steps: as `whole_steps` counts them."""
+        latents, embeddings = prepared
+        if strength:
+            latents = self.pipe(
+                image=latents,
+                strength=strength,
+                num_inference_steps=steps,
+                guidance_scale=0.0,
+                generator=generators,
+                output_type="latent",
+                **embeddings,
+            ).images
+        return self.vae.decode(latents / self.scale).sample
+
+
+class PixelModel:
+    """An unconditional pipeline with a DDIM scheduler, which works on the pixels themselves."""
+
+    def __init__(self, pipe):
+        self.unet = pipe.unet
+        self.scheduler = pipe.scheduler
+
+    def prepare(self, x, prompts, generators):
+        """x (B, 3, S, S) in [-1, 1] as it is."""
+        return x
+
+    def redraw(self, x, strength, steps, generators):
+        """Images (B, 3, S, S), about in [-1, 1]. steps: as `whole_steps` counts them."""
+        from diffusers.utils.torch_utils import randn_tensor
+
+        if not strength:
+            return x
+        self.scheduler.set_timesteps(steps)
+        timesteps = self.scheduler.timesteps[steps - int(steps * strength) :]
+        noise = randn_tensor(x.shape, generator=generators, device=x.device, dtype=x.dtype)
+        x = self.scheduler.add_noise(x, noise, timesteps[:1].repeat(len(x)))
+        for t in timesteps:
+            output = self.unet(x.to(self.unet.dtype), t).sample.to(x.dtype)
+            x = self.scheduler.step(output, t, x).prev_sample
+        return x
 
 
 # ---------------------------------------------------------------- the strategy
@@ -204,91 +308,63 @@ def diffusion(args, device):
     import torch
     import torch.nn.functional as F
 
-    from augment import diffusers_pipeline as pipeline
-    from augment.strategy import Strategy, read_square
-    from base import hub
-    from images.pictures import square
+    from augment.strategy import Strategy, from_bytes, read_square, to_bytes
 
-    strengths = list(dict.fromkeys(args.strength))
-    check_steps(args.steps, strengths)
-    pipe, folder = pipeline.load_pipeline(args.model, device, args.precision, args.variant)
+    pipe, folder = load_pipeline(args.model, device, args.precision)
     captions = None
-    if is_latent(pipe):
-        model = pipeline.LatentModel(pipe)
-        pipe.vae.use_slicing = args.vae_slicing
-        pipe.vae.use_tiling = args.vae_tiling
+    if hasattr(pipe, "vae"):
+        model, default = LatentModel(pipe), 1
         captions = captions_of(args)
     else:
-        model = pipeline.PixelModel(pipe)
+        model, default = PixelModel(pipe), UNCONDITIONAL_STEPS
         if args.captions or args.no_caption:
             run.fail(
                 f"--captions, --no-caption: {args.model} is unconditional and takes no text; leave "
                 "them out.",
                 2,
             )
-    size = working_size(args, pipe)
+    size = working_size(args.size, pipe)
     stored = min(args.store_size, size)
-    plans = {strength: plan_of(args, pipe, strength) for strength in strengths}
-
-    def to_stored(y):
-        """float (B, 3, size, size) in [-1, 1] -> uint8 (B, stored, stored, 3) on the CPU."""
-        if stored != size:
-            y = F.interpolate(y, size=(stored, stored), mode="bicubic", antialias=True)
-        levels = ((y + 1) * 127.5).round().clamp(0, 255).byte()
-        return levels.permute(0, 2, 3, 1).cpu()
+    steps = {}
+    for strength in args.strength:
+        steps[strength] = whole_steps(strength, pipe.scheduler, args.steps, default)
 
     @torch.inference_mode()
-    def generate(images, paths, plans=plans):
-        x = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def generate(images, paths):
+        x = from_bytes(images, device).to(memory_format=torch.channels_last) * 2 - 1
         seeds = [run.image_seed(args.seed, path, 0) for path in paths]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        prompts = [captions[path] if captions else "" for path in paths]
+        prompts = [captions[path]["caption"] if captions else "" for path in paths]
         prepared = model.prepare(x, prompts, generators)
         states = [generator.get_state() for generator in generators]
         views = []
-        for strength, plan in plans.items():
+        for strength, number in steps.items():
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)  # the same noise at every strength
-            y = model.redraw(prepared, strength, plan, generators).float()
+            y = model.redraw(prepared, strength, number, generators).float()
             if not y.isfinite().all():
                 run.fail(
                     f"{args.model} gave values that are no numbers at strength {strength:g}: try "
                     "--precision fp32."
                 )
-            views.append(to_stored(y))
+            if stored != size:
+                y = F.interpolate(y, size=(stored, stored), mode="bicubic", antialias=True)
+            views.append(to_bytes((y + 1) / 2))
         return torch.stack(views)
 
-    def sheet(images, paths):
-        """Figure 28: each image beside what it becomes at growing strengths."""
-        shown = {}
-        for strength in sorted({*FIGURE_28, *strengths}):
-            if not args.steps or not strength or int(args.steps * strength) >= 1:
-                shown[strength] = plan_of(args, pipe, strength)
-        titles = ["original"]
-        for strength, plan in shown.items():
-            exact = abs(plan["level"] - strength) < 0.005
-            titles.append(f"{strength:g}" if exact else f"{strength:g} ({plan['level']:.2f})")
-        views = generate(images, paths, shown).numpy()
-        rows = [[square(image, stored), *views[:, i]] for i, image in enumerate(images.numpy())]
-        labels = [captions[path] for path in paths] if captions else ()
-        return titles, rows, labels
-
-    parameters = 0
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            parameters += sum(p.numel() for p in part.parameters())
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     return Strategy(
-        views=[f"strength{strength:g}/view0" for strength in strengths],
+        views=[f"strength{strength:g}/view0" for strength in steps],
         read=functools.partial(read_square, size=size),
         generate=generate,
         size=stored,
-        parameters=parameters,
+        parameters=sum(p.numel() for network in networks for p in network.parameters()),
         record={
-            "model_sha256": hub.folder_hash(folder),
+            "model_sha256": weights.folder_hash(folder),
             "captions_sha256": run.file_hash(args.captions) if captions else None,
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
             "size": size,
-            "diffusers": hub.library("diffusers").__version__,
+            "diffusers": weights.library("diffusers").__version__,
         },
     )

@@ -1,22 +1,24 @@
-"""Published weight files: where they are looked for, how they arrive, how they are loaded.
+"""Weights of networks: published files and model folders are fetched, hashed and loaded strictly.
 
-Files are data: nothing in a weight file is ever executed.
+Used by whatever needs a network that others have trained. Files are data: nothing in a weight file
+is ever executed. torch is imported where it is needed: --help of the stages must not wait for it.
 """
 
-import contextlib
-import fcntl
+import hashlib
 import http.client
+import importlib
 import os
-import shutil
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from base import parallel, run
 
-from base import run
+LOADED = (".json", ".txt", ".safetensors", ".bin")  # how the files end that a model is loaded from
 
 
+# ---------------------------------------------------------------- published files
 class Published(NamedTuple):
     """A file that its authors publish.
 
@@ -52,69 +54,30 @@ PUBLISHED = {
 
 def cache():
     """The folder of the published files: $GCL_WEIGHTS, else ~/.cache/gcl."""
-    return Path(os.environ.get("GCL_WEIGHTS", Path.home() / ".cache" / "gcl"))
+    return Path(os.environ.get("GCL_WEIGHTS") or Path.home() / ".cache" / "gcl")
 
 
-# ---------------------------------------------------------------- finding and fetching
 def weight_file(name):
-    """The path of a published file in the cache; it is downloaded if it is not there.
-
-    Of several processes that want it at once, one downloads and the others wait. FILE.sha256 beside
-    it holds the hash of what came first: a file that has changed since is refused.
-    """
+    """The path of a published file in the cache; it is downloaded if it is not there."""
     published = PUBLISHED[name]
     path = cache() / published.file
-    if not is_unchanged(path):
-        with one_at_a_time(path):
-            if not path.exists():
-                download(published, path)
-            if not is_unchanged(path):
-                check_hash(published, path)
+    if not path.exists():
+        download(published, path)
+    check_digest(published, path)
     return path
 
 
-def hash_file(path):
-    return path.with_name(f"{path.name}.sha256")
-
-
-def is_unchanged(path):
-    """Whether the file was checked before: its hash file then carries the same time stamp."""
-    try:
-        return path.stat().st_mtime_ns == hash_file(path).stat().st_mtime_ns
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def one_at_a_time(path):
-    """Let one process in, the others wait, also those of other commands on this machine."""
-    with contextlib.ExitStack() as stack:
-        # It goes on without a lock where there is none: the folder may be read-only, and some
-        # network file systems have no locks.
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path.with_name(f".{path.name}.lock"), "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def download(published, path):
+    """Fetch a published file. It appears under its name when it is whole."""
     address = f"{published.folder}/{published.file}"
     print(f"downloading {address}", flush=True)
     try:
-        hash_file(path).unlink(missing_ok=True)  # that of a file which was deleted
-        with urllib.request.urlopen(address, timeout=30) as source, run.atomic(path) as temporary:
-            with open(temporary, "wb") as target:
-                shutil.copyfileobj(source, target)
-            arrived = temporary.stat().st_size
-            announced = source.headers["Content-Length"]
-            if announced and arrived != int(announced):
-                run.fail(f"{address} broke off after {arrived} of {announced} bytes: try again.")
-            if not run.file_hash(temporary).startswith(published.digest):
-                run.fail(
-                    f"{address} arrived damaged (its sha256 does not begin with "
-                    f"{published.digest}): try again."
-                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            arrived = Path(folder, path.name)
+            urllib.request.urlretrieve(address, arrived)
+            check_digest(published, arrived)
+            os.replace(arrived, path)
     except (OSError, http.client.HTTPException) as error:
         run.fail(
             f"{published.file} is not in {path.parent}, and it cannot be fetched from {address} "
@@ -123,27 +86,118 @@ def download(published, path):
         )
 
 
-def check_hash(published, path):
-    """Compare the file's sha256 with the publisher's and with the one noted beside it; note it."""
-    stamp = path.stat().st_mtime_ns
-    digest = run.file_hash(path)
-    if not digest.startswith(published.digest):
+def check_digest(published, path):
+    """End the run if the file's sha256 is not the one that its publisher states."""
+    if published.digest and not run.file_hash(path).startswith(published.digest):
         run.fail(
             f"{path} is damaged (its sha256 does not begin with {published.digest}, as the "
-            "publisher says): delete it."
+            "publisher says): delete it if it is there, and try again."
         )
-    note = hash_file(path)
-    if note.exists() and run.read_text(note).split()[:1] != [digest]:
+
+
+# ---------------------------------------------------------------- model folders
+def library(name):
+    """The package `name`, quiet; one sentence where it is not installed, as few stages need it."""
+    try:
+        package = importlib.import_module(name)
+    except ImportError as error:
         run.fail(
-            f"{path} is not the file that it was (its sha256 is {digest}, {note.name} says "
-            f"otherwise): delete it, or delete {note.name} if you changed the file yourself."
+            f"This command needs the package {name}, which cannot be imported ({first_line(error)})"
+            f": pip install {name}"
         )
-    with contextlib.suppress(OSError):  # a shared folder may be read-only
-        run.write_text(note, f"{digest}  {path.name}\n")
-        os.utime(note, ns=(stamp, stamp))
+    package.utils.logging.disable_progress_bar()
+    package.utils.logging.set_verbosity_error()
+    return package
+
+
+def first_line(error):
+    """The class and the first line of an exception, at most 200 characters."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def model_folder(model, marker, layout, download):
+    """The local folder of `model`: itself a folder, or a hub id such as "stabilityai/sdxl-turbo".
+
+    marker: the file that such a folder has. layout: the phrase that describes it to the user.
+    download: function from an id to a folder. It must look into its cache itself when offline.
+    """
+    folder = Path(model).expanduser()
+    if (folder / marker).is_file():
+        return folder
+    if folder.is_dir():
+        run.fail(f"--model {model} has no {marker}. Expected: {layout}.", 2)
+    if folder.exists() or model.count("/") != 1 or model.startswith((".", "~", "/")):
+        run.fail(f"--model {model} is not a folder. Expected: {layout}.", 2)
+    try:
+        return Path(download(model))
+    except Exception as error:  # several HTTP libraries and a cache have no common class of errors
+        run.fail(
+            f"{model} is neither a local folder nor in the cache, and cannot be downloaded "
+            f"({first_line(error)}). Download it where there is a network and give the folder as "
+            f"--model. Expected: {layout}."
+        )
+
+
+def folder_hash(folder):
+    """sha256 over the names and contents of the files that a model in this folder is loaded from.
+
+    One process of each machine reads the files: they may be 14 GB. Every process must call this.
+    """
+    digest = None
+    if parallel.local_rank() == 0:
+        lines = [f"{run.file_hash(folder / name)} {name}" for name in loaded_files(folder)]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return parallel.everyone(digest)[parallel.rank() - parallel.local_rank()]
+
+
+def loaded_files(folder):
+    """Sorted relative names of the files below a folder that a model may be loaded from."""
+    names = []
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        passed_over = "/." in f"/{name}" or name == "args.json"  # ours stands beside a model
+        if file.suffix in LOADED and file.is_file() and not passed_over:
+            names.append(name)
+    return sorted(names)
+
+
+def network_dtype(device, precision):
+    """The number format of a network's weights: bf16 where the hardware computes in it, or float32.
+
+    It is never fp16. SDXL's VAE has activations that overflow in fp16, and bf16 has the range of
+    float32.
+    """
+    import torch
+
+    with run.autocast(device, precision):
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+    return torch.float32
 
 
 # ---------------------------------------------------------------- loading
+def from_pretrained(cls, folder, **options):
+    """cls.from_pretrained(folder) of transformers or diffusers, from the folder's files alone."""
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:  # a damaged file shows as one of many classes of errors
+        run.fail(f"{folder} cannot be loaded as {cls.__name__}: {first_line(error)}")
+
+
+def load_network(cls, folder, **options):
+    """A network of transformers or diffusers from its folder, frozen and in evaluation mode.
+
+    By itself from_pretrained would fill missing weights with random numbers and only warn. Ends the
+    run where weights are missing, have another shape or are not finite.
+    """
+    network, info = from_pretrained(cls, folder, output_loading_info=True, **options)
+    wrong = map(str, [*info["missing_keys"], *info["mismatched_keys"]])
+    problem = f"lacks weights of {cls.__name__}, or has them in another shape:"
+    refuse(folder, problem, wrong, "download it again")
+    refuse_not_finite(folder, network.named_parameters())
+    return network.eval().requires_grad_(False)
+
+
 def load_strictly(module, state, what):
     """Load a state dict that has exactly the module's names and shapes, all values finite.
 
@@ -151,20 +205,24 @@ def load_strictly(module, state, what):
     sentence that lists the names. what: the file, for that sentence.
     """
     ours = module.state_dict()
-    other_shapes, not_finite = [], []
-    for name in sorted(ours.keys() & state.keys()):
-        value = state[name]
-        if ours[name].shape != value.shape:
-            other_shapes.append(f"{name} {tuple(value.shape)} instead of {tuple(ours[name].shape)}")
-        elif not torch.isfinite(value).all():
-            not_finite.append(name)
+    other_shapes = []
+    for name in ours.keys() & state.keys():
+        shape, expected = tuple(state[name].shape), tuple(ours[name].shape)
+        if shape != expected:
+            other_shapes.append(f"{name} {shape} instead of {expected}")
     another = "it is not a checkpoint of this model"
     refuse(what, "lacks", ours.keys() - state.keys(), another)
     refuse(what, "has unknown", state.keys() - ours.keys(), another)
     refuse(what, "has other shapes:", other_shapes, another)
-    refuse(what, "has values that are not finite in", not_finite, "it is damaged")
+    refuse_not_finite(what, state.items())
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)
+
+
+def refuse_not_finite(what, weights):
+    """weights: pairs of a name and a tensor."""
+    names = [name for name, weight in weights if not weight.isfinite().all()]
+    refuse(what, "has values that are not finite in", names, "it is damaged")
 
 
 def refuse(what, problem, names, reason):

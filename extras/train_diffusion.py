@@ -98,14 +98,14 @@ if __name__ == "__main__":
     args = arguments()
 
 import functools
-import os
-import shutil
 
 import numpy as np
 import torch
 
-from base import hub, parallel, training
-from base.training import Meter
+from augment.diffusion import PixelModel
+from augment.strategy import to_bytes
+from base import parallel, weights
+from base.training import Resumable
 from images.files import find_images, read_ahead
 from images.pictures import contact_sheet, square
 from images.plots import curves
@@ -160,40 +160,20 @@ def build_unet(args):
 
 @torch.inference_mode()
 def draw_samples(path, pipe, images, seed):
-    """samples.png: images (B, 3, S, S) at growing strengths, and a row from noise alone."""
-    from augment.diffusers_pipeline import PixelModel, plan
-
+    """samples.png: images (B, 3, S, S) in [-1, 1] at growing strengths, and some from noise."""
     model = PixelModel(pipe)
 
-    def to_pixels(x):
-        levels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
-        return list(levels.permute(0, 2, 3, 1).cpu().numpy())
-
     def redrawn(x, strength):
-        generators = []
-        for i in range(len(x)):
-            seed_of_image = run.image_seed(seed, "sample", i)
-            generators.append(torch.Generator().manual_seed(seed_of_image))
-        steps = plan(strength, pipe.scheduler, SAMPLE_STEPS)
-        return to_pixels(model.redraw(x, strength, steps, generators))
+        seeds = [run.image_seed(seed, "sample", i) for i in range(len(x))]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        x = model.redraw(x, strength, SAMPLE_STEPS, generators)
+        return to_bytes((x + 1) / 2).numpy()
 
-    columns = [to_pixels(images)]
-    for strength in SHOWN:
-        columns.append(redrawn(images, strength))
+    columns = [redrawn(images, strength) for strength in (0, *SHOWN)]
     blank = torch.zeros_like(images[:1]).expand(len(columns), -1, -1, -1)
     rows = [*zip(*columns, strict=True), redrawn(blank, 1.0)]
     labels = [""] * len(images) + ["from noise alone"]
     contact_sheet(path, rows, ["original", *SHOWN], labels)
-
-
-def save_pipeline(pipe, out):
-    """Write the parts of the pipeline; model_index.json, the last, says that all are there."""
-    pipe.save_pretrained(out / ".pipeline")
-    for part in ("unet", "scheduler", "model_index.json"):
-        if (out / part).is_dir():
-            shutil.rmtree(out / part)
-        os.replace(out / ".pipeline" / part, out / part)
-    (out / ".pipeline").rmdir()
 
 
 def check_shape(args):
@@ -221,7 +201,7 @@ def main(args, device):
     out = run_folder.open_run(args, STAGE, "model_index.json", inputs=inputs)
     if out is None:
         return
-    hub.library("diffusers")
+    weights.library("diffusers")
     from diffusers import DDIMPipeline, DDIMScheduler
     from diffusers.training_utils import EMAModel
 
@@ -234,15 +214,8 @@ def main(args, device):
     )
     average = EMAModel(unet.parameters(), decay=args.ema, foreach=True)
     adam = torch.optim.Adam(unet.parameters(), args.learning_rate, fused=device.type == "cuda")
-    first = 0
-    meter = Meter()
-    if checkpoint := run_folder.load_checkpoint(out):
-        unet.load_state_dict(checkpoint["unet"])
-        adam.load_state_dict(checkpoint["adam"])
-        average.load_state_dict(checkpoint["average"])
-        average.to(device)
-        meter = Meter(checkpoint["meter"], device)
-        first = checkpoint["step"]
+    state = Resumable(out, args.checkpoint_minutes, device, unet=unet, adam=adam, average=average)
+    average.to(device)
     network = parallel.data_parallel(unet, device)
 
     # ---- images
@@ -250,7 +223,7 @@ def main(args, device):
     total = max(1, round(args.epochs * per_epoch))
     files = listed(paths, args, "data", args.data)
     read = functools.partial(read_noised, files, args.size, args.seed)
-    order = run.batches(len(files), args.batch_size, args.seed, first, total)
+    order = run.batches(len(files), args.batch_size, args.seed, state.step, total)
     loader = read_ahead(order, read, args.workers, device)
     every = -(-len(paths) // 5)
     shown = [read_pixels(files, index, args.size) for index in range(0, len(files), every)]
@@ -261,16 +234,15 @@ def main(args, device):
         average.store(unet.parameters())
         average.copy_to(unet.parameters())
         unet.eval()
-        pipe = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
+        pipe = DDIMPipeline(unet, scheduler)  # it has a scheduler of its own
         with run.autocast(device, args.precision):
             draw_samples(out / "samples.png", pipe, shown, args.seed)
         curves(out / "curves.png", run_folder.read_log(out, "steps"), ["loss"])
         return pipe
 
     # ---- loop
-    bar = run.progress(total, "ddpm", first)
-    clock = training.Clock(args.checkpoint_minutes)
-    for step, batch in enumerate(loader, first):
+    bar = run.progress(total, "ddpm", state.step)
+    for step, batch in enumerate(loader, state.step):
         images, noise, timestep = [x.to(device, non_blocking=True) for x in batch]
         with run.autocast(device, args.precision):
             noised = scheduler.add_noise(images, noise, timestep)
@@ -283,22 +255,14 @@ def main(args, device):
             group["lr"] = args.learning_rate * min(1, (step + 1) / max(1, WARM_UP * total))
         adam.step()
         average.step(unet.parameters())
-        meter.add(step, {"loss": loss})
+        state.meter.add(step, {"loss": loss})
         bar.update()
         done = step + 1
         if done % LOG_EVERY == 0 or done == total:
-            mean = meter.read()["loss"]
+            mean = state.meter.read()["loss"]
             run_folder.log(out, event="steps", step=done, epoch=done / per_epoch, loss=mean)
             bar.set_postfix(loss=f"{mean:.4f}")
-        if clock.due(step, total) and meter.finite() and parallel.rank() == 0:
-            run_folder.save_checkpoint(
-                out,
-                step=done,
-                unet=unet.state_dict(),
-                adam=adam.state_dict(),
-                average=average.state_dict(),
-                meter=meter.state,
-            )
+        if state.save_if_due(step, total) and parallel.rank() == 0:
             report()
             average.restore(unet.parameters())
             unet.train()
@@ -306,7 +270,7 @@ def main(args, device):
 
     # ---- result
     if parallel.rank() == 0:
-        save_pipeline(report(), out)
+        report().save_pretrained(out)  # model_index.json, the last, says that all is there
         run_folder.close_run(out)
 
 

@@ -28,8 +28,9 @@ import estimates
 import memory
 import torch
 
+from augment.diffusion import PIPELINE_LAYOUT
 from augment.registry import STRATEGIES
-from base import hub, run, run_folder, weights
+from base import run, run_folder, weights
 from images import check, labelled, unreadable
 from images.files import class_of, find_images, spread
 
@@ -217,7 +218,7 @@ def model(name, package, marker, layout, seen):
     if importlib.util.find_spec(package) is None:
         seen.say("FAULT", f"The package {package} is missing: pip install {package}")
     cached = functools.partial(snapshot_download, local_files_only=True)
-    if folder := seen.answer(hub.model_folder, (name, marker, layout, cached)):
+    if folder := seen.answer(weights.model_folder, (name, marker, layout, cached)):
         seen.say("weights", str(folder))
 
 
@@ -258,7 +259,7 @@ def augment(args, seen):
     elif args.strategy == "noise" and not args.weights:
         published(seen, "icgan", "swav")
     elif args.strategy == "diffusion" and not seen.will_be_made(args.model):
-        model(args.model, "diffusers", "model_index.json", hub.PIPELINE_LAYOUT, seen)
+        model(args.model, "diffusers", "model_index.json", PIPELINE_LAYOUT, seen)
     for name in ("weights", "captions", "backbone"):
         seen.must_exist(getattr(args, name, None), f"--{name}")
     free = {*run_folder.MAY_CHANGE, *STRATEGIES[args.strategy].choose_views}

@@ -53,7 +53,7 @@ if [ -e "$GCL_WEIGHTS/SHA256SUMS" ] && ! check_sums; then
   exit 1
 fi
 if [ -z "${DRY:-}" ]; then
-  (cd "$GCL_WEIGHTS" && find . -type f ! -name SHA256SUMS ! -name '*.sha256' ! -name '.*' | sort |
+  (cd "$GCL_WEIGHTS" && find . -type f ! -name 'SHA256SUMS*' ! -name '*.sha256' ! -name '.*' | sort |
     xargs sha256sum | tee SHA256SUMS.part)
   mv "$GCL_WEIGHTS/SHA256SUMS.part" "$GCL_WEIGHTS/SHA256SUMS"
 fi
@@ -61,14 +61,11 @@ fi
 if [ -n "$HUB" ]; then
   say "SDXL-Turbo and BLIP, into the hub's cache, whose files are named after their hashes"
   run python -c "
-from functools import partial
-from diffusers import DiffusionPipeline
-from base import hub
-download = partial(DiffusionPipeline.download, use_safetensors=True)
-print(hub.model_folder('stabilityai/sdxl-turbo', 'model_index.json', hub.PIPELINE_LAYOUT, download))"
+from augment.diffusion import pipeline_folder
+print(pipeline_folder('stabilityai/sdxl-turbo'))"
   run python -c "
 from huggingface_hub import snapshot_download
-from base import hub
+from base.weights import model_folder
 name = 'Salesforce/blip-image-captioning-base'
-print(hub.model_folder(name, 'config.json', 'a BLIP folder', snapshot_download))"
+print(model_folder(name, 'config.json', 'a BLIP folder', snapshot_download))"
 fi

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, call, command, run
 from test_caption import photographs
 
-from augment import diffusers_pipeline, diffusion
+from augment import diffusion
 from base.run import image_seed
 
 pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
@@ -71,12 +71,20 @@ def refusal(capsys, code, function, *args):
 # ---------------------------------------------------------------- steps
 def test_fewest_steps():
     strengths = (1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.01)
-    steps = [diffusers_pipeline.fewest_steps(strength) for strength in strengths]
+    steps = [diffusion.fewest_steps(strength) for strength in strengths]
     assert steps == [1, 2, 3, 4, 5, 10, 15, 100]
     for strength in np.random.default_rng(0).uniform(0.002, 1, 2000):
-        n = diffusers_pipeline.fewest_steps(strength)
+        n = diffusion.fewest_steps(strength)
         assert int(n * strength) == 1 or strength == 1
         assert n == 1 or strength * (n - 1) < 1
+
+
+def level(strength, scheduler, steps=None, default=1):
+    """(share of the training schedule from which diffusers denoises, steps that are computed)."""
+    steps = diffusion.whole_steps(strength, scheduler, steps, default)
+    scheduler.set_timesteps(steps)
+    computed = int(steps * strength)
+    return (float(scheduler.timesteps[steps - computed]) + 1) / 1000, computed
 
 
 def test_levels(setup):
@@ -84,20 +92,18 @@ def test_levels(setup):
     from diffusers import EulerAncestralDiscreteScheduler
 
     scheduler = EulerAncestralDiscreteScheduler.from_pretrained(setup[1] / "scheduler")
-    expected = {0: 0, 0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}
-    levels = {s: diffusers_pipeline.plan(s, scheduler)["level"] for s in expected}
-    assert levels == pytest.approx(expected, abs=1e-3)
-    ten = {s: diffusers_pipeline.plan(s, scheduler, 10) for s in (0.1, 0.2, 0.3, 0.4, 0.5)}
-    assert [plan["steps_run"] for plan in ten.values()] == [1, 2, 3, 4, 5]
-    for strength, plan in ten.items():  # Figure 30: all exact
-        assert plan["level"] == pytest.approx(strength, abs=1e-9)
+    assert diffusion.whole_steps(0, scheduler, None, 1) == 0
+    expected = {0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}
+    assert {s: level(s, scheduler)[0] for s in expected} == pytest.approx(expected, abs=1e-3)
+    for computed, strength in enumerate((0.1, 0.2, 0.3, 0.4, 0.5), 1):  # Figure 30: all exact
+        assert level(strength, scheduler, 10) == (pytest.approx(strength, abs=1e-9), computed)
 
 
 def test_too_few_steps(setup, capsys):
     error = refusal(capsys, 2, build, arguments(setup, "--steps", 4))
     assert "strength x steps must be at least 1" in error and "--steps 5" in error
     error = refusal(capsys, 2, build, arguments(setup, "--strength", 0.0005))
-    assert "needs 2000 steps, but the model's schedule has 1000" in error
+    assert "use --steps 2000 or more; the model's schedule has 1000" in error
 
 
 # ---------------------------------------------------------------- generation
@@ -115,7 +121,7 @@ def test_equals_the_official_call(setup):
     pipe.set_progress_bar_config(disable=True)
     for strength, ours in zip((0.3, 0.6), strategy.generate(images, paths), strict=True):
         theirs = pipe(
-            [captions[path] for path in paths],
+            [captions[path]["caption"] for path in paths],
             image=[Image.fromarray(image) for image in images.numpy()],
             strength=strength,
             num_inference_steps=5,
@@ -130,8 +136,7 @@ def test_equals_the_official_call(setup):
 def test_strength(setup, kind):
     """Near 0 the reconstruction (--strength 0) comes back; more strength goes further from it."""
     strengths = [0, 0.002, 0.1, 0.2, 0.3, 0.4, 0.5]
-    args = arguments(setup, "--strength", *strengths, "--no-vae-slicing", kind=kind)
-    strategy = build(args)
+    strategy = build(arguments(setup, "--strength", *strengths, kind=kind))
     images, paths = inputs(setup, strategy)
     views = strategy.generate(images, paths).double()
     distances = [(view - views[0]).abs().mean().item() for view in views]
@@ -139,27 +144,18 @@ def test_strength(setup, kind):
     assert distances[1] < 0.3 * distances[2] and distances[2] > 1, distances
     if kind == "ddim":  # pixel space: no reconstruction error at all
         assert torch.equal(views[0], images.double())
-    titles, rows, labels = strategy.sheet(images[:2], paths[:2])
-    if kind == "ddim":
-        assert titles == ["original", "0", "0.002", "0.1", "0.2", "0.3", "0.4", "0.5"]
-        assert labels == ()
-    else:  # with the fewest steps two levels differ from their strength
-        named = ["original", "0", "0.002", "0.1", "0.2", "0.3 (0.25)", "0.4 (0.33)", "0.5"]
-        assert titles == named
-        assert labels[1] == "a bird and the sea"
-    assert len(rows) == 2 and len(rows[0]) == len(titles)
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "ddim"])
 def test_noise_depends_on_path_and_seed(setup, kind):
-    """Other batch mates change nothing, another seed does; slicing the VAE changes nothing."""
+    """Other batch mates change nothing, another seed does."""
     args = arguments(setup, "--strength", 0.5, kind=kind)
     strategy = build(args)
     images, paths = inputs(setup, strategy)
     together = strategy.generate(images, paths)[0].int()
     alone = strategy.generate(images[3:4], paths[3:4])[0].int()
     assert (together[3:4] - alone).abs().max() <= 1
-    args.seed, args.vae_slicing = 1, False
+    args.seed = 1
     other = build(args).generate(images, paths)[0].int()
     assert (together - other).abs().double().mean() > 1
     args.seed = 0
@@ -257,20 +253,14 @@ GOOD = b'{"path": "class0/img0.jpg", "caption": "a"}\n'
 @pytest.mark.parametrize(
     "content, message",
     [
-        (GOOD + b'{"path": "class0/i', "line 2 is not JSON"),
-        (GOOD + b"\n" + GOOD, "line 2 is not JSON"),
-        (GOOD + b'{"path": "class1/img1.jpg"}\n', 'line 2 has no "path" or no "caption"'),
-        (b'["a", "b"]\n', 'line 1 has no "path"'),
+        (GOOD + b'{"path": "class0/i', 'line 2 is not {"path": '),
+        (GOOD + b"\n" + GOOD, 'line 2 is not {"path": '),
+        (GOOD + b'{"path": "class1/img1.jpg"}\n', 'line 2 is not {"path": '),
+        (GOOD + b'{"path": [], "caption": "a"}\n', 'line 2 is not {"path": '),
+        (GOOD + b'{"path": "class1/img1.jpg", "caption": 1}\n', 'line 2 is not {"path": '),
+        (b'["a", "b"]\n', 'line 1 is not {"path": '),
         (GOOD * 2, "line 2 names class0/img0.jpg a second time"),
-        (
-            b'{"path": "../img0.jpg", "caption": "a"}\n',
-            "line 1 names ../img0.jpg, which is outside the data folder",
-        ),
-        (
-            b'{"path": "/etc/img0.jpg", "caption": "a"}\n',
-            "line 1 names /etc/img0.jpg, which is outside",
-        ),
-        (GOOD + b'{"path": "class1/img1.jpg", "caption": "caf\xe9"}\n', "line 2 is not UTF-8"),
+        (GOOD + b'{"path": "class1/img1.jpg", "caption": "caf\xe9"}\n', "line 2 is not"),
     ],
 )
 def test_caption_file(tmp_path, capsys, content, message):
@@ -281,10 +271,11 @@ def test_caption_file(tmp_path, capsys, content, message):
 
 def test_caption_file_of_windows_and_odd_characters(tmp_path):
     """A byte-order mark, CRLF and characters at which Python would break a line change nothing."""
-    captions = {"a.jpg": "a bird\u2028and\x85the sea", "b.jpg": "caf\xe9 \U0001f426"}
-    lines = []
-    for path, caption in captions.items():
-        lines.append(json.dumps({"path": path, "caption": caption}, ensure_ascii=False))
+    captions = {
+        "a.jpg": {"path": "a.jpg", "caption": "a bird\u2028and\x85the sea"},
+        "b.jpg": {"path": "b.jpg", "caption": "caf\xe9 \U0001f426"},
+    }
+    lines = [json.dumps(record, ensure_ascii=False) for record in captions.values()]
     file = tmp_path / "captions.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
     assert diffusion.read_captions(file) == captions
@@ -293,7 +284,8 @@ def test_caption_file_of_windows_and_odd_characters(tmp_path):
 def test_missing_captions(setup, tmp_path, capsys):
     args = arguments(setup)
     args.captions = str(tmp_path / "captions.jsonl")
-    assert "cannot be read" in refusal(capsys, 2, diffusion.captions_of, args)
+    error = refusal(capsys, 2, diffusion.captions_of, args)
+    assert f"--captions must name a file, but it is {args.captions}" in error
     (tmp_path / "captions.jsonl").write_bytes(GOOD)
     error = refusal(capsys, 1, diffusion.captions_of, args)
     assert "lacks 5 of the 6 images" in error
@@ -370,7 +362,7 @@ def test_wrong_pipelines(setup, tmp_path, capsys):
 
     error = attempt(lose_a_weight)
     assert "lacks weights of UNet2DModel" in error and "conv_in.weight" in error
-    assert "conv_in.bias holds values that are not finite" in attempt(spoil_a_weight)
+    assert "values that are not finite in conv_in.bias:" in attempt(spoil_a_weight)
     assert "cannot be loaded as UNet2DModel" in attempt(only_a_pickle)
     error = attempt(edit_index, "_class_name", "FluxPipeline", code=2)
     assert "is a FluxPipeline. Expected" in error
@@ -379,31 +371,23 @@ def test_wrong_pipelines(setup, tmp_path, capsys):
     assert "model_index.json:" in attempt(edit_index, "scheduler", [None, None])
 
 
-def test_other_schedulers(setup, tmp_path):
-    """A DDPM folder is sampled with DDIM, an LCM-style one with the fewest steps.
+def test_a_ddpm_folder(setup, tmp_path):
+    """It is sampled with DDIM, and starts at the level that was asked for."""
+    from diffusers import DDPMScheduler
 
-    Both start at the level that was asked for."""
-    from diffusers import DDPMScheduler, LCMScheduler
-
-    for scheduler, kind, expected in (
-        (DDPMScheduler(), "DDPM", ("DDIMScheduler", 50)),
-        (LCMScheduler(), "DDIM", ("LCMScheduler", 5)),
-    ):
-        folder = tmp_path / kind
-        folder.mkdir()
-        (folder / "unet").symlink_to(setup[2] / "unet")
-        scheduler.save_pretrained(folder / "scheduler")
-        index = {
-            "_class_name": f"{kind}Pipeline",
-            "unet": ["diffusers", "UNet2DModel"],
-            "scheduler": ["diffusers", type(scheduler).__name__],
-        }
-        (folder / "model_index.json").write_text(json.dumps(index))
-        args = arguments(setup, kind="ddim")
-        args.model = str(folder)
-        pipe, _ = diffusers_pipeline.load_pipeline(args.model, CPU, "fp32")
-        plan = diffusion.plan_of(args, pipe, 0.2)
-        strategy = build(args)
-        assert (strategy.record["scheduler"], plan["steps"]) == expected
-        assert plan["level"] == pytest.approx(0.2)
-        assert strategy.generate(*inputs(setup, strategy)).float().std() > 1
+    (tmp_path / "unet").symlink_to(setup[2] / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    index = {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    args = arguments(setup, kind="ddim")
+    args.model = str(tmp_path)
+    pipe, _ = diffusion.load_pipeline(args.model, CPU, "fp32")
+    assert diffusion.whole_steps(0.2, pipe.scheduler, None, diffusion.UNCONDITIONAL_STEPS) == 50
+    assert level(0.2, pipe.scheduler, None, 50)[0] == pytest.approx(0.2)
+    strategy = build(args)
+    assert strategy.record["scheduler"] == "DDIMScheduler"
+    assert strategy.generate(*inputs(setup, strategy)).float().std() > 1

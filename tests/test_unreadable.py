@@ -95,7 +95,6 @@ def readers(folder, files):
     file = str(folder / "0.png")
     caption = importlib.import_module("01_caption")
     augment = importlib.import_module("02_augment")
-    captions = {"0.png": {"error": "it was damaged"}}
     args = SimpleNamespace(out=folder, data=folder)
     return {
         "training": lambda: files.read(0),
@@ -103,8 +102,7 @@ def readers(folder, files):
         "features": lambda: feature_statistics.read_batch([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
         "another image": lambda: real_images.read_first(folder, ["0.png"], 32, "1.png"),
-        "captions": lambda: caption.read_batch(folder, None, ["0.png"]),
-        "captions again": lambda: caption.without_mended(captions, folder),
+        "captions": lambda: caption.read_batch(folder, None, (None, ["0.png"])),
         "generation": lambda: augment.read_batch((0, ["0.png"]), folder, read_image),
         "generation again": lambda: augment.known_failures(args),
     }
