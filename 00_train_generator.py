@@ -137,13 +137,13 @@ import torch
 import torch.nn.functional as F
 
 from augment import generator_training
-from augment.painting import load_maskgit
 from base import parallel
 from base.training import Clock, Resumable
 from base.weights import weight_file
 from images.files import find_images, read_ahead
 from images.unreadable import ImageList, listed
 from models import maskgit, vqgan
+from models.published_maskgit import load_maskgit
 
 RESULT = "generator.pth"
 

@@ -13,6 +13,7 @@ after the share `done` of the steps. One's own is one more entry of SCHEDULES.
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,23 +124,16 @@ def mask_files(folder, data):
     """{image: grey image} of all images below `data`; one without a grey image ends the run."""
     from images.files import find_images
 
-    files_by_stem = {}
-    for name in find_images(folder):
-        files_by_stem[_stem(name)] = Path(folder, name)
-    paths = find_images(data)
-    missing = [path for path in paths if _stem(path) not in files_by_stem]
+    files = {os.path.splitext(name)[0]: Path(folder, name) for name in find_images(folder)}
+    stems = {path: os.path.splitext(path)[0] for path in find_images(data)}
+    missing = [path for path, stem in stems.items() if stem not in files]
     if missing:
         run.fail(
-            f"--mask file:{folder}: {len(missing)} of {len(paths)} images have no mask there, such "
+            f"--mask file:{folder}: {len(missing)} of {len(stems)} images have no mask there, such "
             f"as {', '.join(missing[:3])}.",
             2,
         )
-    return {path: files_by_stem[_stem(path)] for path in paths}
-
-
-def _stem(path):
-    """A path without its extension."""
-    return path.rpartition(".")[0]
+    return {path: files[stem] for path, stem in stems.items()}
 
 
 # ---------------------------------------------------------------- schedules

@@ -147,76 +147,6 @@ def uncovered(size, patch, top, left, side):
     return ~np.outer(rows, columns).ravel()
 
 
-# ---------------------------------------------------------------- weights
-def load_maskgit(where=None, flag="--weights"):
-    """A tokenizer and, if there is one, the transformer that predicts its tokens.
-
-    where: a run folder of 00_train_generator.py or the generator.pth of one, or a folder with the
-    two published files; flag: the flag that says where. None takes the published files from the
-    cache or from the net. Returns (tokenizer, transformer or None, {file name: sha256}).
-    tokenizer.image_size is the side of its images in pixels.
-    """
-    from base.weights import PUBLISHED, weight_file
-
-    names = ["maskgit-tokenizer", "maskgit-transformer"]
-    if not where:
-        return _load_published([weight_file(name) for name in names])
-    for path in (Path(where), Path(where, "generator.pth")):
-        if path.is_file():
-            return _load_trained(path)
-    files = [Path(where, PUBLISHED[name].file) for name in names]
-    if not all(file.exists() for file in files):
-        run.fail(
-            f"{flag} {where} holds neither generator.pth (a finished run of "
-            f"00_train_generator.py) nor the published files ({files[0].name}, {files[1].name})."
-        )
-    return _load_published(files)
-
-
-def _load_trained(path):
-    from base.weights import load_strictly
-    from models.maskgit import MaskGIT
-    from models.vqgan import VQGAN
-
-    saved = run.load(path)
-    if not isinstance(saved, dict) or "tokenizer" not in saved:
-        run.fail(f"{path} holds no tokenizer: give a run folder of 00_train_generator.py.")
-    tokenizer = load_strictly(VQGAN(**saved["tokenizer_config"]), saved["tokenizer"], path)
-    tokenizer.image_size = saved["size"]
-    transformer = None
-    if "transformer" in saved:
-        transformer = MaskGIT(**saved["transformer_config"])
-        load_strictly(transformer, saved["transformer"], path)
-    return tokenizer, transformer, {path.name: run.file_hash(path)}
-
-
-def _load_published(files):
-    """files: the tokenizer's and the transformer's."""
-    import torch
-
-    from base.weights import load_strictly
-    from models.maskgit import MaskGIT
-    from models.published_maskgit import read_flax, tokenizer_from_flax, transformer_from_flax
-    from models.vqgan import VQGAN
-
-    try:
-        tokenizer_config, tokenizer_state = tokenizer_from_flax(read_flax(files[0]))
-        codes = tokenizer_config["codes"]
-        config, state = transformer_from_flax(read_flax(files[1]), codes)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        run.fail(
-            f"{files[0].parent}: {error} is missing or of another shape: these are not MaskGIT's "
-            "two checkpoints."
-        )
-    with torch.device("meta"):
-        tokenizer = VQGAN(**tokenizer_config)
-        transformer = MaskGIT(**config)
-    tokenizer = load_strictly(tokenizer.to_empty(device="cpu"), tokenizer_state, files[0])
-    transformer = load_strictly(transformer.to_empty(device="cpu"), state, files[1])
-    tokenizer.image_size = round(config["tokens"] ** 0.5) * tokenizer.patch
-    return tokenizer, transformer, {file.name: run.file_hash(file) for file in files}
-
-
 # ---------------------------------------------------------------- labels
 @functools.cache
 def _synsets():
@@ -271,6 +201,7 @@ class Painter:
         import torch
 
         from models.maskgit import Sampling
+        from models.published_maskgit import load_maskgit
 
         self.device = device
         self.seed = args.seed

@@ -129,7 +129,7 @@ def levels(images, choices, device):
 # ---------------------------------------------------------------- generators
 def decoding(report, device):
     """The five decoding traces of the official code, token for token."""
-    from augment.painting import load_maskgit
+    from models.published_maskgit import load_maskgit
 
     tokenizer, transformer, _ = load_maskgit(GOLDENS / "maskgit")
     tokenizer.to(device)

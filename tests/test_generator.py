@@ -19,12 +19,12 @@ from augment.generator_training import (
     sample_patches,
     token_batches,
 )
-from augment.painting import load_maskgit
 from base.run import batches, load, read_json, seed_rng
 from base.run_folder import read_log
 from images.files import find_images
 from images.read import read_image
 from images.unreadable import ImageList
+from models.published_maskgit import load_maskgit
 from models.vqgan import VQGAN as Tokenizer
 from models.vqgan import adaptive_weight
 

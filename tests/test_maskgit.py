@@ -12,9 +12,10 @@ from scipy.stats import chisquare
 
 from augment import painting
 from augment.masks import MASKS, SCHEDULES, mask_name, mask_of, shares
-from augment.painting import load_maskgit, synset_index
+from augment.painting import synset_index
 from base.run import seed_rng
 from models import maskgit, vqgan
+from models.published_maskgit import load_maskgit
 
 GOLDENS = Path(__file__).parent / "goldens" / "maskgit"
 TWELVE = maskgit.Sampling(shares("cosine", 12))
