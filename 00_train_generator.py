@@ -146,6 +146,7 @@ from models import maskgit, vqgan
 from models.published_maskgit import load_maskgit
 
 RESULT = "generator.pth"
+TOKENS = "tokens.pth"  # of the images, in the folder of a maskgit that is not finished
 
 
 def open_run(args, paths, **inputs):
@@ -153,6 +154,14 @@ def open_run(args, paths, **inputs):
     inputs |= {"number of images": len(paths), "list of images": run.names_hash(paths)}
     out = run_folder.open_run(args, f"00_train_generator {args.model}", RESULT, inputs=inputs)
     return out, listed(paths, args, "data", args.data)
+
+
+def close_run(out, result):
+    """Write the result; the run is finished."""
+    if parallel.rank() == 0:
+        run.save(out / RESULT, result)
+        (out / TOKENS).unlink(missing_ok=True)
+    run_folder.close_run(out)
 
 
 # ---------------------------------------------------------------- vqgan
@@ -285,34 +294,27 @@ def train_vqgan(args, device, paths, per_epoch, total):
 
         # ---- looking and saving
         bar.update()
-        epoch_ends = done % per_epoch == 0
-        if epoch_ends or done == total:
+        if done % per_epoch == 0 or done == total:
             means = state.meter.read() | generator_training.usage(epoch_used)
             means["psnr"] = generator_training.decibels(means["mse"])
             run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
             bar.set_postfix(psnr=means["psnr"], perplexity=means["perplexity"])
             epoch_used.zero_()
-        if epoch_ends and pictures.due(step, total):
-            generator_training.draw_reconstructions(out, model, shown, args.precision)
+            if pictures.due(step, total):
+                generator_training.draw_reconstructions(out, model, shown, args.precision)
         state.save_if_due(step, total)
     bar.close()
 
     # ---- result
     generator_training.draw_reconstructions(out, model, shown, args.precision)
-    if parallel.rank() == 0:
-        result = {
-            "tokenizer": model.state_dict(),
-            "tokenizer_config": model.config,
-            "size": args.size,
-        }
-        run.save(out / RESULT, result)
-    run_folder.close_run(out)
+    result = {"tokenizer": model.state_dict(), "tokenizer_config": model.config, "size": args.size}
+    close_run(out, result)
 
 
 # ---------------------------------------------------------------- maskgit
 def tokens_of(args, out, files, tokenizer):
-    """The tokens of the images. Until the run is finished they stay in its folder."""
-    file = out / "tokens.pth"
+    """The tokens of the images, int32 (n, 2, tokens), encoded when the run begins."""
+    file = out / TOKENS
     if file.exists():
         return run.load(file)
     read = partial(generator_training.read_batch, files, tokenizer.image_size, None)
@@ -393,29 +395,25 @@ def train_maskgit(args, device, paths, per_epoch, total):
         # ---- looking and saving
         bar.update()
         done = step + 1
-        epoch_ends = done % per_epoch == 0
-        if epoch_ends or done == total:
+        if done % per_epoch == 0 or done == total:
             means = state.meter.read()
             run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
             bar.set_postfix(loss=means["loss"])
-        if epoch_ends and pictures.due(step, total):
-            generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
+            if pictures.due(step, total):
+                generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
         state.save_if_due(step, total)
     bar.close()
 
     # ---- result
     generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
-    if parallel.rank() == 0:
-        result = {
-            "tokenizer": tokenizer.state_dict(),
-            "tokenizer_config": tokenizer.config,
-            "size": tokenizer.image_size,
-            "transformer": average.state_dict(),
-            "transformer_config": average.config,
-        }
-        run.save(out / RESULT, result)
-        (out / "tokens.pth").unlink(missing_ok=True)
-    run_folder.close_run(out)
+    result = {
+        "tokenizer": tokenizer.state_dict(),
+        "tokenizer_config": tokenizer.config,
+        "size": tokenizer.image_size,
+        "transformer": average.state_dict(),
+        "transformer_config": average.config,
+    }
+    close_run(out, result)
 
 
 def main(args, device):

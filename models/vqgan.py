@@ -10,6 +10,8 @@ What differs from the usual VQGAN: there is no attention, the pooling is an aver
 shortcut convolution of a residual block is applied to the block's *output* instead of its input.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,15 +19,7 @@ from torch import nn
 from base import parallel, run
 from base.weights import load_strictly
 
-PUBLISHED = {
-    "filters": 128,
-    "multipliers": [1, 1, 2, 2, 4],
-    "blocks": 2,
-    "codes": 1024,
-    "dim": 256,
-    "groups": 32,
-    "unshuffle": 1,
-}
+PUBLISHED = {"filters": 128, "multipliers": [1, 1, 2, 2, 4], "blocks": 2, "codes": 1024, "dim": 256}
 
 
 class ResBlock(nn.Module):
@@ -49,8 +43,7 @@ class ResBlock(nn.Module):
 
 def residual_blocks(widths, groups):
     """One block from each width to the next."""
-    blocks = [ResBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-    return nn.ModuleList(blocks)
+    return nn.ModuleList(ResBlock(a, b, groups) for a, b in itertools.pairwise(widths))
 
 
 class Encoder(nn.Module):
@@ -149,8 +142,9 @@ class VQGAN(nn.Module):
         }
         self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels that a token covers, each way
         if convolutions:
-            self.encoder = Encoder(filters, multipliers, blocks, dim, groups, unshuffle)
-            self.decoder = Decoder(filters, multipliers, blocks, dim, groups, unshuffle)
+            shape = filters, multipliers, blocks, dim, groups, unshuffle
+            self.encoder = Encoder(*shape)
+            self.decoder = Decoder(*shape)
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
         if patches:
             values = 3 * self.patch**2
@@ -236,8 +230,7 @@ class Perceptual(nn.Module):
 
         vgg = load_strictly(vgg16(), run.load(file), file)
         ends = [0, 4, 9, 16, 23, 30]
-        slices = [vgg.features[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        self.slices = nn.ModuleList(slices)
+        self.slices = nn.ModuleList(vgg.features[a:b] for a, b in itertools.pairwise(ends))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 

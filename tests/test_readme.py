@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call
+from conftest import PRETRAIN, ROOT, call, hashes
 
 from base.run import load
 
@@ -25,7 +25,8 @@ SCRIPTS = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("re
 
 def test_there_are_commands_and_short_examples():
     assert len(COMMANDS) >= 10
-    assert set(EXAMPLES) == {"my_generator.py", "my_strategy.py", "my_mask.py", "my_loss.py"}
+    things = ("generator", "strategy", "mask", "schedule", "loss")
+    assert set(EXAMPLES) == {f"my_{thing}.py" for thing in things}
     for name, block in EXAMPLES.items():
         code = [line for line in block.splitlines() if line.strip()]
         assert len(code) <= 21, f"{name}: at most 20 lines and its name"
@@ -96,6 +97,17 @@ def test_a_mask_of_ones_own(example, tiny, tmp_path):
     assert len(list((tmp_path / "gen" / "view0").rglob("*.png"))) == 24
     said = example("my_mask.py", "inpaint", "--mask", "chequer", *weights, *flags, code=2)
     assert "block:P, none, file:FOLDER, checker" in said
+
+
+def test_a_schedule_of_ones_own(example, tiny, tmp_path):
+    flags = ["--data", tiny["train"], "--weights", tiny["maskgit"], "--workers", 0, "--steps", 3]
+    mirrors = []
+    for schedule in ("late", "cosine"):
+        mirrors.append(tmp_path / schedule)
+        example("my_schedule.py", "inpaint", "--schedule", schedule, *flags, "--out", mirrors[-1])
+    late, cosine = (hashes(mirror, "view0/**/*") for mirror in mirrors)
+    assert len(late) == 24 and late.keys() == cosine.keys() and late != cosine
+    assert "square-root,late" in example("my_schedule.py", "inpaint", "--help")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
