@@ -19,7 +19,15 @@ from torch import nn
 from base import parallel, run
 from base.weights import load_strictly
 
-PUBLISHED = {"filters": 128, "multipliers": [1, 1, 2, 2, 4], "blocks": 2, "codes": 1024, "dim": 256}
+PUBLISHED = {
+    "filters": 128,
+    "multipliers": [1, 1, 2, 2, 4],
+    "blocks": 2,
+    "codes": 1024,
+    "dim": 256,
+    "groups": 32,
+    "unshuffle": 1,
+}
 
 
 class ResBlock(nn.Module):
