@@ -239,9 +239,7 @@ def train_vqgan(args, device, paths, per_epoch, total):
     # ---- one pass of the loader over all the remaining steps
     batches = run.batches(len(files), args.batch_size, args.seed, state.step, total)
     loader = read_ahead(batches, read, args.workers, device)
-    eight = [(0, len(files) * i // 8) for i in range(8)]
-    shown = generator_training.read_batch(files, args.size, None, eight)
-    shown = generator_training.to_float(shown, device)
+    shown = generator_training.eight_images(files, args.size, device)
     bar = run.progress(total, "vqgan", state.step)
     pictures = Clock(generator_training.PICTURE_MINUTES)
     for step, images in enumerate(loader, state.step):
@@ -317,9 +315,7 @@ def tokens_of(args, out, files, tokenizer):
     file = out / TOKENS
     if file.exists():
         return run.load(file)
-    read = partial(generator_training.read_batch, files, tokenizer.image_size, None)
-    n = len(files)
-    tokens = generator_training.tokenize(tokenizer, read, n, args.workers, args.precision)
+    tokens = generator_training.tokenize(tokenizer, files, args.workers, args.precision)
     if parallel.rank() == 0:
         run.save(file, tokens)
     return tokens

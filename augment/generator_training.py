@@ -5,6 +5,7 @@ device.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,6 +57,12 @@ def read_batch(files, size, flips, batch):
     return torch.from_numpy(images)
 
 
+def eight_images(files, size, device):
+    """Eight images from all over an ImageList: float (8, 3, size, size) in [0, 1], not flipped."""
+    spread = [(0, len(files) * i // 8) for i in range(8)]
+    return to_float(read_batch(files, size, None, spread), device)
+
+
 def parts(indices):
     """Numbers of images -> batches of READ of them, for read_batch."""
     batch = [(0, index) for index in indices]
@@ -69,12 +76,14 @@ def to_float(images, device):
 
 # ---------------------------------------------------------------- tokens
 @torch.no_grad()
-def tokenize(tokenizer, read, n, workers, precision):
+def tokenize(tokenizer, files, workers, precision):
     """The tokens of n images and of their mirror images: int32 (n, 2, tokens), on the CPU.
 
-    read: [(epoch, index), ...] -> uint8 images. Each process encodes whole batches, the same
-    whatever the number of processes.
+    files: an ImageList. Each process encodes whole batches, the same whatever the number of
+    processes.
     """
+    n = len(files)
+    read = partial(read_batch, files, tokenizer.image_size, None)
     device = tokenizer.codebook.device
     length = (tokenizer.image_size // tokenizer.patch) ** 2
     tokens = torch.zeros(n, 2, length, dtype=torch.int32, device=device)
