@@ -58,9 +58,22 @@ def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
     common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4, fewest=run.from_zero)
     add = p.add_argument
-    add("--size", type=run.positive, default=128, help="side of the images in pixels")
-    # ---- network
-    add("--filters", type=run.positive, default=128, help="base width of the network, channels")
+    whole_numbers = (
+        ("--size", 128, "side of the images in pixels"),
+        ("--filters", 128, "base width of the network, channels"),
+        ("--blocks", 2, "residual blocks of a level"),
+        ("--codes", 1024, "number of codes: the vocabulary"),
+        ("--code-dim", 256, "numbers in a code"),
+        ("--groups", 32, "groups of a norm; divides each width"),
+        (
+            "--unshuffle",
+            1,
+            "pixels folded into channels before the first layer, each way; 2 is four times cheaper "
+            "and a little less sharp",
+        ),
+    )
+    for flag, default, meaning in whole_numbers:
+        add(flag, type=run.positive, default=default, help=meaning)
     add(
         "--multipliers",
         type=run.positive,
@@ -69,17 +82,6 @@ def vqgan_arguments(p):
         help="width of each level as a multiple of --filters; with n levels a token covers "
         "2^(n-1) x --unshuffle pixels, each way",
     )
-    add("--blocks", type=run.positive, default=2, help="residual blocks of a level")
-    add("--codes", type=run.positive, default=1024, help="number of codes: the vocabulary")
-    add("--code-dim", type=run.positive, default=256, help="numbers in a code")
-    add("--groups", type=run.positive, default=32, help="groups of a norm; divides each width")
-    add(
-        "--unshuffle",
-        type=run.positive,
-        default=1,
-        help="pixels folded into channels before the first layer, each way; 2 is four times "
-        "cheaper and a little less sharp",
-    )
     add(
         "--start-from",
         default="kmeans",
@@ -87,8 +89,6 @@ def vqgan_arguments(p):
         help="the network before its training: kmeans of image patches, to which convolutions are "
         "added; or random weights and convolutions alone, as published",
     )
-    # ---- losses
-    add("--commitment", type=run.from_zero, default=0.25, help="weight of the commitment loss")
     add(
         "--perceptual-weight",
         type=run.from_zero,
@@ -97,21 +97,10 @@ def vqgan_arguments(p):
         "without",
     )
     add(
-        "--gan-weight", type=run.from_zero, default=0.8, help="weight of the PatchGAN loss; 0: none"
-    )
-    add(
-        "--gan-start",
+        "--gan-weight",
         type=run.from_zero,
-        default=30,
-        metavar="EPOCH",
-        help="epoch at which the discriminator joins (our choice: a tenth of the training)",
-    )
-    add(
-        "--restart-steps",
-        type=run.positive,
-        default=100,
-        metavar="STEPS",
-        help="steps after which a code that was not used moves to a random feature of the batch",
+        default=0.8,
+        help="weight of the PatchGAN loss, from a tenth of the training on; 0: none",
     )
 
 
@@ -129,13 +118,6 @@ def maskgit_arguments(p):
     add("--layers", type=run.positive, default=24, help="transformer layers")
     add("--dim", type=run.positive, default=768, help="width of the transformer")
     add("--heads", type=run.positive, default=16, help="attention heads; --dim is a multiple of it")
-    add("--dropout", type=run.fraction, default=0.1, help="share of activations that is dropped")
-    add(
-        "--label-smoothing",
-        type=run.fraction,
-        default=0.1,
-        help="share of the target's probability that is spread over all codes",
-    )
     add(
         "--ema",
         type=run.fraction,
@@ -147,21 +129,39 @@ def maskgit_arguments(p):
 if __name__ == "__main__":
     args = arguments()
 
-import math
+import copy
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from augment import codebook, generator_data, generator_log, patch_start
-from augment.painting import load_maskgit
-from base import parallel, training
-from base.training import Meter
+from augment import generator_training
+from base import parallel
+from base.training import Clock, Resumable
+from base.weights import weight_file
 from images.files import find_images, read_ahead
 from images.unreadable import ImageList, listed
-from models import maskgit
-from models.vqgan import VQGAN
-from models.vqgan_losses import PatchDiscriminator, Perceptual, adaptive_weight, hinge_loss
+from models import maskgit, vqgan
+from models.published_maskgit import load_maskgit
+
+RESULT = "generator.pth"
+TOKENS = "tokens.pth"  # of the images, in the folder of a maskgit that is not finished
+
+
+def open_run(args, paths, **inputs):
+    """(the run folder, or None if the run is finished; its images as an ImageList)."""
+    inputs |= {"number of images": len(paths), "list of images": run.names_hash(paths)}
+    out = run_folder.open_run(args, f"00_train_generator {args.model}", RESULT, inputs=inputs)
+    return out, listed(paths, args, "data", args.data)
+
+
+def close_run(out, result):
+    """Write the result; the run is finished."""
+    if parallel.rank() == 0:
+        run.save(out / RESULT, result)
+        (out / TOKENS).unlink(missing_ok=True)
+    run_folder.close_run(out)
 
 
 # ---------------------------------------------------------------- vqgan
@@ -173,29 +173,34 @@ def check_vqgan(args, paths):
     widths = [args.filters * multiplier for multiplier in (1, *args.multipliers)]
     if any(width % args.groups for width in widths):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
-    image, place = ImageList(args.data, paths, share=1).read_or_next(0)
+    image, index = ImageList(args.data, paths, share=1).read_or_next(0)
     if min(image.shape[:2]) < patch:
-        run.fail(f"{paths[place]} is smaller than the {patch} pixels a token covers.", 2)
-    if args.epochs <= 0 and args.start_from == "random":
+        run.fail(f"{paths[index]} is smaller than the {patch} pixels a token covers.", 2)
+    if args.epochs == 0 and args.start_from == "random":
         run.fail("--epochs 0 trains nothing: it needs --start-from kmeans.", 2)
-    run.check_batch(len(paths), args.batch_size)
 
 
-def train_vqgan(args, device):
-    run.keep_apart(args.data, out=args.out)
-    paths = find_images(args.data)
+def vgg16_file(args):
+    """The file of the perceptual loss, downloaded if need be; None where this run needs none."""
+    if not args.perceptual_weight or not args.epochs or Path(args.out, RESULT).exists():
+        return None
+    try:
+        return weight_file("vgg16")
+    except SystemExit:
+        run.fail("--perceptual-weight 0 trains without the features of vgg16.")
+
+
+def train_vqgan(args, device, paths, per_epoch, total):
     check_vqgan(args, paths)
-    inputs = {"number of images": len(paths), "list of images": run.names_hash(paths)}
-    out = run_folder.open_run(args, "00_train_generator vqgan", "generator.pth", inputs=inputs)
+    vgg16 = vgg16_file(args)
+    out, files = open_run(args, paths)
     if out is None:
         return
-    files = listed(paths, args, "data", args.data)
-    per_epoch = len(paths) // args.batch_size
-    total = max(1, round(args.epochs * per_epoch)) if args.epochs > 0 else 0
+    gan_start = generator_training.GAN_START * total
 
     # ---- networks
     torch.manual_seed(run.image_seed(args.seed, "init"))
-    model = VQGAN(
+    model = vqgan.VQGAN(
         args.filters,
         args.multipliers,
         args.blocks,
@@ -206,45 +211,43 @@ def train_vqgan(args, device):
         convolutions=total > 0,
         patches=args.start_from == "kmeans",
     ).to(device)
-    critic = PatchDiscriminator().to(device)
-    perceptual = Perceptual().to(device) if args.perceptual_weight and total else None
-    adam = torch.optim.Adam(model.parameters(), args.learning_rate, betas=(0.5, 0.9))
-    adam_critic = torch.optim.Adam(critic.parameters(), args.learning_rate, betas=(0.5, 0.9))
+    critic = vqgan.PatchDiscriminator().to(device)
+    perceptual = vqgan.Perceptual(vgg16).to(device) if vgg16 else None
+    optimizer = partial(torch.optim.Adam, lr=args.learning_rate, betas=(0.5, 0.9))
+    adam = optimizer(model.parameters())
+    adam_critic = optimizer(critic.parameters())
     used = torch.zeros(args.codes, device=device)  # how often, since the last restart of codes
-    epoch_used = torch.zeros(args.codes, device=device)
-    first = 0
-    meter = Meter()
-    if saved := run_folder.load_checkpoint(out):
-        model.load_state_dict(saved["model"])
-        critic.load_state_dict(saved["critic"])
-        adam.load_state_dict(saved["adam"])
-        adam_critic.load_state_dict(saved["adam_critic"])
-        used.copy_(saved["used"])
-        epoch_used.copy_(saved["epoch_used"])
-        first = saved["step"]
-        meter = Meter(saved["meter"], device)
-        del saved
-    elif args.start_from == "kmeans":
-        patch_start.start(model, files, args, out, device)
+    epoch_used = torch.zeros_like(used)
+    state = Resumable(
+        out,
+        args.checkpoint_minutes,
+        device,
+        model=model,
+        critic=critic,
+        adam=adam,
+        adam_critic=adam_critic,
+        used=used,
+        epoch_used=epoch_used,
+    )
+    flips = None if args.no_flip else args.seed
+    read = partial(generator_training.read_batch, files, args.size, flips)
+    if state.step == 0 and args.start_from == "kmeans":
+        generator_training.start_at_kmeans(model, read, len(files), args.seed, args.workers, out)
     network = parallel.data_parallel(model, device)
     critic_network = parallel.data_parallel(critic, device)
 
     # ---- one pass of the loader over all the remaining steps
-    read = partial(generator_data.read_batch, files, args.size, args.seed)
-    loader = read_ahead(
-        generator_data.batches_of_files(files, args, first, total), read, args.workers, device
-    )
-    every = math.ceil(len(files) / 8)
-    shown = generator_data.to_float(read([(None, i) for i in range(0, len(files), every)]), device)
-    bar = run.progress(total, "vqgan", first)
-    checkpoints = training.Clock(args.checkpoint_minutes)
-    pictures = training.Clock(generator_log.PICTURE_MINUTES)
-    for step, images in enumerate(loader, first):
-        x = generator_data.to_float(images, device)
-        adversarial = args.gan_weight > 0 and step >= args.gan_start * per_epoch
+    batches = run.batches(len(files), args.batch_size, args.seed, state.step, total)
+    loader = read_ahead(batches, read, args.workers, device)
+    shown = generator_training.eight_images(files, args.size, device)
+    bar = run.progress(total, "vqgan", state.step)
+    pictures = Clock(generator_training.PICTURE_MINUTES)
+    for step, images in enumerate(loader, state.step):
+        x = generator_training.to_float(images, device)
+        adversarial = args.gan_weight > 0 and step >= gan_start
         with run.autocast(device, args.precision):
             if step == 0 and args.start_from == "random":
-                codebook.start_at_features(model, x, args.seed)
+                generator_training.start_at_features(model, x, args.seed)
             reconstruction, features, codes, ids = network(x)
             reconstruction = reconstruction.float()
             features = features.float()
@@ -260,106 +263,92 @@ def train_vqgan(args, device):
                 critic.requires_grad_(False)
                 terms["generator"] = -critic(reconstruction).float().mean()
                 critic.requires_grad_(True)
-                weight = adaptive_weight(loss, terms["generator"], model.decoder.out.weight)
+                last_layer = model.decoder.out.weight
+                weight = vqgan.adaptive_weight(loss, terms["generator"], last_layer)
                 loss = loss + args.gan_weight * weight * terms["generator"]
-            loss = loss + code_loss + args.commitment * commitment
-        adam.zero_grad(set_to_none=True)
+            loss = loss + code_loss + generator_training.COMMITMENT * commitment
+        adam.zero_grad()
         loss.backward()
         adam.step()
         if adversarial:
             with run.autocast(device, args.precision):
                 real = critic_network(x).float()
                 generated = critic_network(reconstruction.detach()).float()
-                terms["critic"] = hinge_loss(real, generated)
-            adam_critic.zero_grad(set_to_none=True)
+                terms["critic"] = vqgan.hinge_loss(real, generated)
+            adam_critic.zero_grad()
             terms["critic"].backward()
             adam_critic.step()
-        meter.add(step, {"loss": loss, **terms})
+        state.meter.add(step, {"loss": loss, **terms})
 
         # ---- codes that nothing uses
-        counts = codebook.count(ids, args.codes)
+        counts = generator_training.count(ids, args.codes)
         used += counts
         epoch_used += counts
         done = step + 1
-        if done % args.restart_steps == 0 and done < total:
+        if done % generator_training.RESTART_STEPS == 0 and done < total:
             rng = run.seed_rng(args.seed, "restart", step)
-            codebook.restart(model, used == 0, features, rng)
+            generator_training.restart(model, used == 0, features, rng)
             used.zero_()
 
         # ---- looking and saving
         bar.update()
-        epoch_ends = done % per_epoch == 0
-        if epoch_ends or done == total:
-            means = meter.read() | codebook.usage(epoch_used)
-            means["psnr"] = -10 * math.log10(max(means["mse"], 1e-10))
+        if done % per_epoch == 0 or done == total:
+            means = state.meter.read() | generator_training.usage(epoch_used)
+            means["psnr"] = generator_training.decibels(means["mse"])
             run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
-            bar.set_postfix(psnr=f"{means['psnr']:.1f}", perplexity=f"{means['perplexity']:.0f}")
+            bar.set_postfix(psnr=means["psnr"], perplexity=means["perplexity"])
             epoch_used.zero_()
-        if epoch_ends and pictures.due(step, total):
-            generator_log.draw_reconstructions(out, model, shown, device, args)
-        # Where a value was not finite, the next line of the log ends the run.
-        if checkpoints.due(step, total) and meter.finite():
-            run_folder.save_checkpoint(
-                out,
-                step=done,
-                model=model.state_dict(),
-                critic=critic.state_dict(),
-                adam=adam.state_dict(),
-                adam_critic=adam_critic.state_dict(),
-                used=used,
-                epoch_used=epoch_used,
-                meter=meter.state,
-            )
+            if pictures.due(step, total):
+                generator_training.draw_reconstructions(out, model, shown, args.precision)
+        state.save_if_due(step, total)
     bar.close()
 
     # ---- result
-    generator_log.draw_reconstructions(out, model, shown, device, args)
-    if parallel.rank() == 0:
-        weights = model.state_dict()
-        result = {"tokenizer": weights, "tokenizer_config": model.config, "size": args.size}
-        run.save(out / "generator.pth", result)
-    run_folder.close_run(out)
+    generator_training.draw_reconstructions(out, model, shown, args.precision)
+    result = {"tokenizer": model.state_dict(), "tokenizer_config": model.config, "size": args.size}
+    close_run(out, result)
 
 
 # ---------------------------------------------------------------- maskgit
-def train_maskgit(args, device):
+def tokens_of(args, out, files, tokenizer):
+    """The tokens of the images, int32 (n, 2, tokens), encoded when the run begins."""
+    file = out / TOKENS
+    if file.exists():
+        return run.load(file)
+    tokens = generator_training.tokenize(tokenizer, files, args.workers, args.precision)
+    if parallel.rank() == 0:
+        run.save(file, tokens)
+    return tokens
+
+
+def train_maskgit(args, device, paths, per_epoch, total):
     # Each step hides another number of tokens: for each, oneDNN keeps programs on a CPU with bf16.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # not 1024, which take 2 GB
-    run.keep_apart(args.data, out=args.out)
     if args.dim % args.heads:
         run.fail(f"--dim {args.dim} is not a multiple of --heads {args.heads}.", 2)
-    paths = find_images(args.data)
-    run.check_batch(len(paths), args.batch_size)
-    tokenizer, _, digests = load_maskgit(args.tokenizer)
-    inputs = {"tokenizer": digests}
-    inputs |= {"number of images": len(paths), "list of images": run.names_hash(paths)}
-    out = run_folder.open_run(args, "00_train_generator maskgit", "generator.pth", inputs=inputs)
+    tokenizer, _, digests = load_maskgit(args.tokenizer, "--tokenizer")
+    out, files = open_run(args, paths, tokenizer=digests)
     if out is None:
         return
     tokenizer.to(device)
-    files = listed(paths, args, "data", args.data)
-    tokens = generator_data.tokenize(tokenizer, args, files, out, device)
-    length = tokens.shape[2]
-    per_epoch = len(paths) // args.batch_size
-    total = max(1, round(args.epochs * per_epoch))
+    tokens = tokens_of(args, out, files, tokenizer)
 
     # ---- networks
     torch.manual_seed(run.image_seed(args.seed, "init"))
     model = maskgit.MaskGIT(
         codes=tokenizer.config["codes"],
         classes=0,
-        tokens=length,
+        tokens=tokens.shape[2],
         layers=args.layers,
         dim=args.dim,
         heads=args.heads,
         mlp=4 * args.dim,
-        dropout=args.dropout,
+        dropout=generator_training.DROPOUT,
     )
     if args.start_from == "codes":
-        codebook.start_embeddings(model, tokenizer.codebook)
+        generator_training.start_embeddings(model, tokenizer.codebook)
     model.to(device)
-    average = maskgit.MaskGIT(**model.config).to(device).requires_grad_(False).eval()
-    average.load_state_dict(model.state_dict())
+    average = copy.deepcopy(model).requires_grad_(False).eval()
     adam = torch.optim.AdamW(
         model.parameters(),
         args.learning_rate,
@@ -367,23 +356,16 @@ def train_maskgit(args, device):
         weight_decay=0.045,
         fused=device.type == "cuda",
     )
-    first = 0
-    meter = Meter()
-    if saved := run_folder.load_checkpoint(out):
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        adam.load_state_dict(saved["adam"])
-        first = saved["step"]
-        meter = Meter(saved["meter"], device)
-        del saved
+    state = Resumable(out, args.checkpoint_minutes, device, model=model, average=average, adam=adam)
     network = parallel.data_parallel(model, device)
 
     # ---- training
-    bar = run.progress(total, "maskgit", first)
-    checkpoints = training.Clock(args.checkpoint_minutes)
-    pictures = training.Clock(generator_log.PICTURE_MINUTES)
-    batches = generator_data.batches_of_tokens(tokens, args, first, total)
-    for step, (target, hidden, share) in enumerate(batches, first):
+    bar = run.progress(total, "maskgit", state.step)
+    pictures = Clock(generator_training.PICTURE_MINUTES)
+    batches = generator_training.token_batches(
+        tokens, args.batch_size, args.seed, not args.no_flip, state.step, total
+    )
+    for step, (target, hidden, share) in enumerate(batches, state.step):
         target = target.to(device, non_blocking=True)
         # Which tokens are hidden is known on the CPU: nothing has to wait for the GPU.
         where = hidden.flatten().nonzero()[:, 0].to(device, non_blocking=True)
@@ -392,59 +374,52 @@ def train_maskgit(args, device):
         with run.autocast(device, args.precision):
             logits = network(masked, where=where)
         wanted = target.flatten()[where]
-        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=args.label_smoothing) * share
+        smoothing = generator_training.LABEL_SMOOTHING
+        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=smoothing) * share
         accuracy = (logits.detach().argmax(1) == wanted).float().mean() * share
-        adam.zero_grad(set_to_none=True)
+        adam.zero_grad()
         loss.backward()
-        for group in adam.param_groups:
-            # It rises over the first 5 % of the steps and is constant after that.
-            group["lr"] = args.learning_rate * min(1, (step + 1) / max(1, 0.05 * total))
+        # The learning rate rises over the first 5 % of the steps and is constant after that.
+        rising = min(1, (step + 1) / max(1, 0.05 * total))
+        adam.param_groups[0]["lr"] = args.learning_rate * rising
         adam.step()
         decay = min(args.ema, (1 + step) / (10 + step))
-        weights = [parameter.detach() for parameter in model.parameters()]
-        torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
-        meter.add(step, {"loss": loss, "accuracy": accuracy})
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        state.meter.add(step, {"loss": loss, "accuracy": accuracy})
 
         # ---- looking and saving
         bar.update()
         done = step + 1
-        epoch_ends = done % per_epoch == 0
-        if epoch_ends or done == total:
-            means = meter.read()
+        if done % per_epoch == 0 or done == total:
+            means = state.meter.read()
             run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
-            bar.set_postfix(loss=f"{means['loss']:.3f}")
-        if epoch_ends and pictures.due(step, total):
-            generator_log.draw_samples(out, average, tokenizer, device, args)
-        # Where a value was not finite, the next line of the log ends the run.
-        if checkpoints.due(step, total) and meter.finite():
-            run_folder.save_checkpoint(
-                out,
-                step=done,
-                model=model.state_dict(),
-                average=average.state_dict(),
-                adam=adam.state_dict(),
-                meter=meter.state,
-            )
+            bar.set_postfix(loss=means["loss"])
+            if pictures.due(step, total):
+                generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
+        state.save_if_due(step, total)
     bar.close()
 
     # ---- result
-    generator_log.draw_samples(out, average, tokenizer, device, args)
-    if parallel.rank() == 0:
-        result = {
-            "tokenizer": tokenizer.state_dict(),
-            "tokenizer_config": tokenizer.config,
-            "size": tokenizer.image_size,
-            "transformer": average.state_dict(),
-            "transformer_config": average.config,
-        }
-        run.save(out / "generator.pth", result)
-        (out / "tokens.pth").unlink(missing_ok=True)
-    run_folder.close_run(out)
+    generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
+    result = {
+        "tokenizer": tokenizer.state_dict(),
+        "tokenizer_config": tokenizer.config,
+        "size": tokenizer.image_size,
+        "transformer": average.state_dict(),
+        "transformer_config": average.config,
+    }
+    close_run(out, result)
 
 
 def main(args, device):
+    run.keep_apart(args.data, out=args.out)
+    paths = find_images(args.data)
+    run.check_batch(len(paths), args.batch_size)
+    per_epoch = len(paths) // args.batch_size
+    total = max(1, round(args.epochs * per_epoch)) if args.epochs else 0  # steps
     train = {"vqgan": train_vqgan, "maskgit": train_maskgit}[args.model]
-    train(args, device)
+    train(args, device, paths, per_epoch, total)
 
 
 if __name__ == "__main__":

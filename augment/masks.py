@@ -1,13 +1,19 @@
-"""Which tokens of an image in-painting predicts: the masks by name.
+"""Which tokens of an image are predicted, and in which order: masks and decoding schedules by name.
+
+Used by in- and out-painting, and by the training of generators.
 
 A mask is a function mask(side, rng) -> bool (side, side), True where a token is predicted. `side`
 is the number of tokens in a row, `rng` is the image's own numpy Generator. The name of a mask with
 a parameter says so, and the parameter is the third argument: P is a share from 0 to 1, anything
 else is text. A mask of one's own is one more entry of MASKS.
+
+A schedule is a function schedule(done) -> the share of the masked tokens that are masked again,
+after the share `done` of the steps. One's own is one more entry of SCHEDULES.
 """
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -118,20 +124,33 @@ def mask_files(folder, data):
     """{image: grey image} of all images below `data`; one without a grey image ends the run."""
     from images.files import find_images
 
-    files_by_stem = {}
-    for name in find_images(folder):
-        files_by_stem[_stem(name)] = Path(folder, name)
-    paths = find_images(data)
-    missing = [path for path in paths if _stem(path) not in files_by_stem]
+    files = {os.path.splitext(name)[0]: Path(folder, name) for name in find_images(folder)}
+    stems = {path: os.path.splitext(path)[0] for path in find_images(data)}
+    missing = [path for path, stem in stems.items() if stem not in files]
     if missing:
         run.fail(
-            f"--mask file:{folder}: {len(missing)} of {len(paths)} images have no mask there, such "
+            f"--mask file:{folder}: {len(missing)} of {len(stems)} images have no mask there, such "
             f"as {', '.join(missing[:3])}.",
             2,
         )
-    return {path: files_by_stem[_stem(path)] for path in paths}
+    return {path: files[stem] for path, stem in stems.items()}
 
 
-def _stem(path):
-    """A path without its extension."""
-    return path.rpartition(".")[0]
+# ---------------------------------------------------------------- schedules
+SCHEDULES = {  # of MaskGIT (arXiv:2202.04200), section 4.4; cosine is what the paper uses
+    "cosine": lambda done: np.cos(np.float32(math.pi / 2) * done),
+    "linear": lambda done: 1 - done,
+    "square": lambda done: 1 - done**2,
+    "cubic": lambda done: 1 - done**3,
+    "square-root": lambda done: 1 - done**0.5,
+}
+
+
+def shares(name, steps):
+    """The share of the masked tokens that are masked again after each step, floats from 1e-6 to 1.
+
+    They are computed in float32 on the CPU, as in the official code. In float64 cos(pi/3) is 0.5,
+    here it is 0.49999997: one token less after two thirds of the steps.
+    """
+    done = [np.float32(step / steps) for step in range(1, steps + 1)]
+    return [float(np.clip(SCHEDULES[name](part), np.float32(1e-6), 1)) for part in done]

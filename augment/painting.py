@@ -6,16 +6,19 @@ and the tokenizer turns the tokens into an image again.
 
 import argparse
 import functools
+import itertools
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from augment.masks import mask_files, mask_name, mask_of
+from augment import masks
 from augment.strategy import Strategy, from_bytes, read_square, to_bytes
 from base import run
 
-SHEET_MASKS = ("center", "random:0.25", "random:0.5", "random:0.75")
+POSITIONS = (  # of a shrunken image on its canvas: the dissertation's Figure 27
+    "upper-left upper-center upper-right center-left center center-right lower-left lower-center "
+    "lower-right"
+).split()
 
 
 # ---------------------------------------------------------------- arguments
@@ -44,6 +47,11 @@ def maskgit_arguments(p):
     )
     p.add_argument(
         "--steps", type=run.positive, default=12, metavar="N", help="iterations of the decoding"
+    )
+    p.add_argument(
+        "--schedule",
+        choices=list(masks.SCHEDULES),
+        help="how fast the number of masked tokens falls; without it cosine, as published",
     )
     p.add_argument(
         "--temperature",
@@ -89,7 +97,7 @@ def inpaint_arguments(p):
     maskgit_arguments(p)
     p.add_argument(
         "--mask",
-        type=mask_name,
+        type=masks.mask_name,
         default="center",
         help="tokens that are predicted. center: all but the outer ring; ring: the outer ring; "
         "random:P: each with probability P; block:P: one rectangle with the share P of them; "
@@ -111,37 +119,24 @@ def outpaint_arguments(p):
         "--positions",
         nargs="+",
         default=["all"],
+        choices=["all", *POSITIONS],
         metavar="POSITION",
-        help="places of the shrunken image on the canvas, each a view: all, or some of upper-left "
-        "upper-center upper-right center-left center center-right lower-left lower-center "
-        "lower-right",
+        help="places of the shrunken image on the canvas, each a view: all, or some of "
+        + " ".join(POSITIONS),
     )
 
 
 # ---------------------------------------------------------------- positions
-class Place(NamedTuple):
-    """Where a shrunken image lies on its canvas, in pixels."""
-
-    name: str
-    top: int
-    left: int
-    side: int
-
-
 def positions(size):
-    """The nine places of the dissertation's Figure 27, from the upper left to the lower right.
+    """{name: (top, left, side) of the shrunken image in pixels}, in the order of POSITIONS.
 
     A canvas of 256 px carries an image of 196 px at the offsets 0, 30 and 60; other sizes in
     proportion.
     """
     side = round(size * 196 / 256)
     offsets = [round(size * offset / 256) for offset in (0, 30, 60)]
-    places = []
-    for row, top in zip(("upper", "center", "lower"), offsets, strict=True):
-        for column, left in zip(("left", "center", "right"), offsets, strict=True):
-            name = "center" if row == column else f"{row}-{column}"
-            places.append(Place(name, top, left, side))
-    return places
+    corners = itertools.product(offsets, offsets)
+    return {name: (*corner, side) for name, corner in zip(POSITIONS, corners, strict=True)}
 
 
 def uncovered(size, patch, top, left, side):
@@ -149,85 +144,10 @@ def uncovered(size, patch, top, left, side):
     edge = np.arange(size // patch) * patch
     rows = (edge >= top) & (edge + patch <= top + side)
     columns = (edge >= left) & (edge + patch <= left + side)
-    return ~(rows[:, None] & columns[None, :]).ravel()
+    return ~np.outer(rows, columns).ravel()
 
 
-# ---------------------------------------------------------------- weights
-def load_maskgit(where=None):
-    """A tokenizer and, if there is one, the transformer that predicts its tokens.
-
-    where: a run folder of 00_train_generator.py or the generator.pth of one, or a folder with the
-    two published files. None takes the published files from the cache or from the net.
-    Returns (tokenizer, transformer or None, {file name: sha256}). tokenizer.image_size is the side
-    of its images in pixels.
-    """
-    if where and Path(where).is_file():
-        return _load_trained(Path(where))
-    if where and Path(where, "generator.pth").exists():
-        return _load_trained(Path(where, "generator.pth"))
-    return _load_published(where)
-
-
-def _load_trained(path):
-    from base.weights import load_strictly
-    from models.maskgit import MaskGIT
-    from models.vqgan import VQGAN
-
-    saved = run.load(path)
-    if not isinstance(saved, dict) or "tokenizer" not in saved:
-        run.fail(f"{path} holds no tokenizer: give a run folder of 00_train_generator.py.")
-    tokenizer = load_strictly(VQGAN(**saved["tokenizer_config"]), saved["tokenizer"], path)
-    tokenizer.image_size = saved["size"]
-    transformer = None
-    if "transformer" in saved:
-        transformer = MaskGIT(**saved["transformer_config"])
-        load_strictly(transformer, saved["transformer"], path)
-    return tokenizer, transformer, {path.name: run.file_hash(path)}
-
-
-def _load_published(where):
-    import torch
-
-    from base.weights import load_strictly
-    from models.maskgit import MaskGIT
-    from models.published_maskgit import read_flax, tokenizer_from_flax, transformer_from_flax
-    from models.vqgan import VQGAN
-
-    files = _published_files(where)
-    try:
-        tokenizer_config, tokenizer_state = tokenizer_from_flax(read_flax(files[0]))
-        codes = tokenizer_config["codes"]
-        config, state = transformer_from_flax(read_flax(files[1]), codes)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        run.fail(
-            f"{files[0].parent}: {error} is missing or of another shape: these are not MaskGIT's "
-            "two checkpoints."
-        )
-    with torch.device("meta"):
-        tokenizer = VQGAN(**tokenizer_config)
-        transformer = MaskGIT(**config)
-    tokenizer = load_strictly(tokenizer.to_empty(device="cpu"), tokenizer_state, files[0])
-    transformer = load_strictly(transformer.to_empty(device="cpu"), state, files[1])
-    tokenizer.image_size = round(config["tokens"] ** 0.5) * tokenizer.patch
-    return tokenizer, transformer, {file.name: run.file_hash(file) for file in files}
-
-
-def _published_files(where):
-    """[the tokenizer's file, the transformer's]."""
-    from base.weights import PUBLISHED, weight_file
-
-    names = ["maskgit-tokenizer", "maskgit-transformer"]
-    if not where:
-        return [weight_file(name) for name in names]
-    files = [Path(where, PUBLISHED[name].file) for name in names]
-    if not all(file.exists() for file in files):
-        run.fail(
-            f"--weights {where} holds neither generator.pth (a finished run of "
-            f"00_train_generator.py) nor the published files ({files[0].name}, {files[1].name})."
-        )
-    return files
-
-
+# ---------------------------------------------------------------- labels
 @functools.cache
 def _synsets():
     """{name of an ImageNet synset: its index}."""
@@ -244,19 +164,60 @@ def synset_index(path):
     return None
 
 
+def check_label(label, classes):
+    """Refuse a --label that a model with so many classes cannot be given."""
+    if label is None:
+        return
+    if not classes:
+        run.fail("--label: this model was trained without labels; leave it out.", 2)
+    if label != "random" and label >= classes:
+        run.fail(f"--label {label}: this model knows the labels 0 to {classes - 1}.", 2)
+
+
+def label_of(path, label, classes, seed):
+    """The class index that an image's path is given by --label."""
+    if label == "random":
+        return int(run.seed_rng(seed, path, "label").integers(classes))
+    if label is None:
+        label = synset_index(path)
+    if label is None or label >= classes:
+        run.fail(
+            f"{path}: this model needs a class, and the folder name is none of its {classes} "
+            "ImageNet synsets (n01440764 ...): pass --label N, or use a label-free model.",
+            2,
+        )
+    return label
+
+
 # ---------------------------------------------------------------- painting
 class Painter:
     """A MaskGIT on its device that predicts masked tokens of images.
 
-    size: the side of its images in pixels. patch: the side of a token in pixels.
+    predicts: whether it is to predict any. size: the side of its images in pixels. patch: the side
+    of a token in pixels.
     """
 
-    def __init__(self, args, device):
+    def __init__(self, args, device, predicts=True):
         import torch
 
-        self.args = args
+        from models.maskgit import Sampling
+        from models.published_maskgit import load_maskgit
+
         self.device = device
+        self.seed = args.seed
+        self.precision = args.precision
+        self.label = args.label
+        schedule = masks.shares(args.schedule or "cosine", args.steps)
+        narrowing = args.top_k, args.top_p, args.softmax_temperature
+        self.sampling = Sampling(schedule, args.temperature, *narrowing)
+
         self.tokenizer, self.transformer, files = load_maskgit(args.weights)
+        if predicts and self.transformer is None:
+            run.fail(
+                f"{args.weights} holds only a tokenizer: train a transformer with "
+                "00_train_generator.py maskgit. Without one there is inpaint --mask none.",
+                2,
+            )
         self.patch = self.tokenizer.patch
         self.size = self.tokenizer.image_size
         self.record = {"weights sha256": files}
@@ -265,47 +226,12 @@ class Painter:
             self.tokenizer.to(memory_format=torch.channels_last)
         self.tokenizer.to(device)
         if self.transformer is not None:
-            self.size = round(self.transformer.config["tokens"] ** 0.5) * self.patch
             self.parameters += sum(p.numel() for p in self.transformer.parameters())
             self.transformer.to(device)
-            self.check_label()
+            check_label(self.label, self.transformer.classes)
 
-    def check_label(self):
-        classes = self.transformer.classes
-        label = self.args.label
-        if label is None:
-            return
-        if not classes:
-            run.fail("--label: this model was trained without labels; leave it out.", 2)
-        if label != "random" and not 0 <= label < classes:
-            run.fail(f"--label {label}: this model knows the labels 0 to {classes - 1}.", 2)
-
-    def labels(self, paths):
-        """(B,) class indices as --label chooses them, or None for a model without labels."""
-        import torch
-
-        classes = self.transformer.classes
-        if not classes:
-            return None
-        labels = []
-        for path in paths:
-            label = self.args.label
-            if label is None:
-                label = synset_index(path)
-            elif label == "random":
-                label = int(run.seed_rng(self.args.seed, path, "label").integers(classes))
-            if label is None or label >= classes:
-                run.fail(
-                    f"{path}: this model needs a class, and the folder name is none of its "
-                    f"{classes} ImageNet synsets (n01440764 ...): pass --label N, or use a "
-                    "label-free model.",
-                    2,
-                )
-            labels.append(label)
-        return torch.tensor(labels, device=self.device)
-
-    def paint(self, images, paths, masks, rngs):
-        """Predict the tokens of images (B, S, S, 3) where masks (B, tokens) are True.
+    def paint(self, images, paths, hidden, rngs):
+        """Predict the tokens of images (B, S, S, 3) where hidden (B, tokens) is True.
 
         Images are uint8, S is `size`. rngs: one numpy Generator for each image.
         """
@@ -313,22 +239,17 @@ class Painter:
 
         from models import maskgit
 
-        args = self.args
-        with torch.inference_mode(), run.autocast(self.device, args.precision):
+        with torch.inference_mode(), run.autocast(self.device, self.precision):
             tokens = self.tokenizer.encode(from_bytes(images, self.device))
-            if masks.any():
-                masks = torch.from_numpy(masks).to(self.device)
-                tokens = maskgit.sample(
-                    self.transformer,
-                    tokens.masked_fill(masks, maskgit.MASK),
-                    self.labels(paths),
-                    rngs,
-                    args.steps,
-                    args.temperature,
-                    args.top_k,
-                    args.top_p,
-                    args.softmax_temperature,
-                )
+            if hidden.any():
+                classes = self.transformer.classes
+                labels = None
+                if classes:
+                    labels = [label_of(path, self.label, classes, self.seed) for path in paths]
+                    labels = torch.tensor(labels, device=self.device)
+                hidden = torch.from_numpy(hidden).to(self.device)
+                tokens = tokens.masked_fill(hidden, maskgit.MASK)
+                tokens = maskgit.sample(self.transformer, tokens, labels, rngs, self.sampling)
             return to_bytes(self.tokenizer.decode(tokens))
 
 
@@ -336,40 +257,23 @@ def inpaint(args, device):
     """Mask tokens of an image, predict them (section 4.3; random masks: section 5.7)."""
     import torch
 
-    painter = Painter(args, device)
-    if painter.transformer is None and args.mask != "none":
-        run.fail(
-            f"--mask {args.mask} needs a transformer, and {args.weights} holds only a tokenizer: "
-            "train one with 00_train_generator.py maskgit, or use --mask none.",
-            2,
-        )
+    painter = Painter(args, device, predicts=args.mask != "none")
     side = painter.size // painter.patch
     record = painter.record
     files = {}
     if args.mask.startswith("file:"):
-        files = mask_files(args.mask.removeprefix("file:"), args.data)
+        files = masks.mask_files(args.mask.removeprefix("file:"), args.data)
         record["mask names"] = run.names_hash(map(str, files.values()))
 
-    def draw(images, paths, mask, view):
+    def draw(images, paths, view):
         rngs = [run.seed_rng(args.seed, path, view) for path in paths]
-        masks = []
+        hidden = []
         for path, rng in zip(paths, rngs, strict=True):
-            masks.append(mask_of(mask, side, rng, files.get(path)))
-        return painter.paint(images, paths, np.stack(masks), rngs)
+            hidden.append(masks.mask_of(args.mask, side, rng, files.get(path)))
+        return painter.paint(images, paths, np.stack(hidden), rngs)
 
     def generate(images, paths):
-        views = [draw(images, paths, args.mask, view) for view in range(args.views)]
-        return torch.stack(views)
-
-    def sheet(images, paths):
-        titles = ["none"]
-        if painter.transformer is not None:
-            titles = list(dict.fromkeys(["none", *SHEET_MASKS, args.mask]))
-        columns = [images.numpy()]
-        for mask in titles:
-            columns.append(draw(images, paths, mask, 0).numpy())
-        rows = list(zip(*columns, strict=True))
-        return ["original", *titles], rows, ()
+        return torch.stack([draw(images, paths, view) for view in range(args.views)])
 
     views = [f"view{view}" for view in range(args.views)]
     read = functools.partial(read_square, size=painter.size)
@@ -381,51 +285,25 @@ def outpaint(args, device):
     import torch
 
     painter = Painter(args, device)
-    if painter.transformer is None:
-        run.fail(
-            f"{args.weights} holds only a tokenizer: train a transformer with "
-            "00_train_generator.py maskgit.",
-            2,
-        )
     size = painter.size
     places = positions(size)
-    names = [place.name for place in places]
-    unknown = [name for name in args.positions if name not in ("all", *names)]
-    if unknown:
-        run.fail(f"--positions {' '.join(unknown)}: the positions are {' '.join(names)}.", 2)
+    wanted = POSITIONS if "all" in args.positions else args.positions
     # A view keeps its position's number, so that some of the positions give the same files as all.
-    numbers = list(range(len(places)))
-    if "all" not in args.positions:
-        numbers = [number for number in numbers if names[number] in args.positions]
-
-    def on_canvas(images, place):
-        canvas = torch.zeros(len(images), size, size, 3, dtype=torch.uint8)
-        bottom = place.top + place.side
-        right = place.left + place.side
-        canvas[:, place.top : bottom, place.left : right] = images
-        return canvas
+    names_of_views = {f"view{number}": name for number, name in enumerate(POSITIONS)}
+    numbers = [number for number, name in enumerate(POSITIONS) if name in wanted]
 
     def draw(images, paths, number):
-        place = places[number]
-        mask = uncovered(size, painter.patch, place.top, place.left, place.side)
-        masks = np.tile(mask, (len(paths), 1))
+        top, left, side = place = places[POSITIONS[number]]
+        canvas = torch.zeros(len(images), size, size, 3, dtype=torch.uint8)
+        canvas[:, top : top + side, left : left + side] = images
+        hidden = np.tile(uncovered(size, painter.patch, *place), (len(paths), 1))
         rngs = [run.seed_rng(args.seed, path, number) for path in paths]
-        return painter.paint(on_canvas(images, place), paths, masks, rngs)
+        return painter.paint(canvas, paths, hidden, rngs)
 
     def generate(images, paths):
         return torch.stack([draw(images, paths, number) for number in numbers])
 
-    def sheet(images, paths):
-        """Figure 27: the canvases, below them what becomes of the chosen ones."""
-        rows = []
-        for i, path in enumerate(paths[:4]):
-            image = images[i : i + 1]
-            rows.append([on_canvas(image, place)[0].numpy() for place in places])
-            rows.append([draw(image, [path], number)[0].numpy() for number in numbers])
-        return names, rows, ()
-
     views = [f"view{number}" for number in numbers]
-    read = functools.partial(read_square, size=places[0].side)
-    positions_of_views = {f"view{number}": name for number, name in enumerate(names)}
-    record = painter.record | {"positions": positions_of_views}
+    read = functools.partial(read_square, size=places["center"][2])
+    record = painter.record | {"positions": names_of_views}
     return Strategy(views, read, generate, size, painter.parameters, record)

@@ -6,7 +6,7 @@ is class-conditional: the label is one more token, put in front. Those that `00_
 maskgit` trains know no labels.
 """
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -126,18 +126,7 @@ class MaskGIT(nn.Module):
 
 
 # ---------------------------------------------------------------- decoding
-def mask_ratio(ratio):
-    """The cosine schedule: the share of tokens still masked after the share `ratio` of the steps.
-
-    It is computed in float32 on the CPU, as in the official code. In float64 cos(pi/3) is 0.5, here
-    it is 0.49999997: one token less after two thirds of the steps.
-    """
-    quarter_turn = np.float32(math.pi / 2)
-    share = np.cos(quarter_turn * np.float32(ratio))
-    return np.clip(share, np.float32(1e-6), np.float32(1.0))
-
-
-def decode(predict, tokens, draw, noise, steps=12, start=0, temperature=4.5):
+def decode(predict, tokens, draw, noise, shares, start=0, temperature=4.5):
     """Iterative parallel decoding (section 3.2 of the paper): (B, L) with MASK -> (B, L) without.
 
     Each step predicts every masked token and keeps those of which it is most confident; the others
@@ -145,9 +134,12 @@ def decode(predict, tokens, draw, noise, steps=12, start=0, temperature=4.5):
 
     predict(tokens, unknown): logits (number of unknown tokens, codes). unknown: bool (B, L).
     draw(step, logits, unknown): code ids (number of unknown tokens,).
-    noise(step): Gumbel noise (B, L), added to the confidence times `temperature` x (1 - ratio).
+    noise(step): Gumbel noise (B, L), added to the confidence times `temperature`, which falls to 0.
+    shares: for each step the share of the tokens masked at first that are masked again after it;
+    the last step leaves none. start: the step to begin with.
     """
     masked_at_first = (tokens == MASK).sum(1)
+    steps = len(shares)
     for step in range(start, steps):
         unknown = tokens == MASK
         logits = predict(tokens, unknown).float()
@@ -155,14 +147,12 @@ def decode(predict, tokens, draw, noise, steps=12, start=0, temperature=4.5):
         filled = tokens.masked_scatter(unknown, ids)
         if step == steps - 1:
             break
-        ratio = (step + 1) / steps
         drawn = logits.gather(1, ids[:, None]).squeeze(1)
         log_probability = drawn - logits.logsumexp(1)
         confidence = torch.full(tokens.shape, torch.inf, device=tokens.device)
         confidence.masked_scatter_(unknown, log_probability)
-        confidence += temperature * (1 - ratio) * noise(step)
-        share = float(mask_ratio(ratio))
-        keep_masked = (masked_at_first * share).floor().long()
+        confidence += temperature * (1 - (step + 1) / steps) * noise(step)
+        keep_masked = (masked_at_first * shares[step]).floor().long()
         at_most = unknown.sum(1) - 1
         keep_masked = torch.minimum(keep_masked, at_most).clamp(min=1)
         in_order = confidence.sort(1).values
@@ -172,28 +162,28 @@ def decode(predict, tokens, draw, noise, steps=12, start=0, temperature=4.5):
 
 
 # ---------------------------------------------------------------- drawing
-def sample(
-    model,
-    tokens,
-    labels,
-    rngs,
-    steps=12,
-    temperature=4.5,
-    top_k=None,
-    top_p=1.0,
-    softmax_temperature=1.0,
-):
-    """Fill the MASK of tokens (B, L) with codes that the model draws.
+class Sampling(NamedTuple):
+    """How tokens are drawn. shares, temperature: see `decode`; the others: see `narrow`."""
+
+    shares: list[float]
+    temperature: float = 4.5
+    top_k: int | None = None
+    top_p: float = 1.0
+    softmax_temperature: float = 1.0
+
+
+def sample(model, tokens, labels, rngs, sampling):
+    """Fill the MASK of tokens (B, L) with codes that the model draws; sampling: a Sampling.
 
     rngs: one numpy Generator for each image, so that its tokens do not depend on its batch.
-    top_k, top_p, softmax_temperature: see `narrow`.
     """
-    uniform = uniforms(rngs, steps, tokens.shape[1], tokens.device)
+    shares, temperature, *narrowing = sampling
+    uniform = uniforms(rngs, len(shares), tokens.shape[1], tokens.device)
     tiny = torch.finfo(torch.float32).tiny
 
     def predict(tokens, unknown):
         logits = model(tokens, labels, unknown).float()
-        return narrow(logits, top_k, top_p, softmax_temperature)
+        return narrow(logits, *narrowing)
 
     def draw(step, logits, unknown):
         return inverse_cdf(logits, uniform[step, 0][unknown])
@@ -202,7 +192,7 @@ def sample(
         exponential = -uniform[step, 1].clamp(min=tiny).log()
         return -exponential.clamp(min=tiny).log()
 
-    return decode(predict, tokens, draw, gumbel, steps, 0, temperature)
+    return decode(predict, tokens, draw, gumbel, shares, temperature=temperature)
 
 
 def uniforms(rngs, steps, length, device):

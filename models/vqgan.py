@@ -4,13 +4,20 @@ It writes an image as a grid of discrete tokens and reads it back. Images are fl
 [0, 1]; token ids are (B, tokens), the grid row by row. One class serves the published ImageNet
 tokenizer and those that `00_train_generator.py vqgan` trains.
 
+`vqgan` trains it with the L1 distance and the losses at the end: VGG-16 features, a discriminator.
+
 What differs from the usual VQGAN: there is no attention, the pooling is an average, and the
 shortcut convolution of a residual block is applied to the block's *output* instead of its input.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from base import parallel, run
+from base.weights import load_strictly
 
 PUBLISHED = {
     "filters": 128,
@@ -44,8 +51,7 @@ class ResBlock(nn.Module):
 
 def residual_blocks(widths, groups):
     """One block from each width to the next."""
-    blocks = [ResBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-    return nn.ModuleList(blocks)
+    return nn.ModuleList(ResBlock(a, b, groups) for a, b in itertools.pairwise(widths))
 
 
 class Encoder(nn.Module):
@@ -144,8 +150,9 @@ class VQGAN(nn.Module):
         }
         self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels that a token covers, each way
         if convolutions:
-            self.encoder = Encoder(filters, multipliers, blocks, dim, groups, unshuffle)
-            self.decoder = Decoder(filters, multipliers, blocks, dim, groups, unshuffle)
+            shape = filters, multipliers, blocks, dim, groups, unshuffle
+            self.encoder = Encoder(*shape)
+            self.decoder = Decoder(*shape)
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
         if patches:
             values = 3 * self.patch**2
@@ -215,3 +222,79 @@ class VQGAN(nn.Module):
 def rows(features):
     """(B, dim, H, W) -> (B * H * W, dim)."""
     return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+# ---------------------------------------------------------------- what trains it
+class Perceptual(nn.Module):
+    """LPIPS (Zhang et al. 2018, arXiv:1801.03924) without its learned weights.
+
+    The mean squared distance of channel-normalised VGG-16 features after conv1_2, conv2_2, conv3_3,
+    conv4_3 and conv5_3. file: torchvision's VGG-16 weights.
+    """
+
+    def __init__(self, file):
+        super().__init__()
+        from torchvision.models import vgg16
+
+        vgg = load_strictly(vgg16(), run.load(file), file)
+        ends = [0, 4, 9, 16, 23, 30]
+        self.slices = nn.ModuleList(vgg.features[a:b] for a, b in itertools.pairwise(ends))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+
+    def forward(self, x, y):
+        """Two batches (B, 3, H, W) in [0, 1] -> a scalar."""
+        x = (x - self.mean) / self.std
+        y = (y - self.mean) / self.std
+        total = 0
+        for part in self.slices:
+            x = part(x)
+            y = part(y)
+            difference = F.normalize(x, dim=1) - F.normalize(y, dim=1)
+            total = total + difference.square().sum(1).mean()
+        return total
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (Isola et al. 2017, arXiv:1611.07004): one logit for each patch of the image.
+
+    GroupNorm stands in place of BatchNorm, so that real and generated images, and the processes, do
+    not see each other.
+    """
+
+    def __init__(self, width=64, layers=3):
+        super().__init__()
+        widths = [width * min(2**i, 8) for i in range(layers + 1)]
+        stack = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(layers):
+            stride = 2 if i < layers - 1 else 1
+            stack += [
+                nn.Conv2d(widths[i], widths[i + 1], 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(min(32, widths[i] // 2), widths[i + 1]),
+                nn.LeakyReLU(0.2),
+            ]
+        stack.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.layers = nn.Sequential(*stack)
+
+    def forward(self, images):
+        """(B, 3, H, W) in [0, 1] -> logits (B, 1, h, w): positive for a real patch."""
+        return self.layers(images)
+
+
+def hinge_loss(real, generated):
+    """The discriminator's loss, a scalar, from its logits of real and of generated images."""
+    return (F.relu(1 - real).mean() + F.relu(1 + generated).mean()) / 2
+
+
+def adaptive_weight(reconstruction_loss, generator_loss, last_layer):
+    """VQGAN, equation 7: the ratio of the two losses' gradients at the decoder's last layer.
+
+    The gradients are those of the whole batch: DistributedDataParallel averages what `backward`
+    accumulates, but not what `autograd.grad` returns.
+    """
+    norms = []
+    for loss in (reconstruction_loss, generator_loss):
+        (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
+        mean = parallel.all_sum(gradient) / parallel.world()
+        norms.append(mean.norm())
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import biggan, maskgit, vqgan, vqgan_losses
+from models import biggan, maskgit, vqgan
 from models.resnet import build_backbone
 
 
@@ -214,4 +214,4 @@ def perceptual(size):
 @functools.cache
 def critic(size):
     """The discriminator of the VQGAN."""
-    return forward(vqgan_losses.PatchDiscriminator, pixels(size))
+    return forward(vqgan.PatchDiscriminator, pixels(size))

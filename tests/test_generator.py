@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,18 +10,26 @@ import torch
 from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_images
 from PIL import Image
 
-from augment import patch_start
-from augment.generator_data import batches_of_files, batches_of_tokens, draw_masks, read_batch
-from augment.painting import load_maskgit
-from base.run import load, read_json, seed_rng
+from augment.generator_training import (
+    ITERATIONS,
+    draw_masks,
+    kmeans,
+    nearest,
+    read_batch,
+    sample_patches,
+    token_batches,
+)
+from base.run import batches, load, read_json, seed_rng
 from base.run_folder import read_log
 from images.files import find_images
 from images.read import read_image
 from images.unreadable import ImageList
+from models.published_maskgit import load_maskgit
 from models.vqgan import VQGAN as Tokenizer
-from models.vqgan_losses import adaptive_weight
+from models.vqgan import adaptive_weight
 
 STAGE = "00_train_generator.py"
+RESTARTS = ("tests/other_constants.py", "RESTART_STEPS=3", STAGE)  # of the codes, in a short run
 
 
 def train(data, out, *more, script=(STAGE,), **how):
@@ -100,13 +108,12 @@ def test_without_flips_nothing_is_mirrored(tmp_path):
     for path in paths:
         Image.fromarray(image).save(tmp_path / path)
     tokens = torch.arange(2)[None, :, None].repeat(40, 1, 16)  # 0 as it is, 1 mirrored
-    for no_flip, least, most in ((True, 0, 0), (False, 0.2, 0.8)):
-        args = SimpleNamespace(batch_size=40, seed=0, no_flip=no_flip)
-        files = ImageList(tmp_path, paths)
-        (batch,) = batches_of_files(files, args, 0, 1)
-        pixels = read_batch(files, 8, 0, batch)
+    files = ImageList(tmp_path, paths)
+    (batch,) = batches(40, 40, 0, 0, 1)
+    for flips, least, most in ((None, 0, 0), (0, 0.2, 0.8)):
+        pixels = read_batch(files, 8, flips, batch)
         assert least <= (pixels[:, 0, 0, 0] == 0).float().mean() <= most
-        ((step, _, _),) = batches_of_tokens(tokens, args, 0, 1)
+        ((step, _, _),) = token_batches(tokens, 40, 0, flips is not None, 0, 1)
         assert least <= step.float().mean() <= most
 
 
@@ -116,16 +123,17 @@ KILLED = [(1, "random"), (2, "random"), (1, "kmeans"), (2, "kmeans")]
 
 @pytest.mark.parametrize("processes, start", KILLED)
 def test_killed_vqgan_ends_as_the_uninterrupted_one(tiny, tmp_path, processes, start):
-    more = ["--start-from", start, "--epochs", 4, "--checkpoint-minutes", 0, "--restart-steps", 3]
-    more += ["--gan-weight", 0.5, "--gan-start", 1]
+    """With the discriminator, from a tenth of the training on, and with codes that restart."""
+    more = ["--start-from", start, "--epochs", 4, "--checkpoint-minutes", 0, "--gan-weight", 0.5]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(tiny["train"], whole, *more, processes=processes)
-    command = [STAGE, "vqgan", "--data", tiny["train"], "--out", broken, *VQGAN, *more]
+    train(tiny["train"], whole, *more, processes=processes, script=RESTARTS)
+    assert "critic" in read_log(whole, "epoch")[0]
+    command = [*RESTARTS, "vqgan", "--data", tiny["train"], "--out", broken, *VQGAN, *more]
     delay = random.uniform(0, 0.3)
     begun = (broken / "checkpoint.pth").exists
     assert run_killed(*command, processes=processes, when=begun, delay=delay)
     assert not (broken / "generator.pth").exists()
-    train(tiny["train"], broken, *more, processes=processes)
+    train(tiny["train"], broken, *more, processes=processes, script=RESTARTS)
     assert equal(load(whole / "generator.pth"), load(broken / "generator.pth"))
     assert read_log(whole, "epoch") == read_log(broken, "epoch")
 
@@ -157,10 +165,9 @@ def test_killed_maskgit_ends_as_the_uninterrupted_one(tiny, tmp_path, processes)
 @pytest.mark.parametrize("start", ["random", "kmeans"])
 def test_two_processes_train_the_tokenizer_as_one(tiny, tmp_path, start):
     """With the discriminator, whose weight is a ratio of gradients of the whole batch."""
-    more = ["--start-from", start, "--epochs", 2, "--precision", "fp32", "--restart-steps", 3]
-    more += ["--gan-weight", 0.5, "--gan-start", 1]
-    train(tiny["train"], tmp_path / "one", *more)
-    train(tiny["train"], tmp_path / "two", *more, processes=2)
+    more = ["--start-from", start, "--epochs", 2, "--precision", "fp32", "--gan-weight", 0.5]
+    train(tiny["train"], tmp_path / "one", *more, script=RESTARTS)
+    train(tiny["train"], tmp_path / "two", *more, processes=2, script=RESTARTS)
     again = train(tiny["train"], tmp_path / "two", *more, processes=2)
     assert "is finished" in again.stdout
     one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
@@ -171,9 +178,10 @@ def test_two_processes_train_the_tokenizer_as_one(tiny, tmp_path, start):
 
 def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
     """Without dropout, whose noise is each process's own."""
-    more = ["--epochs", 4, "--precision", "fp32", "--dropout", 0]
-    fill_in(tiny, tmp_path / "one", *more)
-    fill_in(tiny, tmp_path / "two", *more, processes=2)
+    more = ["--epochs", 4, "--precision", "fp32"]
+    script = ("tests/other_constants.py", "DROPOUT=0", STAGE)
+    fill_in(tiny, tmp_path / "one", *more, script=script)
+    fill_in(tiny, tmp_path / "two", *more, processes=2, script=script)
     one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
     assert_close(one["transformer"], two["transformer"], 1e-4)
     for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
@@ -211,10 +219,10 @@ def test_kmeans_is_scikit_learns():
 
     points = np.random.default_rng(0).normal(size=(2000, 5)).astype(np.float32)
     start = points[seed_rng(0).choice(2000, 16, replace=False)]
-    theirs = KMeans(16, init=start, n_init=1, max_iter=patch_start.ITERATIONS, tol=0).fit(points)
-    ours = patch_start.kmeans(torch.from_numpy(points), 16, seed_rng(0))
+    theirs = KMeans(16, init=start, n_init=1, max_iter=ITERATIONS, tol=0).fit(points)
+    ours = kmeans(torch.from_numpy(points), 16, seed_rng(0))
     np.testing.assert_allclose(ours, theirs.cluster_centers_, atol=1e-4)
-    ids, distances = patch_start.nearest(torch.from_numpy(points), ours)
+    ids, distances = nearest(torch.from_numpy(points), ours)
     assert (ids.numpy() == theirs.predict(points)).all()
     assert float(distances.sum()) == pytest.approx(theirs.inertia_, rel=1e-4)
 
@@ -222,7 +230,7 @@ def test_kmeans_is_scikit_learns():
 def test_kmeans_of_few_different_points_finds_all_of_them():
     few = torch.tensor([[0.0], [1.0], [5.0]]).repeat(4, 1)
     for k in (3, 8, 50):
-        means = patch_start.kmeans(few, k, seed_rng(0))
+        means = kmeans(few, k, seed_rng(0))
         assert sorted(set(means[:, 0].tolist())) == [0.0, 1.0, 5.0]
         assert len(means) == k
 
@@ -239,8 +247,8 @@ def test_kmeans_start_loses_nothing_of_kmeans(tiny, tmp_path):
     images = np.stack([read_image(tiny["train"] / path) for path in find_images(tiny["train"])])
     patches = torch.from_numpy(images.reshape(24, 8, 4, 8, 4, 3).swapaxes(2, 3))
     patches = patches.reshape(-1, 48).float() / 255
-    means = patch_start.kmeans(patches, 32, seed_rng(0))
-    ids, _ = patch_start.nearest(patches, means)
+    means = kmeans(patches, 32, seed_rng(0))
+    ids, _ = nearest(patches, means)
     kmeans_error = float((means[ids] - patches).square().mean())
     error = reconstruction_error(tmp_path / "zero", tiny["train"])
     assert error < 1.05 * kmeans_error
@@ -299,10 +307,9 @@ def reconstruction_error_of_squares(folder, data):
 def test_patches_are_those_of_the_images(tiny):
     """Every sampled patch stands in an image, and each image gives equally many."""
     paths = find_images(tiny["train"])
-    args = SimpleNamespace(size=32, seed=0, codes=4, workers=0, no_flip=True)
-    patches = patch_start.sample_patches(
-        ImageList(tiny["train"], paths), args, 4, torch.device("cpu")
-    )
+    model = Tokenizer(4, [1], 1, codes=4, dim=4, groups=4, unshuffle=4)
+    read = partial(read_batch, ImageList(tiny["train"], paths), 32, None)
+    patches = sample_patches(model, read, 24, seed=0, workers=0)
     assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
     images = np.stack([read_image(tiny["train"] / path) for path in paths])
     there = images.reshape(24, 8, 4, 8, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)
@@ -353,7 +360,9 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     write_images(tmp_path / "dots", each=8, size=3)
     assert "smaller than the 4 pixels" in said("--data", tmp_path / "dots", code=2)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-    assert "vgg16" in said("--perceptual-weight", 1).lower()
+    without = said("--perceptual-weight", 1)
+    assert "vgg16" in without and "--perceptual-weight 0" in without
+    assert not (tmp_path / "x").exists()  # so the same folder takes --perceptual-weight 0
 
     assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)
     assert "--epochs was 12.0, now 3.0" in said("--out", tiny["vqgan"], "--epochs", 3, code=2)
@@ -362,5 +371,6 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     maskgit = ["maskgit", "--data", tiny["train"], "--out", tmp_path / "y", *MASKGIT]
     maskgit += ["--tokenizer", tiny["vqgan"]]
     assert "not a multiple of --heads 3" in refused(capsys, STAGE, *maskgit, "--heads", 3, code=2)
-    assert "holds neither" in refused(capsys, STAGE, *maskgit, "--tokenizer", tmp_path / "empty")
+    unfinished = refused(capsys, STAGE, *maskgit, "--tokenizer", tmp_path / "empty")
+    assert unfinished.startswith("--tokenizer") and "holds neither" in unfinished
     assert not (tmp_path / "y").exists()

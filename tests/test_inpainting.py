@@ -4,7 +4,6 @@ import json
 import random
 import resource
 import subprocess
-import types
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from conftest import ROOT, command, hashes, refused, run, run_killed, write_imag
 from PIL import Image
 
 from augment import painting
-from base.run import parser
 from images.pictures import as_stored, square, stored_suffix, write_image
 from images.read import read_image
 
@@ -150,15 +148,9 @@ def test_labels_that_the_model_is_given():
     paths = [f"n01440764/{i}.jpg" for i in range(200)]
 
     def given(label, seed=0):
-        flags = parser("")
-        painting.maskgit_arguments(flags)
-        painter = object.__new__(painting.Painter)
-        painter.args = flags.parse_args(["--label", label])
-        painter.args.seed = seed
-        painter.device = "cpu"
-        painter.transformer = types.SimpleNamespace(classes=1000)
-        painter.check_label()
-        return painter.labels(paths).tolist()
+        label = painting.label_choice(label)
+        painting.check_label(label, 1000)
+        return [painting.label_of(path, label, 1000, seed) for path in paths]
 
     assert given("true") == [0] * 200 and given("7") == [7] * 200
     drawn = given("random")
@@ -180,7 +172,9 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "pass --label" in said("--weights", published, code=2)
     assert "mask" in said("--mask", "random:1.5", code=2)
     assert "mask" in said("--mask", "centre", code=2)
-    assert "the positions are" in said("--positions", "middle", code=2, strategy="outpaint")
+    assert "only a tokenizer" in said("--weights", tiny["vqgan"], code=2, strategy="outpaint")
+    assert "'middle' (choose from" in said("--positions", "middle", code=2, strategy="outpaint")
+    assert "choose from" in said("--schedule", "late", code=2)
     other = ["--out", tiny["inpaint"], "--steps", 3, "--batch-size", 8, "--mask", "center"]
     assert "--mask was random:0.5" in said(*other, code=2)
     write_images(tmp_path / "twins", ["a"], each=1)

@@ -11,12 +11,14 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from augment import painting
-from augment.masks import MASKS, mask_name, mask_of
-from augment.painting import load_maskgit, synset_index
+from augment.masks import MASKS, SCHEDULES, mask_name, mask_of, shares
+from augment.painting import synset_index
 from base.run import seed_rng
 from models import maskgit, vqgan
+from models.published_maskgit import load_maskgit
 
 GOLDENS = Path(__file__).parent / "goldens" / "maskgit"
+TWELVE = maskgit.Sampling(shares("cosine", 12))
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,11 @@ def test_decoding_reproduces_the_official_trace(published, name):
     def draw(step, logits, unknown):
         return (logits + sample[step - start][unknown]).argmax(1)
 
-    final = maskgit.decode(
-        predict, ids[:, 1:], draw, lambda step: choice[step - start], steps, start
-    )
+    def noise(step):
+        return choice[step - start]
+
+    cosine = shares("cosine", steps)
+    final = maskgit.decode(predict, ids[:, 1:], draw, noise, cosine, start)
     assert (np.stack(trace) == golden["trace"]).all()
     assert (final.numpy() == golden["final"]).all()
 
@@ -79,13 +83,43 @@ def test_decoding_reproduces_the_official_trace(published, name):
 def test_schedule_is_computed_in_float32(steps):
     golden = np.load(GOLDENS / "decoding.npz")
     unknown = torch.from_numpy(golden["length/unknown"])
-    for step in range(steps):
-        r = float(maskgit.mask_ratio((step + 1) / steps))
-        assert (unknown * r).floor().tolist() == golden[f"length/floor_T{steps}"][step].tolist()
+    for step, share in enumerate(shares("cosine", steps)):
+        assert (unknown * share).floor().tolist() == golden[f"length/floor_T{steps}"][step].tolist()
     if steps == 12:
-        assert (
-            math.floor(256 * float(maskgit.mask_ratio(np.float64(8) / 12))) == 127
-        )  # float64 would say 128
+        assert math.floor(256 * shares("cosine", 12)[7]) == 127  # float64 would say 128
+
+
+@pytest.mark.parametrize(
+    "name, formula",
+    [
+        ("cosine", lambda done: math.cos(math.pi / 2 * done)),
+        ("linear", lambda done: 1 - done),
+        ("square", lambda done: 1 - done * done),
+        ("cubic", lambda done: 1 - done * done * done),
+        ("square-root", lambda done: 1 - math.sqrt(done)),
+    ],
+)
+def test_schedules_are_those_of_the_paper(published, name, formula):
+    expected = [max(formula(step / 8), 1e-6) for step in range(1, 9)]
+    np.testing.assert_allclose(shares(name, 8), expected, rtol=1e-5)
+    _, transformer, _ = published
+    hidden = []
+
+    def watched(tokens, labels, where):
+        hidden.append(int((tokens == maskgit.MASK).sum()))
+        return transformer(tokens, labels, where)
+
+    tokens = torch.full((1, 64), maskgit.MASK)
+    sampling = maskgit.Sampling(shares(name, 8))
+    maskgit.sample(watched, tokens, torch.zeros(1, dtype=int), [seed_rng(0)], sampling)
+    left = [64]
+    for share in expected[:-1]:  # each step finds one token or more
+        left.append(min(math.floor(64 * share), left[-1] - 1))
+    assert hidden == left
+
+
+def test_every_schedule_is_tested():
+    assert list(SCHEDULES) == ["cosine", "linear", "square", "cubic", "square-root"]
 
 
 def test_full_configuration_has_the_dissertations_227m_parameters():
@@ -131,7 +165,8 @@ def test_sampling_flags_change_what_is_drawn(published):
 
     def draw(seed, **options):
         rngs = [seed_rng(seed, i) for i in range(2)]
-        return maskgit.sample(transformer, tokens, labels, rngs, steps=1, **options)
+        sampling = maskgit.Sampling(shares("cosine", 1), **options)
+        return maskgit.sample(transformer, tokens, labels, rngs, sampling)
 
     assert (draw(0, top_k=1) == draw(1, top_k=1)).all()
     assert (draw(0, top_p=1e-6) == draw(0, top_k=1)).all()
@@ -149,7 +184,7 @@ def test_images_without_unknown_tokens_stay(published):
     half[1, :32] = maskgit.MASK
     for tokens in (known, half):
         rngs = [seed_rng(3, i) for i in range(2)]
-        filled = maskgit.sample(transformer, tokens, labels, rngs, steps=4)
+        filled = maskgit.sample(transformer, tokens, labels, rngs, TWELVE)
         assert (filled[0] == known[0]).all() and (filled[1, 32:] == known[1, 32:]).all()
         assert (filled >= 0).all()
 
@@ -159,16 +194,19 @@ def test_known_tokens_never_change_and_batch_mates_do_not_matter(published):
     tokens = torch.from_numpy(seed_rng(1).integers(0, 64, (5, 64)))
     masks = torch.from_numpy(np.stack([mask_of("random:0.5", 8, seed_rng(2, i)) for i in range(5)]))
     masked, labels = tokens.masked_fill(masks, maskgit.MASK), torch.arange(5)
-    together = maskgit.sample(transformer, masked, labels, [seed_rng(3, i) for i in range(5)])
+    rngs = [seed_rng(3, i) for i in range(5)]
+    together = maskgit.sample(transformer, masked, labels, rngs, TWELVE)
     assert (
         (together[~masks] == tokens[~masks]).all()
         and (together >= 0).all()
         and (together < 64).all()
     )
     for i in range(5):
-        alone = maskgit.sample(transformer, masked[i : i + 1], labels[i : i + 1], [seed_rng(3, i)])
+        one = masked[i : i + 1], labels[i : i + 1], [seed_rng(3, i)]
+        alone = maskgit.sample(transformer, *one, TWELVE)
         assert (alone == together[i : i + 1]).all()
-    other = maskgit.sample(transformer, masked, labels, [seed_rng(4, i) for i in range(5)])
+    rngs = [seed_rng(4, i) for i in range(5)]
+    other = maskgit.sample(transformer, masked, labels, rngs, TWELVE)
     assert (other != together).any()
 
 
@@ -238,22 +276,21 @@ def test_a_mask_of_another_kind_is_one_sentence(monkeypatch, capsys):
 
 def test_outpainting_positions_and_their_masks():
     places = painting.positions(256)
-    assert [place[1:] for place in places] == [
-        (t, left, 196) for t in (0, 30, 60) for left in (0, 30, 60)
-    ]
-    assert [place[0] for place in places[:5]] == [
+    corners = [(top, left, 196) for top in (0, 30, 60) for left in (0, 30, 60)]
+    assert list(places.values()) == corners
+    assert list(places)[:5] == [
         "upper-left",
         "upper-center",
         "upper-right",
         "center-left",
         "center",
     ]
-    for _, top, left, side in places:
+    for top, left, side in corners:
         canvas = np.zeros((256, 256), bool)
         canvas[top : top + side, left : left + side] = True
         whole = canvas.reshape(16, 16, 16, 16).all((1, 3))
         assert (painting.uncovered(256, 16, top, left, side) == ~whole.ravel()).all()
-    assert painting.positions(128)[8][1:] == (30, 30, 98)
+    assert painting.positions(128)["lower-right"] == (30, 30, 98)
 
 
 def test_imagenet_labels_are_indices_among_all_1000_synsets():

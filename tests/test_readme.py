@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call
+from conftest import PRETRAIN, ROOT, call, hashes
 
 from base.run import load
 from base.run_folder import run_arguments
@@ -26,7 +26,8 @@ SCRIPTS = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("re
 
 def test_there_are_commands_and_short_examples():
     assert len(COMMANDS) >= 10
-    assert set(EXAMPLES) == {"my_generator.py", "my_strategy.py", "my_mask.py", "my_method.py"}
+    things = ("generator", "strategy", "mask", "schedule", "method")
+    assert set(EXAMPLES) == {f"my_{thing}.py" for thing in things}
     for name, block in EXAMPLES.items():
         code = [line for line in block.splitlines() if line.strip()]
         limit = 41 if name == "my_method.py" else 21
@@ -107,6 +108,15 @@ def test_a_mask_of_ones_own(example, tiny, tmp_path):
     assert len(list((tmp_path / "gen" / "view0").rglob("*.png"))) == 24
     said = example("my_mask.py", "inpaint", "--mask", "chequer", *weights, *flags, code=2)
     assert "block:P, none, file:FOLDER, checker" in said
+
+
+def test_a_schedule_of_ones_own(example, tiny, tmp_path):
+    flags = ["--data", tiny["train"], "--out", tmp_path / "gen", "--workers", 0]
+    like_tiny = ["--weights", tiny["maskgit"], "--mask", "random:0.5", "--steps", 3]
+    example("my_schedule.py", "inpaint", "--schedule", "late", *like_tiny, *flags)
+    late, cosine = (hashes(m, "view0/**/*") for m in (tmp_path / "gen", tiny["inpaint"]))
+    assert late.keys() == cosine.keys() and late != cosine
+    assert "square-root,late" in example("my_schedule.py", "inpaint", "--help")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])

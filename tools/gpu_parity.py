@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gpu_tools import PROJECTORS, installed, relative, stage
 
+from augment.masks import shares
 from base import run
 from evaluate import linear
 from evaluate.features import accuracy, knn
@@ -129,7 +130,7 @@ def levels(images, choices, device):
 # ---------------------------------------------------------------- generators
 def decoding(report, device):
     """The five decoding traces of the official code, token for token."""
-    from augment.painting import load_maskgit
+    from models.published_maskgit import load_maskgit
 
     tokenizer, transformer, _ = load_maskgit(GOLDENS / "maskgit")
     tokenizer.to(device)
@@ -168,7 +169,7 @@ def trace(transformer, golden, name, device):
     def noise(step):
         return choice[step - start]
 
-    final = maskgit.decode(predict, ids[:, 1:], draw, noise, steps, start)
+    final = maskgit.decode(predict, ids[:, 1:], draw, noise, shares("cosine", steps), start)
     return np.mean(final.cpu().numpy() == arrays["final"])
 
 
