@@ -9,7 +9,7 @@
 # the best, gains 0.3 points from one view to three. It has no controls. These run too:
 #   real            the real image where each generated one would stand, as many times
 #   reconstruction  the tokenizer's reconstruction; there is only one, so for one view
-# All arms fit 24 GB: at most 18.9 GiB a GPU (python recipes/estimates.py memory).
+# All arms fit 24 GB: at most 18.9 GiB a GPU (python tools/estimates.py memory).
 # Estimated on 4 x RTX 3090: 164 hours (generation 4.9, pretraining 143, evaluation 16)
 # and 54 GB of disk.
 STUDY=${STUDY:-imagenet100}

@@ -39,7 +39,7 @@ for library in ("OMP", "OPENBLAS", "MKL"):
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
-sys.path.insert(1, str(ROOT / "recipes"))  # and `operations`
+sys.path.insert(1, str(ROOT / "tools"))  # and `operations`
 
 from base import run
 
