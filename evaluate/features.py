@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from base import parallel, run
 from base.parallel import rank, world
-from images import files, views
+from images import views
+from images.files import STRIP, read_ahead, without_ends
 from images.labelled import part, read_splits
 from images.unreadable import BLACK, ImageList, listed
 
@@ -43,7 +44,7 @@ def centre_crop(image, epoch, index, *, size, interpolation="bilinear"):
     """Shorter side to 256 / 224 of `size`, then the centre; an image of that very size is kept."""
     if image.shape[:2] == (size, size):
         return image
-    image = files.without_ends(image)  # of a long strip only the middle is needed
+    image = without_ends(image)  # of a long strip only the middle is needed
     resized = resize_shorter(image, round(256 * size / 224), interpolation)
     top = round((resized.shape[0] - size) / 2)
     left = round((resized.shape[1] - size) / 2)
@@ -57,7 +58,7 @@ def squash(image, epoch, index, *, size):
     """
     if image.shape[:2] == (size, size):
         return image
-    if max(image.shape[:2]) <= files.STRIP * min(image.shape[:2]):
+    if max(image.shape[:2]) <= STRIP * min(image.shape[:2]):
         image = resize_shorter(image, round(256 * size / 224))  # of a long strip it would be huge
     return resize(image, size, size)
 
@@ -106,7 +107,7 @@ def read_crops(batch, files, crop, stand_in=True):
 def read_batches(files, batches, crop, workers, device, stand_in=True):
     """Iterate over what `read_crops` makes of `batches`, lists of (epoch, index)."""
     read = partial(read_crops, files=files, crop=crop, stand_in=stand_in)
-    return files.read_ahead(batches, read, workers, device)
+    return read_ahead(batches, read, workers, device)
 
 
 def normalise(pixels, device, backbone):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import torch
 
 from base import run
-from images import files
+from images.files import class_of, find_images, is_passed_over
 
 VOC = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -46,8 +46,8 @@ def part(split, rows):
 # ---------------------------------------------------------------- class folders
 def read_folder(root):
     """(paths, class names) of the images ROOT/CLASS/.../image."""
-    paths = files.find_images(root)
-    names = [files.class_of(path) for path in paths]
+    paths = find_images(root)
+    names = [class_of(path) for path in paths]
     if "" in names:
         run.fail(
             f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image.",
@@ -64,7 +64,7 @@ def class_folders(root):
     found = set()
     with os.scandir(root) as entries:
         for entry in entries:
-            if entry.is_dir() and not files.is_passed_over(entry.name):
+            if entry.is_dir() and not is_passed_over(entry.name):
                 found.add(entry.name)
     return found
 
