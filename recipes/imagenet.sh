@@ -61,4 +61,14 @@ semisup() {
       --seed "$2" --subset-file "$SUBSETS/${percent}percent.txt" $SEMISUP
   done
 }
+arm() {  # name of the arm, seed, then the flags that make it: its encoder, then the EVALUATIONS
+  pretrain "$@"
+  for evaluation in $EVALUATIONS; do $evaluation "$1" "$2"; done
+}
+mixed() {  # seed, strategy or real, gamma: an arm of Table 4
+  local generated=$GEN/$2
+  if [ "$2" = real ]; then generated=real; fi
+  arm "$2-gamma$3-crop" "$1" --generated "$generated" --mix "$3" --pair crop
+}
+EVALUATIONS=linear
 preflight "$@"
