@@ -243,7 +243,9 @@ def memory():
     if fitting:
         more += f" --batch-size {min(fitting)}"
     if more:
-        said = "; another batch than the dissertation's: compare only such arms" if fitting else ""
+        said = ". This batch is not that of the dissertation: compare such arms alone" * bool(
+            fitting
+        )
         flags = (os.environ.get("PRETRAIN", "") + more).strip()
         cards = f"{processes} x {total:.1f} GiB"
         fault(f'A pretraining does not fit these cards ({cards}). Use PRETRAIN="{flags}"{said}')
