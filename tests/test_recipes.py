@@ -45,14 +45,19 @@ def recipe(place):
     return start
 
 
-def results(runs, *evaluations):
+@pytest.fixture(scope="module")
+def once(recipe):
+    """The same for tests that share what a recipe has made."""
+    return functools.cache(recipe)
+
+
+def results(runs, evaluation):
     """Names of the runs that have such a result, which is looked at too."""
-    found = set()
-    for evaluation in evaluations:
-        for file in runs.glob(f"*-{evaluation}/result.json"):
-            assert 0 <= json.loads(file.read_text())["results"]["top1"]["mean"] <= 100, file
-            found.add(file.parent.name.removesuffix(f"-{evaluation}").removesuffix("-seed0"))
-    return found
+    arms = set()
+    for file in runs.glob(f"*-{evaluation}/result.json"):
+        assert 0 <= json.loads(file.read_text())["results"]["top1"]["mean"] <= 100, file
+        arms.add(file.parent.name.removesuffix(f"-{evaluation}").removesuffix("-seed0"))
+    return arms
 
 
 def cells(runs, title, row):
@@ -118,9 +123,9 @@ RUN = {  # recipe: (runs, evaluations, arms that have them, title in the report,
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_tiny(recipe, place, name):
+def test_tiny(once, place, name):
     study, evaluations, arms, title, rows = RUN[name]
-    recipe(name)
+    once(name)
     runs = place / "runs" / study
     for evaluation in evaluations:
         assert results(runs, evaluation) >= set(arms.split())
@@ -128,8 +133,8 @@ def test_tiny(recipe, place, name):
         assert cells(runs, title, row)[1], row
 
 
-def test_what_table4_leaves(recipe, place):
-    recipe("table4_mixing")  # it is finished
+def test_what_table4_leaves(once, place):
+    once("table4_mixing")
     runs = place / "runs/imagenet"
     assert cells(runs, "Table 4", "In-Painting 50 %")[0] == "68.7"
     assert not cells(runs, "Table 4", "Noise-Based 75 %")[1]
@@ -141,9 +146,9 @@ def test_what_table4_leaves(recipe, place):
         assert len(list(mirror.glob("view0/*/*"))) == 32 and (mirror / "samples.png").exists()
 
 
-def test_what_the_figures_leave(recipe, place):
-    recipe("figure30_strength")
-    recipe("figure31_views")
+def test_what_the_figures_leave(once, place):
+    once("figure30_strength")
+    once("figure31_views")
     runs = place / "runs/imagenet100"
     linked = "n01558993 n01692333 n01729322".split()
     assert sorted(os.listdir(place / "data/imagenet100/train")) == linked
@@ -151,8 +156,8 @@ def test_what_the_figures_leave(recipe, place):
     assert run_arguments(runs / "swav-views2-seed0")["views"] == 2
 
 
-def test_table5(recipe, place):
-    recipe("table4_mixing")
+def test_table5(recipe, once, place):
+    once("table4_mixing")
     said = recipe("table5_transfer")
     assert said.count("is finished") == 3  # Table 4's mirror and encoders are used
     runs = place / "runs/imagenet"
