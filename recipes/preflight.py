@@ -65,7 +65,7 @@ made = {}  # what a command makes: the side of its images in pixels, or None
 linked = {}  # a folder of links that a command makes: the folder of 1,000 classes
 images = {}  # a folder: how many images it has
 mirrors = []  # (folder of originals, views, side in pixels, folder of the mirror)
-steps = []  # (arguments of a pretraining, number of processes)
+steps = []  # arguments of a pretraining
 faults = defaultdict(list)  # a kind of fault: what has it
 answers = {}  # (a function, its arguments): what it returned
 
@@ -105,7 +105,7 @@ def parser(script):
     return names["arguments"]
 
 
-def look(words, processes):
+def look(words):
     """What one command reads and makes."""
     if "recipes/imagenet100.sh" in words:  # env DATA=FOLDER bash recipes/imagenet100.sh OUT
         made[words[-1]] = None
@@ -117,12 +117,12 @@ def look(words, processes):
     elif words[0].endswith(".py") and parser(words[0]):
         sys.argv[0] = words[0]  # argparse's sentence begins with it
         if args := answer(parser(words[0]), tuple(words[1:])):
-            follow(Path(words[0]).stem, words[1], args, processes)
+            follow(Path(words[0]).stem, words[1], args)
     elif "--out" in words:
         made[words[words.index("--out") + 1]] = None
 
 
-def follow(stage, subcommand, args, processes):
+def follow(stage, subcommand, args):
     """What a parsed command reads and makes."""
     flags = vars(args)
     for flag in READS:
@@ -144,7 +144,7 @@ def follow(stage, subcommand, args, processes):
         side = made.get(flags.get("weights")) or flags.get("store_size") or side or PUBLISHED_SIDE
         mirrors.append((args.data, views_of(args), side, args.out))
     if stage == "03_pretrain" and f"{args.method} {args.backbone}" in MEMORY:
-        steps.append((args, processes))
+        steps.append(args)
     if flags.get("out"):
         made[os.path.normpath(args.out)] = side
 
@@ -229,26 +229,25 @@ def memory():
     if total is None:
         fault("No GPU is visible, and this takes four of them days. With DEVICE=cpu it begins")
         return
-    more, fitting = "", set()
-    for args, processes in steps:
+    more, note, fitting = "", "", set()
+    cards = max(1, int(os.environ.get("GPUS", 1)))
+    for args in steps:
         batch = args.batch_size or 4 * IMAGES[args.views]
-        each = batch // processes
+        each = batch // cards
         step = IMAGES[args.views] * (224 / args.size) ** 2
         plain, less = [most(total, gib) * step for gib in MEMORY[f"{args.method} {args.backbone}"]]
         if plain < each and not args.grad_checkpoint:
             more = " --grad-checkpoint"
         each = min(each, int(less if more or args.grad_checkpoint else plain))
-        if each * processes < batch:
-            fitting.add(each * processes)
+        if each * cards < batch:
+            fitting.add(each * cards)
     if fitting:
         more += f" --batch-size {min(fitting)}"
+        note = ". This batch is not that of the dissertation: compare such arms alone"
     if more:
-        said = ". This batch is not that of the dissertation: compare such arms alone" * bool(
-            fitting
-        )
         flags = (os.environ.get("PRETRAIN", "") + more).strip()
-        cards = f"{processes} x {total:.1f} GiB"
-        fault(f'A pretraining does not fit these cards ({cards}). Use PRETRAIN="{flags}"{said}')
+        these = f"{cards} x {total:.1f} GiB"
+        fault(f'A pretraining does not fit these cards ({these}). Use PRETRAIN="{flags}"{note}')
 
 
 def card():
@@ -271,22 +270,12 @@ def most(total, needed):
 
 
 # ---------------------------------------------------------------- all
-def commands(lines):
-    """(words, number of processes) of the printed commands, without python and torchrun."""
+def main(lines):
     for line in lines:
         if line.startswith("$ "):
             words = shlex.split(line[2:])
-            options = [word for word in words if word.startswith("--nproc_per_node=")]
-            if words[0] in ("python", "torchrun"):
-                words = words[1:]
-            while words[0].startswith("--"):
-                words = words[1:]
-            yield words, int(options[0].partition("=")[2]) if options else 1
-
-
-def main(lines):
-    for words, processes in commands(lines):
-        look(words, processes)
+            first = [number for number, word in enumerate(words) if word.endswith(".py")] or [0]
+            look(words[first[0] :])  # without python or torchrun
     disk()
     if steps and os.environ.get("DEVICE") != "cpu":
         memory()
