@@ -14,6 +14,7 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT, run_recipe
+from tiny import main as tiny_data
 
 from base.run_folder import run_arguments
 
@@ -222,6 +223,7 @@ def test_weights(recipe, place):
     """Without a network it ends with the address; with the files there it keeps their hashes and
     notices a change.
     """
+    tiny_data(place / "data")
     unplugged = {
         name: "http://127.0.0.1:9"
         for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
