@@ -95,7 +95,7 @@ DRAWS=10
 COST="--images 200 --compare 5000"
 if [ -n "${TINY:-}" ]; then
   PART="--limit 8 4"
-  ARMS="control mask50 weak50"
+  ARMS="control mask50"
   SEEDS="0"
   LABELS="2"
   EPOCHS=1
@@ -117,7 +117,7 @@ FIRST=${METHODS%% *}-baseline-seed${SEEDS%% *}  # its features say what is near
 read -r LONG SHORT <<< "$TRANSFORMER_EPOCHS"
 
 say "the images"
-run python recipes/cifar10.py --out "$DATA" --archive "$DATA_ROOT/archives" $IMAGES $PART
+run python recipes/datasets.py cifar10 --out "$DATA" --archive "$DATA_ROOT/archives" $IMAGES $PART
 
 # ---- the generators, and the images of an arm
 maskgit() {  # name, epochs

@@ -26,13 +26,13 @@ EVAL="--cache-features --workers 0"
 if [ -n "${TINY:-}" ]; then
   LIMIT="--limit 8"
   SEEDS="0"
-  ARMS="baseline control mask25 oracle"
+  ARMS="baseline mask25"
   LABELS="1"
   GENERATOR=train
 fi
 
 say "5,000 digits"
-run python recipes/digits.py --out "$DATA" ${LIMIT:-}
+run python recipes/datasets.py digits --out "$DATA" ${LIMIT:-}
 
 if [ "$GENERATOR" = train ]; then
   say "the generator: a k-means tokenizer and a label-free transformer, on the training digits alone"

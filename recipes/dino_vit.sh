@@ -23,14 +23,10 @@ run env DATA="$DATA" bash recipes/imagenet100.sh "$DATA_ROOT/imagenet100"
 DATA=$DATA_ROOT/imagenet100
 mirror inpaint
 
-arm() {  # name, seed, then the flags that make the arm
-  local name=$1 seed=$2; shift 2
-  pretrain "$name" "$seed" --method dino --backbone vit_small_patch16 --grad-checkpoint "$@"
-  linear "$name" "$seed"
-}
+dino="--method dino --backbone vit_small_patch16 --grad-checkpoint"
 for seed in $SEEDS; do
-  arm vit-baseline "$seed" --mix 0
-  arm vit-inpaint "$seed" --generated "$GEN/inpaint" --mix 0.5
-  arm vit-real "$seed" --generated real --mix 0.5
+  arm vit-baseline "$seed" $dino --mix 0
+  arm vit-inpaint "$seed" $dino --generated "$GEN/inpaint" --mix 0.5
+  arm vit-real "$seed" $dino --generated real --mix 0.5
 done
 run python 07_metrics.py report "$RUNS"

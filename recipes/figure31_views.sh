@@ -9,7 +9,7 @@
 # the best, gains 0.3 points from one view to three. It has no controls. These run too:
 #   real            the real image where each generated one would stand, as many times
 #   reconstruction  the tokenizer's reconstruction; there is only one, so for one view
-# All arms fit 24 GB: at most 18.9 GiB a GPU (python recipes/estimates.py memory).
+# All arms fit 24 GB: at most 18.9 GiB a GPU (python tools/estimates.py memory).
 # Estimated on 4 x RTX 3090: 164 hours (generation 4.9, pretraining 143, evaluation 16)
 # and 54 GB of disk.
 STUDY=${STUDY:-imagenet100}
@@ -18,7 +18,7 @@ METHODS=${METHODS:-"barlow vicreg swav byol simclr"}
 VIEWS=${VIEWS:-"1 2 3"}
 CONTROL_VIEWS=${CONTROL_VIEWS:-$VIEWS}
 SEEDS=${SEEDS:-"0"}
-if [ -n "${TINY:-}" ]; then METHODS="barlow swav" VIEWS="1 2" CONTROL_VIEWS="2"; fi
+if [ -n "${TINY:-}" ]; then METHODS=swav VIEWS=2 CONTROL_VIEWS=2; fi
 batch=(768 768 512 384)  # by the number of generated views
 
 say "the 100 classes, nine views of each image, and the tokenizer's reconstructions"
@@ -27,23 +27,22 @@ DATA=$DATA_ROOT/imagenet100
 mirror outpaint
 mirror reconstruction
 
-arm() {  # method, name, seed, number of generated views, then the flags that make the arm
+views_arm() {  # method, name, seed, number of generated views, then the flags that make the arm
   local method=$1 name=$1-$2 seed=$3 views=$4; shift 4
-  pretrain "$name" "$seed" --method "$method" --batch-size "${batch[$views]}" "$@"
-  linear "$name" "$seed"
+  arm "$name" "$seed" --method "$method" --batch-size "${batch[$views]}" "$@"
 }
 for seed in $SEEDS; do
   for method in $METHODS; do
-    arm "$method" baseline "$seed" 0 --mix 0
+    views_arm "$method" baseline "$seed" 0 --mix 0
     for views in $VIEWS; do
-      arm "$method" "views$views" "$seed" "$views" --generated "$GEN/outpaint" --views "$views" \
+      views_arm "$method" "views$views" "$seed" "$views" --generated "$GEN/outpaint" --views "$views" \
         --mix 1 --pair crop
     done
     for views in $CONTROL_VIEWS; do
-      arm "$method" "real-views$views" "$seed" "$views" --generated real --views "$views" \
+      views_arm "$method" "real-views$views" "$seed" "$views" --generated real --views "$views" \
         --mix 1 --pair crop
     done
-    arm "$method" reconstruction-views1 "$seed" 1 --generated "$GEN/reconstruction" \
+    views_arm "$method" reconstruction-views1 "$seed" 1 --generated "$GEN/reconstruction" \
       --mix 1 --pair crop
   done
 done

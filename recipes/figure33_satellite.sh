@@ -31,12 +31,12 @@ if [ -n "${DATA:-}" ]; then
   TOKENIZER=""
   TRANSFORMER=""
   INPAINT="--batch-size 64"
-  PRETRAIN="--size 128 --store-size 128 --batch-size 800"
+  PRETRAIN="--size 128 --store-size 128 --batch-size 800 ${PRETRAIN:-}"
   EVAL="--size 128 --workers 8"
   SUPERVISED="--size 128"
   RESIZED=${RESIZED:-$DATA_ROOT/wildfire-128}
   say "the images at 128 px"
-  run python recipes/resize.py --data "$DATA" --out "$RESIZED" --size 128
+  run python recipes/datasets.py resize --data "$DATA" --out "$RESIZED" --size 128
   DATA=$RESIZED
 else
   DATA=$DATA_ROOT/bluemarble
@@ -66,22 +66,19 @@ else
   if [ -n "${TINY:-}" ]; then
     LIMIT="--limit 96"
     SEEDS="0"
-    MASKS="0.25 0.5"
-    GAMMAS="0.5"
-    CONTROL_GAMMAS="0.5"
+    MASKS=0.25
+    GAMMAS=0.5
+    CONTROL_GAMMAS=""
+    ORACLE=""
     EPOCHS=1
-    LONG=2
-    LONG_MASK=0.25
-    LONG_GAMMA=0.5
     TOKENIZER="$TOKENIZER --codes 32"
     LABELS="1"
     TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 16 --epochs 1"
     PRETRAIN="$PRETRAIN --batch-size 32 --projector 32-32 --warmup-epochs 0"
-    SUPERVISED="$SUPERVISED --batch-size 32"
   fi
-  run python recipes/bluemarble.py --out "$DATA" ${LIMIT:-}
+  run python recipes/datasets.py bluemarble --out "$DATA" ${LIMIT:-}
 fi
-CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
+CONTROL_GAMMAS=${CONTROL_GAMMAS-$GAMMAS}
 
 say "the generator: trained on the images of train alone, without labels"
 $LAUNCH 00_train_generator.py vqgan --data "$DATA/train" --out "$RUNS/vqgan" $TOKENIZER

@@ -17,8 +17,8 @@ SAMPLING="--steps 6 --top-k 24 --softmax-temperature 0.67"
 if [ -n "${TINY:-}" ]; then FEW_DIGITS="--limit 8" FEW_TILES="--limit 16"; fi
 
 say "the generators that ship: digits and satellite tiles"
-run python recipes/digits.py --out "$DATA_ROOT/digits" ${FEW_DIGITS:-}
-run python recipes/bluemarble.py --out "$DATA_ROOT/tiles" ${FEW_TILES:---limit 240}
+run python recipes/datasets.py digits --out "$DATA_ROOT/digits" ${FEW_DIGITS:-}
+run python recipes/datasets.py bluemarble --out "$DATA_ROOT/tiles" ${FEW_TILES:---limit 240}
 shipped() {  # images, weights
   run python recipes/masks.py --data "$DATA_ROOT/$1/val" --weights "recipes/weights/$2.pth" \
     --out "$RUNS/$1" --share "$SHARE" $SAMPLING $MEASURED

@@ -5,8 +5,8 @@
 #   SUBSETS  SimCLR's lists of the 1 % and 10 % of the labels (weights.sh fetches them)
 #   PRETRAIN, LINEAR, SEMISUP, TRANSFER, GENERATE, ...   further flags for every command of a kind
 # Recipes share RUNS and GEN: what one has made, the next one uses. Their costs are estimates
-# (python recipes/estimates.py), each for a recipe that finds nothing made. The settings fit cards of
-# 24 GB: VICReg with 200 pairs a GPU needs 18.9 GiB (python recipes/estimates.py memory).
+# (python tools/estimates.py), each for a recipe that finds nothing made. The settings fit cards of
+# 24 GB: VICReg with 200 pairs a GPU needs 18.9 GiB (python tools/estimates.py memory).
 source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 STUDY=${STUDY:-imagenet}
 RUNS=${RUNS:-$RUN_ROOT/$STUDY}
@@ -61,4 +61,14 @@ semisup() {
       --seed "$2" --subset-file "$SUBSETS/${percent}percent.txt" $SEMISUP
   done
 }
+arm() {  # name of the arm, seed, then the flags that make it: its encoder, then the EVALUATIONS
+  pretrain "$@"
+  for evaluation in $EVALUATIONS; do $evaluation "$1" "$2"; done
+}
+mixed() {  # seed, strategy or real, gamma: an arm of Table 4
+  local generated=$GEN/$2
+  if [ "$2" = real ]; then generated=real; fi
+  arm "$2-gamma$3-crop" "$1" --generated "$generated" --mix "$3" --pair crop
+}
+EVALUATIONS=linear
 preflight "$@"

@@ -13,11 +13,13 @@ OUT=${1:-$DATA_ROOT/imagenet100}
 if [ -n "${DRY:-}" ]; then exit; fi  # its command is printed by the recipe that calls it
 from=$(cd "$DATA" && pwd)
 for split in train val; do
-  mkdir -p "$OUT/$split"
   linked=0
   while read -r synset; do
     if [ -d "$from/$split/$synset" ]; then
-      ln -sfn "$from/$split/$synset" "$OUT/$split/$synset"
+      if [ -z "${CHECK:-}" ]; then
+        mkdir -p "$OUT/$split"
+        ln -sfn "$from/$split/$synset" "$OUT/$split/$synset"
+      fi
       linked=$((linked + 1))
     fi
   done < <(grep -v '^#' recipes/imagenet100.txt)

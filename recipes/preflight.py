@@ -3,465 +3,289 @@
     CHECK=1 DATA=/path/to/imagenet bash recipes/table4_mixing.sh
 
 Every recipe begins with this; CHECK=1 ends it there. Its input is what the recipe prints with
-DRY=1. Each command is parsed by its stage's own parser, and followed: what it reads must be there,
-or an earlier command must make it. Prints one list of what was found and of all faults, and exits
-with 1 if there is a fault. Nothing is downloaded or written.
+DRY=1. Each command is parsed by its stage's own parser. What its flags read must be there, or an
+earlier command must make it. Prints what was looked at and one line for each kind of fault, and
+exits with 1 if there is a fault. Nothing is downloaded or written. What only a stage can know, the
+stage says itself when it starts.
 """
 
 import contextlib
-import copy
 import functools
 import importlib
-import importlib.util
 import io
 import os
 import shlex
 import shutil
+import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT))  # started as a file
 
-import estimates
-import memory
-import torch
+from base import run
+from base.weights import PUBLISHED, cache, model_folder
+from images import labelled
+from images.files import find_images
 
-from augment.diffusion import PIPELINE_LAYOUT
-from augment.registry import STRATEGIES
-from base import run, run_folder, weights
-from images import check, labelled, unreadable
-from images.files import class_of, find_images, spread
-
-STAGES = {path.stem for path in ROOT.glob("0?_*.py")}
+READS = (  # flags that name a file or a folder to read
+    "data images weights tokenizer captions backbone generated subset_file init steer navigator "
+    "mirrors features"
+).split()
+WORDS = ("real", "random", "inception")  # what they take beside a name
+NETWORKS = ("03_pretrain", "train_augmenter")  # their --backbone names a network
+LOADS = {  # subcommand: the published files that it needs without --weights
+    "vqgan": "vgg16",
+    "inpaint": "maskgit-tokenizer maskgit-transformer",
+    "outpaint": "maskgit-tokenizer maskgit-transformer",
+    "noise": "icgan swav",
+    "steer": "icgan swav",
+    "navigator": "icgan swav",
+    "cost": "inception",
+}
+ABSENT = "missing or empty; bash recipes/weights.sh fetches it"
 PUBLISHED_SIDE = 256  # pixels of an image of the published generators
-FREE = "GCL_FREE_GB"  # makes every disk look as if so much were free: a test
+BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
+IMAGES = {1: 200, 2: 128, 3: 96}  # generated views: images a card, of four, by default
+MEMORY = {  # README's: GiB of a step with one generated view, without and with --grad-checkpoint
+    "vicreg resnet50": (18.9, 8.3),
+    "barlow resnet50": (18.9, 8.3),
+    "simclr resnet50": (17.2, 9.8),
+    "byol resnet50": (18.1, 6.9),
+    "swav resnet50": (17.1, 9.8),
+    "dino resnet50": (29.1, 10.3),
+    "dino vit_small_patch16": (22.2, 5.2),
+}
+STATE = 2.6  # GiB of these that do not depend on the number of images, at most
+WORKSPACE = 1.5  # GiB that CUDA and its libraries take beside them
+
+# ---------------------------------------------------------------- what the commands so far told
+made = {}  # what a command makes: the side of its images in pixels, or None
+linked = {}  # a folder of links that a command makes: the folder of 1,000 classes
+images = {}  # a folder: how many images it has
+mirrors = []  # (folder of originals, views, side in pixels, folder of the mirror)
+steps = []  # arguments of a pretraining
+faults = defaultdict(list)  # a kind of fault: what has it
+answers = {}  # (a function, its arguments): what it returned
 
 
-class Seen:
-    """What was found so far.
-
-    lines: of the list; a dict keeps their order and each once. faults: the number of those that
-    are faults. made: {file or folder that a command makes: what is known of it}.
-    folders: {folder of images: their paths}. share: {folder: of them that may be unreadable}.
-    needs: [(folder, gigabytes that it will take)]. known: {question: its answer}.
-    """
-
-    def __init__(self):
-        self.lines = {}
-        self.faults = 0
-        self.made = {}
-        self.folders = {}
-        self.share = {}
-        self.needs = []
-        self.known = {}
-
-    def say(self, kind, text):
-        line = f"{kind:<8}{text}"
-        if line not in self.lines:
-            self.lines[line] = kind
-            self.faults += kind == "FAULT"
-
-    def ask(self, function, *args):
-        """`answer`, which is asked once for all commands."""
-        key = (function, *args)
-        if key not in self.known:
-            self.known[key] = self.answer(function, args)
-        return self.known[key]
-
-    def answer(self, function, args):
-        """function(*args); None after its sentence has been added to the faults."""
+def answer(function, *args):
+    """function(*args), called once; None after its sentence has become a fault."""
+    if (function, args) not in answers:
+        answers[function, args] = None
         said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said):
-                return function(*args)
-        except SystemExit:
-            self.say("FAULT", said.getvalue().strip().splitlines()[-1])
-        except OSError as error:
-            self.say("FAULT", str(error))
-
-    def makes(self, path, known=None):
-        self.made[os.path.normpath(path)] = known
-
-    def will_be_made(self, path):
-        """Whether an earlier command makes it, or a folder that it lies in."""
-        path = Path(os.path.normpath(path))
-        return any(str(place) in self.made for place in (path, *path.parents))
-
-    def must_exist(self, path, what):
-        if path and not Path(path).exists() and not self.will_be_made(path):
-            self.say("FAULT", f"{path} does not exist ({what}).")
+                answers[function, args] = function(*args)
+        except (SystemExit, OSError) as error:
+            fault(said.getvalue().strip().rpartition("\n")[2] or str(error))
+    return answers[function, args]
 
 
-# ---------------------------------------------------------------- commands
-def commands(lines):
-    """[(words, number of processes)] of the printed commands, without python and torchrun."""
-    found = []
-    for line in lines:
-        if not line.startswith("$ "):
-            continue
-        words = shlex.split(line[2:])
-        processes = 1
-        if words[0] == "torchrun":
-            options = [word for word in words if word.startswith("--nproc_per_node=")]
-            processes = int(options[0].partition("=")[2])
-        if words[0] in ("torchrun", "python"):
-            words = words[1:]
-            while words[0].startswith("--"):
-                words = words[1:]
-        found.append((words, processes))
-    return found
+def fault(kind, *names):
+    faults[kind] += [name for name in map(str, names) if name not in faults[kind]]
 
 
-def look(words, processes, seen):
-    """What one command needs and makes."""
-    script = Path(words[0])
-    if script.stem in STAGES and script.suffix == ".py":
-        args = seen.answer(importlib.import_module(script.stem).arguments, [words[1:]])
-        if args:
-            os.environ["WORLD_SIZE"] = str(processes)  # batches and memory are those of so many
-            LOOK[script.stem](args, seen)
-            os.environ["WORLD_SIZE"] = "1"
-    elif words[:1] == ["env"] and "recipes/imagenet100.sh" in words:
-        hundred_classes(words[1].removeprefix("DATA="), words[-1], seen)
-    elif "--out" in words:  # the scripts of recipes/ and extras/
-        flag = "--images" if script.name == "cifar10.py" else "--data"
-        if flag in words:
-            seen.must_exist(words[words.index(flag) + 1], flag)
-        seen.makes(words[words.index("--out") + 1])
+def is_made(path):
+    """Whether an earlier command makes it, or a folder that it lies in."""
+    path = Path(os.path.normpath(path))
+    return any(str(folder) in made for folder in (path, *path.parents))
 
 
-# ---------------------------------------------------------------- images
-def images(folder, args, seen):
-    """The paths of a folder tree of images; None where there are none yet."""
-    if seen.will_be_made(folder):
-        return seen.made.get(os.path.normpath(folder))
-    paths = seen.ask(find_images, folder)
-    if paths:
-        note_folder(folder, paths, args, seen)
-    return paths
+# ---------------------------------------------------------------- one command
+@functools.cache
+def parser(script):
+    """`arguments` of a script, without the heavy imports below it; None if it has none."""
+    top, _, rest = Path(script).read_text().partition('if __name__ == "__main__":\n    args = ')
+    if not rest:
+        return None
+    names = {"__file__": script, "__name__": script}
+    exec(compile(top, script, "exec"), names)
+    return names["arguments"]
 
 
-def note_folder(folder, paths, args, seen):
-    folder = str(folder)
-    if folder not in seen.folders:
-        classes = {class_of(path) for path in paths}
-        seen.say("images", f"{folder}: {len(paths):,} in {len(classes):,} folders")
-    seen.folders[folder] = paths
-    seen.share[folder] = args.max_unreadable
+def look(words):
+    """What one command reads and makes."""
+    if "recipes/imagenet100.sh" in words:  # env DATA=FOLDER bash recipes/imagenet100.sh OUT
+        made[words[-1]] = None
+        linked[words[-1]] = words[1].removeprefix("DATA=")
+        check = os.environ | {"CHECK": "1"}
+        done = subprocess.run(words, env=check, capture_output=True, text=True)
+        if done.returncode:
+            fault(done.stderr.strip().rpartition("\n")[2])
+    elif words[0].endswith(".py") and parser(words[0]):
+        sys.argv[0] = words[0]  # argparse's sentence begins with it
+        if args := answer(parser(words[0]), tuple(words[1:])):
+            follow(Path(words[0]).stem, words[1], args)
+    elif "--out" in words:
+        made[words[words.index("--out") + 1]] = None
+
+
+def follow(stage, subcommand, args):
+    """What a parsed command reads and makes."""
+    flags = vars(args)
+    for flag in READS:
+        values = flags.get(flag)
+        for path in values if isinstance(values, list) else [values]:
+            there = not isinstance(path, str) or path in WORDS or os.path.exists(path)
+            if not there and not is_made(path) and (flag != "backbone" or stage not in NETWORKS):
+                absent = ABSENT if flag == "subset_file" else "not there"
+                fault(absent, f"{path} (--{flag.replace('_', '-')})")
+    loads(subcommand, flags)
+    if "eval_on" in flags:
+        read_classes(args.data, args.eval_on)
+    if stage == "06_transfer" and os.path.exists(args.data):
+        reader = importlib.import_module(stage).READERS[args.dataset]
+        if data := answer(reader, args.data):
+            images[f"{args.data} ({args.dataset})"] = len(data.train.files) + len(data.val.files)
+    side = flags.get("size") or made.get(flags.get("tokenizer"))
+    if stage == "02_augment":
+        side = made.get(flags.get("weights")) or flags.get("store_size") or side or PUBLISHED_SIDE
+        mirrors.append((args.data, views_of(args), side, args.out))
+    if stage == "03_pretrain" and f"{args.method} {args.backbone}" in MEMORY:
+        steps.append(args)
+    if flags.get("out"):
+        made[os.path.normpath(args.out)] = side
+
+
+def loads(subcommand, flags):
+    """The published weights, and the models of transformers and diffusers."""
+    model = flags.get("model")
+    if model and subcommand not in ("vqgan", "maskgit") and not is_made(model):
+        marker = "model_index.json" if subcommand == "diffusion" else "config.json"
+        answer(model_folder, model, marker, f"a folder with {marker}", in_cache)
+    if flags.get("weights") or flags.get("perceptual_weight") == 0:
+        return
+    if flags.get("features", "inception") == "inception":
+        for name in LOADS.get(subcommand, "").split():
+            file = cache() / PUBLISHED[name].file
+            if not file.exists() or not file.stat().st_size:
+                fault(ABSENT, file)
+
+
+def in_cache(name):
+    """The folder of a hub id whose files are in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, local_files_only=True)
 
 
 def read_classes(root, val):
+    """Read ROOT/train and ROOT/VAL as the stages do, unless a command is to make them."""
+    source = linked.get(root, root)
+    if os.path.exists(source) and (root in linked or not is_made(root)):
+        if data := answer(classes, source, val):
+            for name, split in (("train", data.train), (val, data.val)):
+                number = len(split.files) // (10 if root in linked else 1)
+                images[os.path.join(root, name)] = number
+
+
+def classes(root, val):
     """`labelled.read_splits`, but for a val without class folders, of which it says what to do."""
     folder = Path(root, val)
     if folder.is_dir() and not labelled.class_folders(folder):
-        n = len(find_images(folder))
         run.fail(
-            f"{folder} is flat: {n:,} images and no class folders, as ImageNet's "
-            f"ILSVRC2012_img_val.tar has them. Move each into {folder}/CLASS/ "
+            f"{folder} is flat: {len(find_images(folder)):,} images and no class folders, as "
+            f"ImageNet's ILSVRC2012_img_val.tar has them. Move each into {folder}/CLASS/ "
             "(for ImageNet valprep.sh of soumith/imagenetloader.torch does it)."
         )
     return labelled.read_splits(root, val)
 
 
-def classes(root, val, args, seen):
-    """The labelled images of ROOT/train and ROOT/val; None where there are none yet."""
-    if seen.will_be_made(root):
-        return None
-    data = seen.ask(read_classes, root, val)
-    if data:
-        for name, split in (("train", data.train), (val, data.val)):
-            folder = os.path.join(root, name)
-            paths = [labelled.path_below(folder, file) for file in split.files]
-            note_folder(folder, paths, args, seen)
-    return data
+# ---------------------------------------------------------------- disk and memory
+def views_of(args):
+    """How many views of an image a command of 02_augment.py stores."""
+    if args.strategy == "outpaint":
+        return 9 if "all" in args.positions else len(args.positions)
+    return len(getattr(args, "strength", [])) or getattr(args, "views", 1)
 
 
-def hundred_classes(source, out, seen):
-    """What recipes/imagenet100.sh links: 100 classes of train and of val."""
-    lines = (ROOT / "recipes/imagenet100.txt").read_text().split()
-    names = [line for line in lines if line.startswith("n") and line[1:].isdecimal()]
-    seen.makes(out)
-    for split in ("train", "val"):
-        folder = Path(source, split)
-        if not folder.is_dir():
-            seen.say("FAULT", f"{folder} is not a folder.")
-            continue
-        there = [name for name in names if (folder / name).is_dir()]
-        if not labelled.class_folders(folder):
-            seen.ask(read_classes, source, split)
-        elif len(there) < len(names) and not os.environ.get("TINY"):
-            lacking = sorted(set(names) - set(there))
-            seen.say(
-                "FAULT", f"{folder} lacks {len(lacking)} of the 100 classes, such as {lacking[0]}."
-            )
-        paths = [f"{name}/{file}" for name in there for file in os.listdir(folder / name)]
-        seen.makes(os.path.join(out, split), paths)
-        seen.say("images", f"{folder}: {len(paths):,} of {len(there)} of the 100 classes")
+def gigabytes_of(files, side):
+    """Disk for so many generated images of side x side pixels."""
+    return files * side**2 * BYTES_PER_PIXEL / 1e9
 
 
-# ---------------------------------------------------------------- weights and models
-def published(seen, *names):
-    for name in names:
-        file = weights.cache() / weights.PUBLISHED[name].file
-        if file.exists():
-            seen.say("weights", str(file))
-        else:
-            seen.say("FAULT", f"{file} is missing: bash recipes/weights.sh fetches it.")
+def disk():
+    """Whether the mirrors that are still to be made fit the disk, which they share."""
+    needed = 0
+    for data, views, side, out in mirrors:
+        if data not in images and os.path.exists(data):
+            images[data] = len(answer(find_images, data) or ())
+        there = sum(len(files) for _, _, files in os.walk(out))
+        needed += gigabytes_of(max(0, images.get(data, 0) * views - there), side)
+    if mirrors:
+        folder = next(path for path in Path(out).absolute().parents if path.exists())
+        free = float(os.environ.get("GCL_FREE_GB") or shutil.disk_usage(folder).free / 1e9)
+        numbers = f"{needed:,.1f} GB of mirrors (an estimate), {free:,.1f} GB are free"
+        print(f"disk    {folder}: {numbers}")
+        if needed > free:
+            fault(f"too small for what is to be made: {numbers}. GEN and RUNS name others", folder)
 
 
-def model(name, package, marker, layout, seen):
-    """A model folder, or a hub id whose files are in the cache."""
-    from huggingface_hub import snapshot_download
-
-    if importlib.util.find_spec(package) is None:
-        seen.say("FAULT", f"The package {package} is missing: pip install {package}")
-    cached = functools.partial(snapshot_download, local_files_only=True)
-    if folder := seen.answer(weights.model_folder, (name, marker, layout, cached)):
-        seen.say("weights", str(folder))
-
-
-def side_of(args, seen):
-    """Pixels of the images that a command of 02_augment.py stores."""
-    if args.strategy == "diffusion":
-        return args.store_size
-    if args.strategy == "noise" or not hasattr(args, "weights"):
-        return getattr(args, "size", PUBLISHED_SIDE)
-    return seen.made.get(os.path.normpath(args.weights or "")) or PUBLISHED_SIDE
-
-
-# ---------------------------------------------------------------- the stages
-def train_generator(args, seen):
-    paths = images(args.data, args, seen)
-    if paths:
-        seen.answer(run.check_batch, (len(paths), args.batch_size))
-    if args.model == "vqgan":
-        seen.makes(args.out, args.size)
-        if args.perceptual_weight and args.epochs > 0:
-            published(seen, "vgg16")
-    else:
-        seen.must_exist(args.tokenizer, "--tokenizer")
-        seen.makes(args.out, seen.made.get(os.path.normpath(args.tokenizer)))
-
-
-def caption(args, seen):
-    images(args.data, args, seen)
-    layout = importlib.import_module("01_caption").LAYOUT
-    model(args.model, "transformers", "config.json", layout, seen)
-    seen.makes(args.out)
-
-
-def augment(args, seen):
-    paths = images(args.data, args, seen)
-    if args.strategy in ("inpaint", "outpaint") and not args.weights:
-        published(seen, "maskgit-tokenizer", "maskgit-transformer")
-    elif args.strategy == "noise" and not args.weights:
-        published(seen, "icgan", "swav")
-    elif args.strategy == "diffusion" and not seen.will_be_made(args.model):
-        model(args.model, "diffusers", "model_index.json", PIPELINE_LAYOUT, seen)
-    for name in ("weights", "captions", "backbone"):
-        seen.must_exist(getattr(args, name, None), f"--{name}")
-    free = {*run_folder.MAY_CHANGE, *STRATEGIES[args.strategy].choose_views}
-    same_command(args, f"02_augment {args.strategy}", "augment.json", free, seen)
-    if paths:
-        there = sum(len(files) for _, _, files in os.walk(args.out))
-        missing = max(0, len(paths) * estimates.stored_views(args) - there)
-        seen.needs.append((args.out, estimates.stored_gigabytes(missing, side_of(args, seen))))
-    seen.makes(args.out)
-
-
-def pretrain(args, seen):
-    stage = importlib.import_module("03_pretrain")
-    paths = images(args.data, args, seen)
-    complete = copy.copy(args)
-    settings = seen.answer(stage.complete, (complete,))
-    if paths:
-        seen.answer(functools.partial(run.check_batch, least=2), (len(paths), complete.batch_size))
-    for folder in args.generated if args.generated != ["real"] and complete.mix else ():
-        seen.must_exist(folder, "--generated")
-    seen.must_exist(args.init, "--init")
-    if args.knn:
-        classes(args.knn, "val", args, seen)
-    same_command(
-        complete, stage.STAGE, "args.json", {*run_folder.MAY_CHANGE, *stage.MAY_CHANGE}, seen
-    )
-    if settings and not Path(args.out, "backbone.pth").exists():
-        seen.needs.append((args.out, estimates.BACKBONE_GB))
-        fits_the_card(complete, settings, stage, seen)
-    seen.makes(args.out)
-
-
-def linear(args, seen):
-    classes(args.data, args.eval_on, args, seen)
-    evaluated(args, seen)
-
-
-def fine_tune(args, seen):
-    data = classes(args.data, args.eval_on, args, seen)
-    if args.subset_file and not Path(args.subset_file).exists():
-        seen.say(
-            "FAULT",
-            f"{args.subset_file} is missing: bash recipes/weights.sh fetches SimCLR's lists.",
-        )
-    elif args.subset_file and data:
-        root = os.path.join(args.data, "train")
-        files = tuple(data.train.files)
-        if seen.ask(labelled.read_subset, args.subset_file, root, files):
-            seen.say("labels", args.subset_file)
-    evaluated(args, seen)
-
-
-def transfer(args, seen):
-    readers = importlib.import_module("06_transfer").READERS
-    if not getattr(args, "download", False):
-        data = seen.ask(readers[args.dataset], args.data)
-        for split in (data.train, data.val) if data else ():
-            gone = [file for file in spread(split.files, 100) if not os.path.exists(file)]
-            if gone:
-                seen.say("FAULT", f"{args.dataset}: {gone[0]} is listed and does not exist.")
-        if data:
-            numbers = f"{len(data.train.files):,} and {len(data.val.files):,} images"
-            seen.say("images", f"{args.data}: {args.dataset}, {numbers}")
-    evaluated(args, seen)
-
-
-def evaluated(args, seen):
-    if args.backbone != "random":
-        seen.must_exist(args.backbone, "--backbone")
-    seen.makes(args.out)
-
-
-def metrics(args, seen):
-    if args.command == "report":
-        return
-    if getattr(args, "features", None) == "inception":
-        if args.weights:
-            seen.must_exist(args.weights, "--weights")
-        else:
-            published(seen, "inception")
-    elif getattr(args, "features", "random") != "random":
-        seen.must_exist(args.features, "--features")
-    for folder in getattr(args, "mirrors", ()):
-        seen.must_exist(folder, "a mirror")
-
-
-LOOK = {
-    "00_train_generator": train_generator,
-    "01_caption": caption,
-    "02_augment": augment,
-    "03_pretrain": pretrain,
-    "04_linear_eval": linear,
-    "05_semisup_eval": fine_tune,
-    "06_transfer": transfer,
-    "07_metrics": metrics,
-}
-
-
-def same_command(args, stage, file, free, seen):
-    """What stands in the folder of an earlier run must have been made by this very command."""
-    path = Path(args.out, file)
-    if path.exists():
-        arguments = {name: value for name, value in vars(args).items() if name not in free}
-        identity = {"stage": stage, "args": arguments}
-        seen.answer(run_folder.write_or_check, (path, identity, "a run folder"))
-
-
-# ---------------------------------------------------------------- memory and disk
-def card():
-    """GiB of a GPU, or None where there is none."""
-    if torch.cuda.is_available():
-        return memory.gpu_gib(torch.device("cuda", 0))
-    size = os.environ.get("GCL_GPU_GIB")
-    return float(size) if size else None
-
-
-def fits_the_card(args, settings, stage, seen):
-    """Count the memory of a training step; see memory.judge."""
+def memory():
+    """What PRETRAIN must hold if the cards are fewer or smaller than the settings ask for."""
     total = card()
     if total is None:
+        fault("No GPU is visible, and this takes four of them days. With DEVICE=cpu it begins")
         return
-    names = "method backbone small_images size views local_crops local_size projector batch_size"
-    names += " optimizer grad_checkpoint precision"
-    key = tuple(str(getattr(args, name)) for name in names.split())
-    if key not in seen.known:
-        build = functools.partial(stage.build_optimizer, recipe=settings)
-        network = stage.build_model(args, settings, normalisation=None)
-        bf16 = args.precision != "fp32"
-        seen.known[key] = memory.judge(args, network, build, bf16, total)
-    need, sentence = seen.known[key]
-    if need + memory.CONTEXT > total:
-        seen.say("FAULT", f"{args.out}: {sentence}")
-    elif need + memory.WORKSPACE > total:
-        seen.say("note", f"{args.out}: {sentence}")
+    more, note, fitting = "", "", set()
+    cards = max(1, int(os.environ.get("GPUS", 1)))
+    for args in steps:
+        batch = args.batch_size or 4 * IMAGES[args.views]
+        each = batch // cards
+        step = IMAGES[args.views] * (224 / args.size) ** 2
+        plain, less = [most(total, gib) * step for gib in MEMORY[f"{args.method} {args.backbone}"]]
+        if plain < each and not args.grad_checkpoint:
+            more = " --grad-checkpoint"
+        each = min(each, int(less if more or args.grad_checkpoint else plain))
+        if each * cards < batch:
+            fitting.add(each * cards)
+    if fitting:
+        more += f" --batch-size {min(fitting)}"
+        note = ". This batch is not that of the dissertation: compare such arms alone"
+    if more:
+        flags = (os.environ.get("PRETRAIN", "") + more).strip()
+        these = f"{cards} x {total:.1f} GiB"
+        fault(f'A pretraining does not fit these cards ({these}). Use PRETRAIN="{flags}"{note}')
 
 
-def free_gigabytes(folder):
-    """(number of the disk, GB that are free) of a folder that may not be there yet."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    pretended = os.environ.get(FREE)
-    free = float(pretended) if pretended else shutil.disk_usage(place).free / 1e9
-    return place.stat().st_dev, free
+def card():
+    """GiB of a GPU, or $GCL_GPU_GIB; None where no GPU is visible."""
+    import torch
+
+    if pretended := os.environ.get("GCL_GPU_GIB"):
+        return float(pretended)
+    return torch.cuda.mem_get_info()[1] / 2**30 if torch.cuda.is_available() else None
 
 
-def disks(seen):
-    """The space that mirrors and encoders will take, disk by disk."""
-    needed, free, largest = {}, {}, {}
-    for folder, gigabytes in seen.needs:
-        disk, free[disk] = free_gigabytes(folder)
-        needed[disk] = needed.get(disk, 0) + gigabytes
-        largest[disk] = max(largest.get(disk, (0, "")), (gigabytes, folder))
-    for disk, gigabytes in needed.items():
-        _, folder = largest[disk]
-        numbers = f"{gigabytes:,.1f} GB (an estimate), {free[disk]:,.1f} GB are free"
-        if gigabytes > free[disk]:
-            seen.say(
-                "FAULT",
-                f"The disk of {folder} is too small: what is still to be made takes {numbers}. "
-                "Free some space, or choose folders on another disk with GEN and RUNS.",
-            )
-        else:
-            seen.say("disk", f"{folder} and others: {numbers}")
+def most(total, needed):
+    """The share of a step of `needed` GiB that fits a card of `total` GiB; 2 is twice a step.
+
+    What a step needs is the largest of several straight lines over the number of images. So it lies
+    below the line through STATE up to the whole step, and below the line through 0 beyond it.
+    """
+    left = total - WORKSPACE
+    return left / needed if left > needed else max(0, (left - STATE) / (needed - STATE))
 
 
-def readable(seen):
-    """What an earlier 07_metrics.py check says of the folders."""
-    unchecked = []
-    for folder, paths in seen.folders.items():
-        failed = check.kept_answer(folder, paths)
-        if failed is None:
-            unchecked.append(folder)
-        elif len(failed) > unreadable.allowed(seen.share[folder], len(paths)):
-            names = ", ".join(sorted(failed)[:3])
-            share = f"{seen.share[folder]:g}"
-            seen.say(
-                "FAULT",
-                f"{folder}: {len(failed)} of {len(paths)} images cannot be read, more than "
-                f"--max-unreadable {share}: {names}.",
-            )
-        else:
-            seen.say("checked", f"{folder}: {len(failed)} of {len(paths)} images cannot be read")
-    if unchecked:
-        seen.say(
-            "note",
-            "Whether every image can be read is not known yet. This tells (it may be left out): "
-            f"python 07_metrics.py check {shlex.join(unchecked)}",
-        )
-
-
+# ---------------------------------------------------------------- all
 def main(lines):
-    seen = Seen()
-    for words, processes in commands(lines):
-        look(words, processes, seen)
-    disks(seen)
-    readable(seen)
-    order = ["images", "labels", "weights", "disk", "checked", "note", "FAULT"]
-    for line in sorted(seen.lines, key=lambda line: order.index(seen.lines[line])):
-        print(line)
-    if seen.faults:
-        run.fail(f"This recipe would fail: see the {seen.faults} FAULTs above. Nothing was made.")
+    for line in lines:
+        if line.startswith("$ "):
+            words = shlex.split(line[2:])
+            first = [number for number, word in enumerate(words) if word.endswith(".py")] or [0]
+            look(words[first[0] :])  # without python or torchrun
+    disk()
+    if steps and os.environ.get("DEVICE") != "cpu":
+        memory()
+    for folder, number in images.items():
+        print(f"images  {folder}: {number:,}")
+    for kind, names in faults.items():
+        more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
+        print("FAULT  ", ", ".join(names[:5] + more) + (": " if names else "") + kind)
+    if faults:
+        run.fail(f"This recipe would fail: see the {len(faults)} FAULTs above. Nothing was made.")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ What will happen, with times on two slow cores:
 PLAN
 
 say "1 of 5: the images"
-run python recipes/digits.py --out "$DIGITS" ${FEW_DIGITS:-}
-run python recipes/bluemarble.py --out "$TILES" ${FEW_TILES:---limit 240}
+run python recipes/datasets.py digits --out "$DIGITS" ${FEW_DIGITS:-}
+run python recipes/datasets.py bluemarble --out "$TILES" ${FEW_TILES:---limit 240}
 
 if [ "$GENERATOR" = train ]; then
   say "a generator from nothing: k-means tokens and a label-free transformer"

@@ -48,13 +48,10 @@ done
 
 both="--both-generated --pair crop flip jitter blur grayscale"
 for seed in $SEEDS; do
-  pretrain simclr-baseline "$seed" --mix 0
-  linear simclr-baseline "$seed"
+  arm simclr-baseline "$seed" --mix 0
   for arm in $arms; do
-    pretrain "simclr-$arm" "$seed" --generated "$GEN/noise/view0" "$GEN/noise-$arm" $both
-    linear "simclr-$arm" "$seed"
+    arm "simclr-$arm" "$seed" --generated "$GEN/noise/view0" "$GEN/noise-$arm" $both
   done
-  pretrain simclr-real "$seed" --generated real $both
-  linear simclr-real "$seed"
+  arm simclr-real "$seed" --generated real $both
 done
 run python 07_metrics.py report "$RUNS"

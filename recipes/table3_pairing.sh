@@ -15,24 +15,21 @@ STRATEGIES=${STRATEGIES:-"noise inpaint"}
 PAIRS=${PAIRS:-"none crop flip solarize jitter blur grayscale"}
 CONTROL_PAIRS=${CONTROL_PAIRS-"none crop"}
 SEEDS=${SEEDS:-"0"}
-if [ -n "${TINY:-}" ]; then PAIRS="none crop"; fi
+if [ -n "${TINY:-}" ]; then STRATEGIES=noise PAIRS=crop CONTROL_PAIRS=crop; fi
 
 say "one generated image per image and strategy"
 for strategy in $STRATEGIES; do mirror "$strategy"; done
 
-arm() {  # name, seed, then the flags that make the arm
-  pretrain "$@" --mix 1
-  linear "$1" "$2"
-  semisup "$1" "$2"
-}
+EVALUATIONS="linear semisup"
 for seed in $SEEDS; do
   for strategy in $STRATEGIES; do
     for pair in $PAIRS; do
-      arm "$strategy-gamma1-$pair" "$seed" --generated "$GEN/$strategy" --pair "$pair"
+      arm "$strategy-gamma1-$pair" "$seed" --generated "$GEN/$strategy" --pair "$pair" \
+        --mix 1
     done
   done
   for pair in $CONTROL_PAIRS; do
-    arm "real-gamma1-$pair" "$seed" --generated real --pair "$pair"
+    arm "real-gamma1-$pair" "$seed" --generated real --pair "$pair" --mix 1
   done
 done
 run python 07_metrics.py report "$RUNS"

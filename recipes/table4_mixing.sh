@@ -26,7 +26,7 @@ CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
 CONTROLS=${CONTROLS-"random-label one-label oracle neighbour equal-time"}
 EQUAL_TIME=${EQUAL_TIME:-"--epochs 125"}
 if [ -n "${TINY:-}" ]; then
-  STRATEGIES="noise inpaint" GAMMAS="0.25 0.5" CONTROL_GAMMAS="0.5" EQUAL_TIME="--epochs 2"
+  STRATEGIES=inpaint GAMMAS=0.5 CONTROL_GAMMAS=0.5 CONTROLS=random-label
 fi
 
 say "generated images, and the tokenizer's reconstructions"
@@ -42,28 +42,22 @@ control_mirror() {  # the images of one of CONTROLS; the neighbours are those of
   esac
   $LAUNCH 02_augment.py $words --data "$DATA/train" --out "$GEN/$1" $GENERATE
 }
-arm() {  # name, seed, then the flags that make the arm
-  pretrain "$@"
-  linear "$1" "$2"
-  semisup "$1" "$2"
-}
+EVALUATIONS="linear semisup"
 for seed in $SEEDS; do
   arm baseline "$seed" --mix 0
   for gamma in $GAMMAS; do
-    for strategy in $STRATEGIES; do
-      arm "$strategy-gamma$gamma-crop" "$seed" --generated "$GEN/$strategy" --mix "$gamma" --pair crop
-    done
+    for strategy in $STRATEGIES; do mixed "$seed" "$strategy" "$gamma"; done
   done
   for gamma in $CONTROL_GAMMAS; do
-    arm "real-gamma$gamma-crop" "$seed" --generated real --mix "$gamma" --pair crop
-    arm "reconstruction-gamma$gamma-crop" "$seed" --generated "$GEN/reconstruction" --mix "$gamma" --pair crop
+    mixed "$seed" real "$gamma"
+    mixed "$seed" reconstruction "$gamma"
   done
   for control in $CONTROLS; do
     if [ "$control" = equal-time ]; then
       PRETRAIN="$PRETRAIN $EQUAL_TIME" arm baseline-equal-time "$seed" --mix 0
     else
       control_mirror "$control"
-      arm "$control-gamma0.5-crop" "$seed" --generated "$GEN/$control" --mix 0.5 --pair crop
+      mixed "$seed" "$control" 0.5
     fi
   done
 done

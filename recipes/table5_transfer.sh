@@ -25,24 +25,24 @@ for set in $SETS; do
   : "${folder[$set]:?is to name the folder of $set (PLACES, VOC, COCO), or leave it out of SETS}"
 done
 
+transfer() {  # name of the arm, seed
+  for set in $SETS; do
+    pool=""
+    if [ "$set" = voc07 ]; then pool="--pool $POOL"; fi
+    $LAUNCH 06_transfer.py "$set" --data "${folder[$set]}" --backbone "$RUNS/$1-seed$2" --seed "$2" \
+      $pool $TRANSFER
+  done
+}
+EVALUATIONS=transfer
 for arm in $ARMS; do
   case $arm in baseline | real:*) ;; *) mirror "${arm%:*}" ;; esac
 done
 for seed in $SEEDS; do
   for arm in $ARMS; do
-    strategy=${arm%:*} gamma=${arm#*:}
-    case $strategy in
-      baseline) name=baseline flags="--mix 0" ;;
-      real) name=real-gamma$gamma-crop flags="--generated real --mix $gamma --pair crop" ;;
-      *) name=$strategy-gamma$gamma-crop flags="--generated $GEN/$strategy --mix $gamma --pair crop" ;;
+    case $arm in
+      baseline) arm baseline "$seed" --mix 0 ;;
+      *) mixed "$seed" "${arm%:*}" "${arm#*:}" ;;
     esac
-    pretrain "$name" "$seed" $flags
-    for set in $SETS; do
-      pool=""
-      if [ "$set" = voc07 ]; then pool="--pool $POOL"; fi
-      $LAUNCH 06_transfer.py "$set" --data "${folder[$set]}" --backbone "$RUNS/$name-seed$seed" \
-        --seed "$seed" $pool $TRANSFER
-    done
   done
 done
 run python 07_metrics.py report "$RUNS"

@@ -14,21 +14,15 @@ source "$(dirname "$0")/imagenet.sh"
 SEEDS=${SEEDS:-"0"}
 ARMS=${ARMS:-"noise:0.25 outpaint:0.5 inpaint:0.5 real:0.5 reconstruction:0.5"}
 STRENGTHS=${STRENGTHS-"0 0.2"}
-if [ -n "${TINY:-}" ]; then ARMS="noise:0.25 inpaint:0.5"; fi
+if [ -n "${TINY:-}" ]; then ARMS="inpaint:0.5" STRENGTHS=0.2; fi
 
 say "the arms of Table 4"
 for arm in $ARMS; do
   if [ "${arm%:*}" != real ]; then mirror "${arm%:*}"; fi
 done
 for seed in $SEEDS; do
-  pretrain baseline "$seed" --mix 0
-  linear baseline "$seed"
-  for arm in $ARMS; do
-    strategy=${arm%:*} gamma=${arm#*:} generated=$GEN/${arm%:*}
-    if [ "$strategy" = real ]; then generated=real; fi
-    pretrain "$strategy-gamma$gamma-crop" "$seed" --generated "$generated" --mix "$gamma" --pair crop
-    linear "$strategy-gamma$gamma-crop" "$seed"
-  done
+  arm baseline "$seed" --mix 0
+  for arm in $ARMS; do mixed "$seed" "${arm%:*}" "${arm#*:}"; done
 done
 
 if [ -n "$STRENGTHS" ]; then
@@ -37,13 +31,10 @@ if [ -n "$STRENGTHS" ]; then
   mirror diffusion --strength $STRENGTHS
   for seed in $SEEDS; do
     for strength in $STRENGTHS; do
-      name=diffusion$strength-gamma0.5-crop-flip
-      pretrain "$name" "$seed" --generated "$GEN/diffusion/strength$strength" --mix 0.5 \
-        --pair crop flip
-      linear "$name" "$seed"
+      arm "diffusion$strength-gamma0.5-crop-flip" "$seed" --mix 0.5 --pair crop flip \
+        --generated "$GEN/diffusion/strength$strength"
     done
-    pretrain real-gamma0.5-crop-flip "$seed" --generated real --mix 0.5 --pair crop flip
-    linear real-gamma0.5-crop-flip "$seed"
+    arm real-gamma0.5-crop-flip "$seed" --generated real --mix 0.5 --pair crop flip
   done
 fi
 run python 07_metrics.py report "$RUNS"

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 import estimates
 import operations
@@ -54,6 +54,6 @@ def test_operations_of_known_networks():
 
 def test_wrong_usage_prints_the_manual():
     done = subprocess.run(
-        [sys.executable, "recipes/estimates.py"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "tools/estimates.py"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 1 and "estimates.py recipes" in done.stderr

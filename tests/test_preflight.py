@@ -1,15 +1,15 @@
-"""recipes/preflight.py: every fault is named before anything is made. Each test plants one."""
+"""recipes/preflight.py: every fault is named before anything is made. Each test plants some."""
 
-import json
-import os
+import re
 import shutil
-import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, hashes, run_recipe
 from tiny import main as tiny_data
 
 TRANSFER = {"PLACES": "places365", "VOC": "voc", "COCO": "coco"}
+SMALL = "--backbone resnet10 --size 32 --batch-size 12 --projector 16-16 --epochs 1"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,6 @@ def recipe(place, tmp_path):
     """recipe(name, code, **environment): what it prints, as a user would start it, not TINY."""
 
     def start(name, code, **environment):
-        small = "--backbone resnet10 --size 32 --batch-size 12 --projector 16-16 --epochs 1"
         values = {
             "DATA": f"{place}/imagenet",
             "RUNS": f"{tmp_path}/runs",
@@ -38,7 +37,7 @@ def recipe(place, tmp_path):
             "GCL_WEIGHTS": f"{place}/weights",
             "BLIP": f"--model {place}/blip",
             "SDXL": f"--model {place}/sdxl",
-            "PRETRAIN": small,
+            "PRETRAIN": SMALL,
             "GPUS": "1",
             "TINY": "",
         }
@@ -49,122 +48,143 @@ def recipe(place, tmp_path):
     return start
 
 
-def refused(recipe, tmp_path, *names, name="table4_mixing", **environment):
-    """The recipe, which must not begin; every one of `names` stands in a line of a fault."""
-    before = hashes(tmp_path)
-    said = recipe(name, 1, **environment)
-    faults = [line for line in said.splitlines() if line.startswith("FAULT")]
-    assert len(faults) == len(names), said
-    for words in names:
-        assert any(all(word in line for word in words.split("...")) for line in faults), said
-    assert hashes(tmp_path) == before and not (tmp_path / "runs").exists()
-    return said
-
-
-def test_all_is_there(recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("table4_mixing", ("imagenet/train: 32", "imagenet/val: 12", "GB are free")),
+        ("table5_transfer", ("(places365): 33", "(voc07): 40", "(coco): 18")),
+    ],
+)
+def test_all_is_there(recipe, tmp_path, name, words):
     """CHECK=1 prints the list and ends; nothing is made."""
     before = hashes(tmp_path)
-    said = recipe("table4_mixing", 0, CHECK="1")
-    assert "imagenet/train: 32 in 4 folders" in said and "imagenet/val: 12 in 4" in said
-    assert "10percent.txt" in said and "icgan_biggan_imagenet_res256.tar.gz" in said
-    assert "GB are free" in said and "07_metrics.py check" in said and "FAULT" not in said
-    assert "03_pretrain.py" not in said and hashes(tmp_path) == before
+    said = recipe(name, 0, CHECK="1")
+    assert all(word in said for word in words), said
+    assert "FAULT" not in said and "03_pretrain.py" not in said and hashes(tmp_path) == before
 
 
-def test_all_is_there_for_the_transfer(recipe):
-    said = recipe("table5_transfer", 0, CHECK="1")
-    for words in ("places365, 24 and 9", "voc07, 20 and 20", "coco, 12 and 6"):
-        assert words in said
+def spoil(place, what):
+    """Plant one fault, by its name."""
+    if what == "flat val":  # as ImageNet's own tar has it
+        val = place / "imagenet/val"
+        for file in list(val.rglob("*.jpg")):
+            file.rename(val / file.name)
+        for folder in list(val.iterdir()):
+            if folder.is_dir():
+                folder.rmdir()
+    elif what.endswith(" is empty"):
+        Path(place, what.removesuffix(" is empty")).write_bytes(b"")
+    elif Path(place, what).is_dir():
+        shutil.rmtree(place / what)
+    else:
+        Path(place, what).unlink()
 
 
-def test_every_fault_at_once(recipe, place, tmp_path):
-    """Not only the first: labels, weights, lists and disk, in one list."""
-    shutil.rmtree(place / "imagenet/val/n01440764")
-    (place / "weights/swav_800ep_pretrain.pth.tar").unlink()
-    (place / "weights/imagenet_subsets/10percent.txt").unlink()
-    faults = (
-        "only one of them has n01440764",
-        "swav_800ep_pretrain.pth.tar is missing...weights.sh",
-        "10percent.txt is missing...weights.sh",
-        "too small...GB are free",
-    )
-    said = refused(recipe, tmp_path, *faults, GCL_FREE_GB="0.001")
-    assert "the 4 FAULTs above" in said
+LISTS = "weights/imagenet_subsets/10percent.txt"
+SWAV = "weights/swav_800ep_pretrain.pth.tar"
+FLAT = "imagenet/val is flat: 12 images...CLASS...valprep.sh"
+CASES = {  # name: (recipe, what is spoilt, {variable: value}, what a line of a fault says)
+    "all at once": (
+        "table4_mixing",
+        ["imagenet/val/n01440764", SWAV, LISTS],
+        {"GCL_FREE_GB": "0.001", "LINEAR": "--typo"},
+        [
+            "only one of them has n01440764",
+            "10percent.txt...swav_800ep_pretrain.pth.tar...missing or empty...weights.sh",
+            "too small...GB are free",
+            "04_linear_eval.py: error: unrecognized arguments: --typo",
+        ],
+    ),
+    "an empty file": (
+        "table4_mixing",
+        [f"{SWAV} is empty"],
+        {},
+        ["swav_800ep_pretrain.pth.tar: missing or empty"],
+    ),
+    "a flat val": ("table4_mixing", ["flat val"], {}, [FLAT]),
+    "a flat val behind the links": (
+        "figure30_strength",
+        ["flat val"],
+        {},
+        [FLAT, "train lacks 97 of the 100 classes"],
+    ),
+    "no places": ("table5_transfer", [], {"PLACES": "/typo"}, ["/typo (--data): not there"]),
+    "no voc": ("table5_transfer", [], {"VOC": "/typo"}, ["/typo (--data): not there"]),
+    "no coco": ("table5_transfer", [], {"COCO": "/typo"}, ["/typo (--data): not there"]),
+    "another voc": ("table5_transfer", ["voc/VOCdevkit"], {}, ["VOCdevkit/VOC2007/ImageSets"]),
+    "no data": ("table7_summary", [], {"DATA": "/typo"}, ["/typo/train...(--data): not there"]),
+    "what comes late": (
+        "table6_cost",
+        ["sdxl/model_index.json", "blip"],
+        {},
+        ["pt_inception-2015-12-05", "blip is not a folder", "sdxl has no model_index.json"],
+    ),
+    "the satellite study": (
+        "figure33_satellite",
+        [],
+        {"DATA": "/typo", "DEVICE": "cpu"},
+        ["/typo (--data): not there", "vgg16"],
+    ),
+    "digits": ("digits", [], {"GENERATOR": "typo.pth", "DATA": ""}, ["typo.pth (--weights)"]),
+}
 
 
-def test_a_flat_val(recipe, place, tmp_path):
-    """As ImageNet's own tar has it; what to do is said. Figure 30 sees it behind its 100 links."""
-    val = place / "imagenet/val"
-    for file in list(val.rglob("*.jpg")):
-        file.rename(val / file.name)
-    for folder in list(val.iterdir()):
-        if folder.is_dir():
-            folder.rmdir()
-    refused(recipe, tmp_path, "imagenet/val is flat: 12 images...CLASS")
-    hundred = ("imagenet/val is flat: 12 images...CLASS", "train lacks 97 of the 100 classes")
-    refused(recipe, tmp_path, *hundred, name="figure30_strength")
+def refused(recipe, tmp_path, name, faults, **environment):
+    """The recipe, which must not begin; each of its faults says the words of one of `faults`."""
+    before = hashes(tmp_path)
+    said = recipe(name, 1, **environment)
+    lines = [line for line in said.splitlines() if line.startswith("FAULT")]
+    assert len(lines) == len(faults) and f"the {len(lines)} FAULTs above" in said, said
+    for words in faults:
+        assert any(all(word in line for word in words.split("...")) for line in lines), said
+    assert hashes(tmp_path) == before and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    "name, words", [("PLACES", "typo/train"), ("VOC", "VOC2007"), ("COCO", "instances")]
-)
-def test_a_transfer_set_that_is_not_there(recipe, tmp_path, name, words):
-    refused(recipe, tmp_path, words, name="table5_transfer", **{name: f"{tmp_path}/typo"})
+@pytest.mark.parametrize("case", CASES)
+def test_a_fault(recipe, place, tmp_path, case):
+    """A line for each kind of fault, not for each command that has it."""
+    name, spoilt, environment, faults = CASES[case]
+    for what in spoilt:
+        spoil(place, what)
+    refused(recipe, tmp_path, name, faults, **environment)
 
 
-def test_a_listed_image_that_is_gone(recipe, place, tmp_path):
-    (place / "voc/VOCdevkit/VOC2007/JPEGImages/test03.jpg").unlink()
-    refused(recipe, tmp_path, "test03.jpg is listed", name="table5_transfer")
+ONE, THREE = {"GPUS": "1"}, {"GPUS": "3"}
+CARDS = [  # recipe, cards, their GiB, flags of the user, what PRETRAIN must hold
+    ("table4_mixing", {"GPUS": "4"}, 23.7, "", ""),
+    ("table4_mixing", THREE, 80, "", "--batch-size 798"),
+    ("table4_mixing", {"GPUS": "4"}, 12, "--seed 1", "--seed 1 --grad-checkpoint"),
+    ("table4_mixing", ONE, 23.7, "", "--grad-checkpoint --batch-size 534"),
+    ("table4_mixing", ONE, 23.7, "--grad-checkpoint --batch-size 534", ""),
+    ("table4_mixing", {"GPUS": "4"}, 8, "", "--grad-checkpoint --batch-size 544"),
+    ("figure31_views", ONE, 23.7, "", "--grad-checkpoint --batch-size 217"),
+    ("dino_vit", ONE, 23.7, "", ""),
+]
 
 
-def test_models_and_weights_of_table6(recipe, place, tmp_path):
-    """FID's Inception, BLIP and SDXL-Turbo, which come late."""
-    faults = ("pt_inception-2015-12-05", "blip2...not a folder", "sdxl has no model_index.json")
-    (place / "sdxl/model_index.json").unlink()
-    environment = {"BLIP": f"--model {place}/blip2"}
-    refused(recipe, tmp_path, *faults, name="table6_cost", **environment)
+@pytest.mark.parametrize(("name", "gpus", "gib", "flags", "expected"), CARDS)
+def test_fewer_or_smaller_cards(recipe, tmp_path, name, gpus, gib, flags, expected):
+    """One line for all arms; without a fault where the cards are those of the settings."""
+    faulty = bool(expected) or name != "table4_mixing"  # the others lack 97 of their 100 classes
+    said = recipe(name, int(faulty), PRETRAIN=flags, GCL_GPU_GIB=str(gib), CHECK="1", **gpus)
+    assert re.findall('PRETRAIN="(.*?)"', said) == ([expected] if expected else [])
+    assert ("not that of the dissertation" in said) == ("--batch-size" in expected)
 
 
-def test_what_the_check_found(recipe, place, tmp_path):
-    """The kept answer of 07_metrics.py check is part of the list."""
-    image = place / "imagenet/val/n01440764/n01440764_val_1.jpg"
-    image.write_bytes(b"x")
-    done = subprocess.run(
-        ["python", "07_metrics.py", "check", place / "imagenet/train", place / "imagenet/val"],
-        cwd=ROOT,
-        env=os.environ | {"GCL_WEIGHTS": f"{place}/weights"},
-        capture_output=True,
-    )
-    assert done.returncode == 1
-    refused(recipe, tmp_path, "1 of 12 images cannot be read...n01440764_val_1.jpg")
-    allowed = recipe(
-        "table4_mixing", 0, CHECK="1", LINEAR="--max-unreadable 0.1", SEMISUP="--max-unreadable 0.1"
-    )
-    assert "checked" in allowed and "not known yet" not in allowed
+def test_no_gpu(recipe, tmp_path):
+    refused(recipe, tmp_path, "table4_mixing", ["No GPU is visible...DEVICE=cpu"], PRETRAIN="")
+    assert "FAULT" not in recipe("table4_mixing", 0, PRETRAIN="", DEVICE="cpu", CHECK="1")
 
 
-def test_batches_and_memory(recipe, tmp_path):
-    """A batch that the processes cannot share; a step that the card cannot hold."""
-    said = refused(recipe, tmp_path, "--batch-size 12...5 processes", GPUS="5")
-    assert "torchrun" not in said
-    arms = {"GAMMAS": "0.5", "CONTROLS": "", "STRATEGIES": "inpaint"}
-    names = ("baseline", "inpaint-gamma0.5", "real-gamma0.5", "reconstruction-gamma0.5")
-    faults = [f"{name}...this GPU has 0.1 GiB" for name in names]
-    refused(recipe, tmp_path, *faults, GCL_GPU_GIB="0.1", **arms)
+def test_memory_is_that_of_the_readme(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    import preflight
 
-
-def test_a_mirror_that_another_command_made(recipe, tmp_path):
-    """It would be refused when its turn comes, which may be days later."""
-    mirror = tmp_path / "gen/noise"
-    mirror.mkdir(parents=True)
-    noted = {"stage": "02_augment noise", "args": {"seed": 7}}
-    (mirror / "augment.json").write_text(json.dumps(noted))
-    refused(recipe, tmp_path, "gen/noise was started with other arguments...--seed was 7")
-
-
-def test_wrong_flags_and_names(recipe, tmp_path):
-    refused(recipe, tmp_path, "unrecognized arguments: --typo", LINEAR="--typo")
-    said = recipe("figure33_satellite", 1, DATA=f"{tmp_path}/typo")
-    assert f"{tmp_path}/typo does not exist (--data)" in said and "vgg16" in said
-    said = recipe("digits", 1, GENERATOR="typo.pth", RUNS=f"{tmp_path}/runs", DATA="")
-    assert "typo.pth does not exist (--weights)" in said and not (tmp_path / "runs").exists()
+    readme = (ROOT / "README.md").read_text()
+    for name, (plain, less) in preflight.MEMORY.items():
+        method, network = name.split()
+        title = method if network == "resnet50" else f"{method} --backbone {network}"
+        crops = 6 if method == "dino" else 0
+        assert re.search(rf"^\| {title} \| {crops} \| {plain} / {less} \|", readme, re.M), name
+    for views, images in preflight.IMAGES.items():
+        assert f"--views {views}, {images} images" in readme

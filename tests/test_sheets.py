@@ -82,8 +82,8 @@ def test_figure13(tmp_path):
 def test_resize(tmp_path, capsys):
     write_images(tmp_path / "data/train", each=3, size=50, suffix=".jpg")
     (tmp_path / "data/train/a/-73.5,45.jpg").write_bytes(b"no image")
-    flags = ["--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 0]
-    said = run("recipes/resize.py", *flags, "--size", 32)
+    flags = ["resize", "--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 0]
+    said = run("recipes/datasets.py", *flags, "--size", 32)
     assert "1 images could not be read" in said.stderr and "9 images of 32 px" in said.stdout
     failed = json.loads((tmp_path / "out/failed.jsonl").read_text())
     assert failed["path"] == "train/a/-73.5,45.jpg"
@@ -94,6 +94,6 @@ def test_resize(tmp_path, capsys):
         assert (read_image(file) == square(read_image(original), 32)).all()
     made[0].unlink()
     before = made[1].stat().st_mtime_ns
-    run("recipes/resize.py", *flags, "--size", 32)
+    run("recipes/datasets.py", *flags, "--size", 32)
     assert made[0].exists() and made[1].stat().st_mtime_ns == before
-    assert "--size was 32" in refused(capsys, "recipes/resize.py", *flags, "--size", 64, code=2)
+    assert "--size was 32" in refused(capsys, "recipes/datasets.py", *flags, "--size", 64, code=2)

@@ -256,7 +256,7 @@ def test_every_method_has_all_gradients(method):
 
 def test_memory_and_operations(monkeypatch):
     """Less memory with --grad-checkpoint; ViT-S/16 has 4.6 billion multiply-adds (DeiT's table)."""
-    monkeypatch.syspath_prepend(ROOT / "recipes")
+    monkeypatch.syspath_prepend(ROOT / "tools")
     import operations
 
     assert operations.resnet("vit_small_patch16", 224) == pytest.approx(2 * 4.6e9, rel=0.01)

@@ -39,8 +39,6 @@ for library in ("OMP", "OPENBLAS", "MKL"):
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
-sys.path.insert(1, str(ROOT / "recipes"))  # and `operations`
-sys.path.insert(2, str(ROOT / "tools"))  # and `memory`
 
 from base import run
 

