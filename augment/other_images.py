@@ -87,7 +87,8 @@ def neighbour(args, device):
     size = info["args"].get("size") or 224
     crop = partial(features.centre_crop, size=size)
     files = ImageList(args.data, paths, args.max_unreadable)
-    found, rows = features.extract_all(backbone, files, crop, device, args.precision, args.workers)
+    how = (crop, device, args.precision, args.workers)
+    found, rows = features.extract(backbone, files, *how, everywhere=True)
     found = torch.nn.functional.normalize(found, dim=1)
     read = [paths[row] for row in rows.tolist()]
     chosen = {}

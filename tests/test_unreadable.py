@@ -211,17 +211,18 @@ def test_features_of_the_others_do_not_change(root):
     backbone = load_backbone("runs/base")[0]
     crop = partial(features.centre_crop, size=32)
     files, names = labelled.read_folder("data/train")
-    sound, rows = features.extract_all(backbone, files, crop, CPU, workers=0, batch=5)
+    options = {"workers": 0, "batch": 5}
+    sound, rows = features.extract(backbone, files, crop, CPU, everywhere=True, **options)
     assert rows.tolist() == list(range(24))
     cut(CUT, "data/train/a/000.png", "data/train/c/007.png")
     left_out = [files.index(CUT), 0, 23]
     some = ImageList("", files, 0.2)
-    found, rows = features.extract_all(backbone, some, crop, CPU, workers=0, batch=5)
+    found, rows = features.extract(backbone, some, crop, CPU, everywhere=True, **options)
     assert rows.tolist() == [i for i in range(24) if i not in left_out]
     assert torch.equal(found, sound[rows])
-    split = labelled.Split(files, torch.arange(24))
-    assert labelled.part(split, rows).labels.tolist() == rows.tolist()
-    assert labelled.part(split, rows).files == [files[row] for row in rows]
+    split = labelled.Split(files, np.arange(24)).take(rows)
+    assert split.labels.tolist() == rows.tolist()
+    assert split.files == [files[row] for row in rows]
 
 
 def test_interrupted_and_shared_runs_are_one(root):
