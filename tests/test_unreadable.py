@@ -19,7 +19,7 @@ from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 from augment import other_images
 from base.run import read_json
 from base.run_folder import read_log
-from evaluate import feature_statistics, features, ssim
+from evaluate import features, frechet, ssim
 from images import check, labelled, read, unreadable
 from images import views as V
 from images.files import find_images
@@ -102,7 +102,7 @@ def readers(folder, files):
         "training": lambda: files.read(0),
         "a record": lambda: unreadable.forget_mended(folder),
         "check": lambda: check.read_some(folder, ["0.png"]),
-        "features": lambda: feature_statistics.read_batch([file], 0),
+        "features": lambda: frechet.read_batch([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
         "another image": lambda: other_images.read_first(folder, ["0.png"], 32, "1.png"),
         "captions": lambda: caption.read_batch(folder, None, ["0.png"]),
