@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call
+from conftest import PRETRAIN, ROOT, call, write_images
 
 from base.run import load
 
@@ -25,7 +25,8 @@ SCRIPTS = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("re
 
 def test_there_are_commands_and_short_examples():
     assert len(COMMANDS) >= 10
-    assert set(EXAMPLES) == {"my_generator.py", "my_strategy.py", "my_mask.py", "my_loss.py"}
+    kinds = ("generator", "strategy", "mask", "loss", "set")
+    assert set(EXAMPLES) == {f"my_{kind}.py" for kind in kinds}
     for name, block in EXAMPLES.items():
         code = [line for line in block.splitlines() if line.strip()]
         assert len(code) <= 21, f"{name}: at most 20 lines and its name"
@@ -96,6 +97,20 @@ def test_a_mask_of_ones_own(example, tiny, tmp_path):
     assert len(list((tmp_path / "gen" / "view0").rglob("*.png"))) == 24
     said = example("my_mask.py", "inpaint", "--mask", "chequer", *weights, *flags, code=2)
     assert "block:P, none, file:FOLDER, checker" in said
+
+
+def test_a_data_set_of_ones_own(example, tmp_path):
+    lines = []
+    for split, each in (("train", 4), ("val", 2)):
+        write_images(tmp_path / split, each=each)
+        for file in sorted((tmp_path / split).glob("*/*.png")):
+            lines.append(f"{split},{file.relative_to(tmp_path)},{file.parent.name}\n")
+    (tmp_path / "birds.csv").write_text("".join(lines))
+    network = ["--backbone", "random", "--architecture", "resnet10", "--small-images"]
+    flags = ["--data", tmp_path, *network, "--size", 32, "--device", "cpu", "--workers", 1]
+    said = example("my_set.py", "birds", *flags, "--out", tmp_path.parent / "birds")
+    assert "birds: top1 100.00" in said
+    assert "birds" in example("my_set.py", "--help")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
