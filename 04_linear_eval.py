@@ -41,7 +41,6 @@ standardised over all training images, which needs no labels.
 Cost: on ImageNet with ResNet-50 an epoch of the default takes about as long as reading the images.
 """
 
-import math
 from functools import partial
 
 from base import parallel, run, run_folder
@@ -128,11 +127,11 @@ def arguments(argv=None):
 
 if __name__ == "__main__":
     args = arguments()
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from base.training import Meter
-from evaluate import features, linear
+from evaluate import features, linear, sgd
 from evaluate.evaluation import summary
 from images import labelled
 from images.unreadable import listed
@@ -148,90 +147,58 @@ def published(args, out, backbone, data, crop, device):
     val, data = val_features(args, backbone, data, crop, device)
     state = run_folder.load_checkpoint(out)
     done = state["done"] if state else []
+
+    def train_layer(seed):
+        """{"layer": its weight and bias, "history": see sgd.train}."""
+        generator = torch.Generator().manual_seed(run.image_seed(seed, "head"))
+        layer = sgd.linear_layer(val.shape[1], len(data.classes), generator).to(device)
+        network = parallel.data_parallel(layer, device)
+
+        def forward(pixels):
+            return network(features.embed(backbone, pixels, device, args.precision))
+
+        def measure():
+            return layer(val).detach(), data.val
+
+        history, _ = sgd.train(
+            layer,
+            forward,
+            listed(data.train.files, args, "train"),
+            data.train.labels,
+            measure,
+            out=out,
+            state=state,
+            rates=[(layer, args.learning_rate)],
+            schedule=partial(sgd.cosine, epochs=args.epochs),
+            weight_decay=args.weight_decay,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            seed=seed,
+            crop=partial(features.random_crop, size=args.size, seed=seed),
+            workers=args.workers,
+            device=device,
+            what=f"seed {seed}",
+            done=done,
+        )
+        return {"layer": layer.state_dict(), "history": history}
+
     for seed in args.seeds[len(done) :]:
-        if state and state["seed"] != seed:
-            state = None
-        done.append(train_layer(args, out, backbone, data, val, seed, done, state, device))
-    last = [one["history"][-1] for one in done]
-    best = [max(top1 for top1, _ in one["history"]) for one in done]
+        done.append(train_layer(seed))
+    last = [seed["history"][-1] for seed in done]
+    best = [max(top1 for top1, _ in seed["history"]) for seed in done]
     results = {
         "top1": summary([top1 for top1, _ in last]),
         "top5": summary([top5 for _, top5 in last]),
         "best_top1": summary(best),
     }
     guesses = []
-    for one in done:
-        weight, bias = (tensor.to(device) for tensor in one["layer"])
-        guesses.append(F.linear(val, weight, bias).argmax(1))
+    for seed in done:
+        layer = (value.to(device) for value in seed["layer"].values())
+        guesses.append(F.linear(val, *layer).argmax(1))
     if args.knn:
-        files = listed(data.train.files, args, "train")
-        train, rows = features.extract(backbone, files, crop, device, args.precision, args.workers)
+        train, rows = features.extract_split(backbone, data.train, "train", args, crop, device)
         results |= nearest(backbone, train, rows, val, data)
     return results, guesses, data
-
-
-def train_layer(args, out, backbone, data, val, seed, done, state, device):
-    """Train the layer for one seed, from the checkpoint `state` on.
-
-    val: features of the evaluation images. done: what earlier seeds have returned. Returns "layer"
-    (weight, bias) and "history", a (top-1, top-5) for each epoch.
-    """
-    files, labels = data.train
-    generator = torch.Generator().manual_seed(run.image_seed(seed, "head"))
-    weight = torch.empty(len(data.classes), val.shape[1])
-    weight.normal_(0, 0.01, generator=generator)
-    bias = torch.zeros(len(data.classes))
-    layer = [weight.to(device).requires_grad_(), bias.to(device).requires_grad_()]
-    solver = torch.optim.SGD(
-        layer, lr=args.learning_rate, momentum=0.9, weight_decay=args.weight_decay
-    )
-    history = []
-    if state:
-        for tensor, saved in zip(layer, state["layer"], strict=True):
-            tensor.data.copy_(saved)
-        solver.load_state_dict(state["solver"])
-        history = state["history"]
-
-    steps = len(files) // args.batch_size
-    first, last = len(history) * steps, args.epochs * steps
-    order = run.batches(len(files), args.batch_size, seed, first, last)
-    crop = partial(features.random_crop, size=args.size, seed=seed)
-    batches = features.read_batches(listed(files, args, "train"), order, crop, args.workers, device)
-    meter = Meter(device=device)
-    with run.progress(last, f"seed {seed}", first) as bar:
-        for step, (pixels, indices) in enumerate(batches, first):
-            epoch = step // steps
-            cosine = (1 + math.cos(math.pi * epoch / args.epochs)) / 2
-            solver.param_groups[0]["lr"] = args.learning_rate * cosine
-            x = features.embed(backbone, pixels, device, args.precision)
-            y = labels[indices].to(device, non_blocking=True)
-            loss = F.cross_entropy(F.linear(x, *layer), y, reduction="sum")
-            gradients = torch.autograd.grad(loss / args.batch_size, layer)
-            for tensor, gradient in zip(layer, gradients, strict=True):
-                tensor.grad = parallel.all_sum(gradient)
-            solver.step()
-            meter.add(step, {"loss": loss.double() / len(y)})
-            bar.update()
-            if (step + 1) % steps:
-                continue
-
-            means = meter.read()
-            scores = F.linear(val, *layer).detach()
-            top1, top5 = features.accuracy(scores, data.val.labels)
-            history.append([top1, top5])
-            bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
-            run_folder.log(
-                out, event="epoch", seed=seed, epoch=epoch, **means, top1=top1, top5=top5
-            )
-            run_folder.save_checkpoint(
-                out,
-                done=done,
-                seed=seed,
-                layer=[tensor.detach().cpu() for tensor in layer],
-                solver=solver.state_dict(),
-                history=history,
-            )
-    return {"layer": [tensor.detach().cpu() for tensor in layer], "history": history}
 
 
 # ---------------------------------------------------------------- features computed once
@@ -241,15 +208,8 @@ def cached(args, network, data, crop, device, knn=False):
     """
     val, data = val_features(args, network, data, crop, device)
     crops = partial(features.centre_then_random, size=args.size, interpolation=args.interpolation)
-    train, rows = features.extract(
-        network,
-        listed(data.train.files, args, "train"),
-        crops,
-        device,
-        args.precision,
-        args.workers,
-        passes=args.cache_crops,
-        what="train features",
+    train, rows = features.extract_split(
+        network, data.train, "train", args, crops, device, passes=args.cache_crops
     )
     results = {}
     if knn:
@@ -257,12 +217,8 @@ def cached(args, network, data, crop, device, knn=False):
         results = nearest(network, train[:centre], rows[:centre], val, data)
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
-    if args.labels_per_class:
-        fits = fit_draws(args, train, rows, data, device)
-    else:
-        fits = fit_seeds(args, train, rows, data, device)
     accuracies, guesses, decays = [], [], []
-    for W, decay in fits:
+    for W, decay in regressions(args, train, rows, data, device):
         scores = linear.scores(W, val)
         accuracies.append(features.accuracy(scores, data.val.labels))
         guesses.append(scores.argmax(1))
@@ -273,33 +229,29 @@ def cached(args, network, data, crop, device, knn=False):
     return results, guesses, data
 
 
-def fit_seeds(args, train, rows, data, device):
-    """Yield (W, weight decay) for each seed: all labels, the decay chosen on a held-out tenth."""
-    labels = data.train.labels[rows].to(train.device)
+def regressions(args, train, rows, data, device):
+    """Yield (W, weight decay) for each seed, or for each draw of a few labels of each class.
+
+    train (m, d): standardised features of this process's images, whose indices are rows (m,).
+    """
+    labels, classes = data.train.labels, len(data.classes)
+    if args.labels_per_class:
+        n = args.labels_per_class * classes * args.cache_crops
+        for draw in range(args.draws):
+            drawn = draw_labels(args, data, draw)[rows].nonzero()[0]
+            yield linear.fit_few(train[drawn], labels[rows[drawn]], classes, n, device)
+        return
     for seed in args.seeds:
-        held = linear.held_out(data.train.labels, seed)[rows].to(train.device)
-        W, decay, _ = linear.fit_linear(train, labels, len(data.classes), held, device)
+        held = linear.held_out(labels, seed)[rows]
+        W, decay, _ = linear.fit_linear(train, labels[rows], classes, held, device)
         yield W, decay
-
-
-def fit_draws(args, train, rows, data, device):
-    """Yield (W, weight decay) for each draw of a few labels of each class."""
-    n = args.labels_per_class * len(data.classes) * args.cache_crops
-    for draw in range(args.draws):
-        drawn = draw_labels(args, data, draw)[rows].nonzero()[:, 0]
-        x = train[drawn.to(train.device)]
-        labels = data.train.labels[rows[drawn]].to(train.device)
-        yield linear.fit_few(x, labels, len(data.classes), n, device)
 
 
 def draw_labels(args, data, draw):
     """Mask of --labels-per-class training images of each class, random by (seed, draw, class)."""
-
-    def count(_):
-        return args.labels_per_class
-
-    name = ("labels", draw)
-    return labelled.some_of_each(data.train.labels, count, args.seeds[0], *name, keys=data.classes)
+    name = (args.seeds[0], "labels", draw)
+    each = args.labels_per_class
+    return labelled.some_of_each(data.train.labels, lambda n: each, *name, keys=data.classes)
 
 
 # ---------------------------------------------------------------- baselines
@@ -320,26 +272,25 @@ class ColourStatistics(torch.nn.Module):
 
 def baselines(args, backbone, data, crop, device):
     """What the numbers must be held against, by the same protocol: {name: results}."""
-    majority = data.train.labels.mode().values
-    share = (data.val.labels == majority).double().mean().item()
-    found = {"majority class": {"top1": summary([100 * share])}}
+    majority = np.bincount(data.train.labels).argmax()
+    share = (data.val.labels == majority).mean()
+    measured = {"majority class": {"top1": summary([100 * share])}}
     networks = {
         "raw pixels": RawPixels(),
         "colour statistics": ColourStatistics(),
         "random-init network": resnet.random_like(backbone),
     }
     for name, network in networks.items():
-        found[name], _, _ = cached(args, network, data, crop, device)
-    return found
+        measured[name], _, _ = cached(args, network, data, crop, device)
+    return measured
 
 
 # ---------------------------------------------------------------- both protocols
 def val_features(args, network, data, crop, device):
     """(features of the images of val that can be read, the data with these alone in val)."""
-    val, read = features.extract_split(
-        network, data.val, "val", args, crop, device, what="val features"
-    )
-    return val, data._replace(val=read)
+    common = (network, data.val, "val", args, crop, device)
+    val, rows = features.extract_split(*common, everywhere=True)
+    return val, data._replace(val=data.val.take(rows))
 
 
 def nearest(backbone, train, rows, val, data):
@@ -352,7 +303,7 @@ def nearest(backbone, train, rows, val, data):
 
 def check_labels(args, data):
     """End the run if a class has fewer training images than --labels-per-class."""
-    counts = data.train.labels.bincount(minlength=len(data.classes))
+    counts = np.bincount(data.train.labels)
     least = counts.argmin()
     if counts[least] < args.labels_per_class:
         run.fail(
@@ -372,8 +323,8 @@ def main(args, device):
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seeds[0], args.prefix
     )
-    out = evaluation.open_run(args, STAGE, data, info)
-    if out is None:
+    begun = evaluation.begin(args, STAGE, data, info)
+    if begun is None:
         return
     backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
     method = info["args"].get("method")
@@ -392,26 +343,17 @@ def main(args, device):
         results, guesses, data = cached(args, backbone, data, crop, device, args.knn)
         protocol = "logistic regression"
     else:
-        results, guesses, data = published(args, out, backbone, data, crop, device)
+        results, guesses, data = published(args, begun.out, backbone, data, crop, device)
         protocol = "published"
     beside = {}
     if args.baselines:
         beside = baselines(args, backbone, data, crop, device)
     if parallel.rank() == 0:
-        for name, found in beside.items():
-            print(f"{name}: {evaluation.sentence(found)}")
-    evaluation.conclude_classes(
-        out,
-        args,
-        STAGE,
-        info,
-        data,
-        "this backbone",
-        results,
-        torch.cat(guesses).cpu(),
-        protocol=protocol,
-        baselines=beside,
-    )
+        for name, measured in beside.items():
+            print(f"{name}: {evaluation.sentence(measured)}")
+    guesses = torch.cat(guesses).cpu().numpy()
+    more = {"protocol": protocol, "baselines": beside}
+    evaluation.conclude_classes(begun, data, "this backbone", results, guesses, **more)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ are our choice, and so are those of Barlow Twins for 10 %. What differs from the
 weight decay. Ours: 0.1 x batch / 256 and 1e-4, as is usual for a ResNet, a cosine, 100 epochs.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -79,12 +78,6 @@ def arguments(argv=None):
         help="seed of that random subset; keep it when --seed changes",
     )
     p.add_argument(
-        "--protocol",
-        choices=sorted(RATES),
-        help="whose learning rates and schedule; without it those of the backbone's method if they "
-        "are published, else VICReg's",
-    )
-    p.add_argument(
         "--epochs",
         type=run.positive,
         help="passes over the subset; without it 20, from scratch 100",
@@ -95,12 +88,8 @@ def arguments(argv=None):
     p.add_argument(
         "--learning-rate",
         type=run.from_zero,
-        help="the backbone's learning rate; without it by --protocol",
-    )
-    p.add_argument(
-        "--head-learning-rate",
-        type=run.from_zero,
-        help="the linear layer's learning rate; without it by --protocol",
+        help="the backbone's learning rate; without it that of the backbone's method. The linear "
+        "layer's is always that of the method",
     )
     p.add_argument(
         "--weight-decay",
@@ -140,14 +129,12 @@ def arguments(argv=None):
 
 if __name__ == "__main__":
     args = arguments()
+import numpy as np
 import torch
-import torch.nn.functional as F
 
-from base.training import Meter
-from evaluate import features
+from evaluate import features, sgd
 from evaluate.evaluation import summary
 from images import labelled
-from images.labelled import Split
 from images.unreadable import listed
 from models import resnet
 
@@ -157,20 +144,19 @@ def choose_subset(args, root, data):
     """The training images to use: those of the file, or as many of each class."""
     files, labels = data.train
     if args.subset_file:
-        chosen = labelled.read_subset(args.subset_file, root, files)
+        chosen = np.array(labelled.read_subset(args.subset_file, root, files), int)
         source = args.subset_file
     else:
         each = len(files)
         if args.percent < 100:
             each = round(args.percent / 100 * len(files) / len(data.classes))
 
-        def count(_):
-            return each
-
-        mask = labelled.some_of_each(labels, count, args.subset_seed, "subset", keys=data.classes)
-        chosen = mask.nonzero()[:, 0].tolist()
+        mask = labelled.some_of_each(
+            labels, lambda n: each, args.subset_seed, "subset", keys=data.classes
+        )
+        chosen = mask.nonzero()[0]
         source = f"{args.percent} % of {len(files)} images"
-    subset = Split([files[i] for i in chosen], labels[chosen])
+    subset = data.train.take(chosen)
     empty = sorted(set(range(len(data.classes))) - set(subset.labels.tolist()))
     if empty:
         run.fail(
@@ -198,36 +184,33 @@ def build_network(args, classes):
         backbone, width, info = resnet.load_backbone(
             args.backbone, args.architecture, args.small_images, args.seed, args.prefix
         )
-    head = torch.nn.Linear(width, classes)
-    torch.nn.init.normal_(head.weight, 0, 0.01)
-    torch.nn.init.zeros_(head.bias)
-    return torch.nn.Sequential(backbone, head), info
+    return torch.nn.Sequential(backbone, sgd.linear_layer(width, classes)), info
 
 
-def fill_in(args, info):
-    """Replace what was not given on the command line by its published value."""
-    method = info["args"].get("method")
-    args.size = args.size or info["args"].get("size") or 224
+def fill_in(args, method):
+    """Replace what was not given on the command line by the published value.
+
+    The result notes args.protocol and args.head_learning_rate as well.
+    """
+    args.protocol = method if method in RATES else "vicreg"
+    published = {"epochs": 20, "weight_decay": 0.0}
+    rates = RATES[args.protocol][min(args.percent, 10)]
     if args.from_scratch:
-        rates = (0.1 * args.batch_size / 256, 0.1 * args.batch_size / 256)
+        args.protocol = None
         published = {"epochs": 100, "weight_decay": 1e-4}
-    else:
-        if args.protocol is None:
-            args.protocol = method if method in RATES else "vicreg"
-        rates = RATES[args.protocol][min(args.percent, 10)]
-        published = {"epochs": 20, "weight_decay": 0.0}
-    published["learning_rate"], published["head_learning_rate"] = rates
+        rates = (0.1 * args.batch_size / 256,) * 2
+    published["learning_rate"], args.head_learning_rate = rates
     for key, value in published.items():
         if getattr(args, key) is None:
             setattr(args, key, value)
 
 
-def schedule(args, epoch):
+def schedule(epoch, protocol, epochs):
     """The share of the learning rates that holds in an epoch."""
-    if args.protocol == "swav":
-        passed = [step for step in SWAV_STEPS if epoch >= round(step * args.epochs)]
+    if protocol == "swav":
+        passed = [step for step in SWAV_STEPS if epoch >= round(step * epochs)]
         return SWAV_FACTOR ** len(passed)
-    return (1 + math.cos(math.pi * epoch / args.epochs)) / 2
+    return sgd.cosine(epoch, epochs)
 
 
 # ---------------------------------------------------------------- the run
@@ -239,96 +222,63 @@ def main(args, device):
     files, labels = data.train
     run.check_batch(len(files), args.batch_size, least=2)
     model, info = build_network(args, len(data.classes))
-    out = evaluation.open_run(args, STAGE, data, info)
-    if out is None:
+    begun = evaluation.begin(args, STAGE, data, info)
+    if begun is None:
         return
-    fill_in(args, info)
+    fill_in(args, info["args"].get("method"))
+    args.size = args.size or info["args"].get("size") or 224
     if parallel.rank() == 0:
-        labelled.write_subset(out / "subset.txt", root, files)
+        labelled.write_subset(begun.out / "subset.txt", root, files)
 
     model = model.to(device, memory_format=torch.channels_last)
     network = parallel.data_parallel(model, device)
     backbone, head = model
-    solver = torch.optim.SGD(
-        [
-            {"params": backbone.parameters(), "peak": args.learning_rate},
-            {"params": head.parameters(), "peak": args.head_learning_rate},
-        ],
-        lr=0.0,
-        momentum=0.9,
-        weight_decay=args.weight_decay,
-    )
-    history = []
-    if state := run_folder.load_checkpoint(out):
-        model.load_state_dict(state["model"])
-        solver.load_state_dict(state["solver"])
-        history = state["history"]
+    centre = partial(features.centre_crop, size=args.size)
 
-    steps = len(files) // args.batch_size
-    first, last = len(history) * steps, args.epochs * steps
-    order = run.batches(len(files), args.batch_size, args.seed, first, last)
-    crop = partial(
-        features.random_crop,
-        size=args.size,
-        seed=args.seed,
-        scale=args.crop_scale,
-        flip=not args.no_flip,
-    )
-    batches = features.read_batches(listed(files, args, "train"), order, crop, args.workers, device)
-    meter = Meter(device=device)
-    scores = None
-    bar = run.progress(last, "fine-tuning" if args.backbone else "training", first)
-    for step, (pixels, indices) in enumerate(batches, first):
-        epoch = step // steps
-        if step % steps == 0:
-            network.train()
-        for group in solver.param_groups:
-            group["lr"] = group["peak"] * schedule(args, epoch)
-        y = labels[indices].to(device, non_blocking=True)
+    def forward(pixels):
         with run.autocast(device, args.precision):
-            found = network(features.normalise(pixels, device, backbone))
-            loss = F.cross_entropy(found.float(), y)
-        solver.zero_grad(set_to_none=True)
-        loss.backward()
-        solver.step()
-        meter.add(step, {"loss": loss})
-        bar.update()
-        if (step + 1) % steps:
-            continue
+            return network(features.normalise(pixels, device, backbone)).float()
 
-        # ------------------------------------------------------------ the end of an epoch
-        means = meter.read()
-        top1 = top5 = None
-        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            scores, val = evaluate(args, backbone, head, data.val, device)
-            top1, top5 = features.accuracy(scores, val.labels)
-            bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
-        history.append([top1, top5])
-        run_folder.log(out, event="epoch", epoch=epoch, **means, top1=top1, top5=top5)
-        run_folder.save_checkpoint(
-            out, model=model.state_dict(), solver=solver.state_dict(), history=history
-        )
-    bar.close()
+    def measure():
+        common = (backbone, data.val, "val", args, centre, device)
+        x, rows = features.extract_split(*common, everywhere=True)
+        with torch.no_grad():
+            return head(x), data.val.take(rows)
 
-    # ---------------------------------------------------------------- the result
-    if scores is None:  # interrupted between the last checkpoint and here
-        scores, val = evaluate(args, backbone, head, data.val, device)
+    history, (scores, val) = sgd.train(
+        model,
+        forward,
+        listed(files, args, "train"),
+        labels,
+        measure,
+        out=begun.out,
+        state=run_folder.load_checkpoint(begun.out),
+        rates=[(backbone, args.learning_rate), (head, args.head_learning_rate)],
+        schedule=partial(schedule, protocol=args.protocol, epochs=args.epochs),
+        weight_decay=args.weight_decay,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        crop=partial(
+            features.random_crop,
+            size=args.size,
+            seed=args.seed,
+            scale=args.crop_scale,
+            flip=not args.no_flip,
+        ),
+        workers=args.workers,
+        device=device,
+        eval_every=args.eval_every,
+        what="fine-tuning" if args.backbone else "training",
+    )
     data = data._replace(val=val)
     top1, top5 = history[-1]
-    best = max(one for one, _ in history if one is not None)
+    best = max(percent for percent, _ in history if percent is not None)
     results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
     kind = "supervised from scratch" if args.from_scratch else "fine-tuned"
     title = f"{kind} on {len(files)} images"
-    guesses = scores.argmax(1).cpu()
-    evaluation.conclude_classes(out, args, STAGE, info, data, title, results, guesses)
-
-
-def evaluate(args, backbone, head, split, device):
-    """(scores (n, classes), the same on every process; the part of the split that was read)."""
-    crop = partial(features.centre_crop, size=args.size)
-    found, read = features.extract_split(backbone, split, "val", args, crop, device)
-    with torch.no_grad():
-        return F.linear(found, head.weight, head.bias), read
+    guesses = scores.argmax(1).cpu().numpy()
+    evaluation.conclude_classes(begun, data, title, results, guesses)
 
 
 if __name__ == "__main__":

@@ -45,27 +45,22 @@ from pathlib import Path
 
 from base import parallel, run
 from evaluate import evaluation
+from images.labelled import SETS
 
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)  # VISSL's
-SENTENCES = {
-    "places365": "Places365 (standard): top-1 and top-5.",
-    "voc07": "PASCAL VOC 2007: mAP.",
-    "coco": "COCO as a multi-label task: mAP.",
-    "folder": "Any class folders: top-1, top-5.",
-}
 
 
 def arguments(argv=None):
     p = run.parser(__doc__)
-    commands = p.add_subparsers(dest="dataset", required=True, metavar=" | ".join(SENTENCES))
-    for name, sentence in SENTENCES.items():
-        c = run.subparser(commands, name, sentence)
+    commands = p.add_subparsers(dest="dataset", required=True, metavar=" | ".join(SETS))
+    for name, data_set in SETS.items():
+        c = run.subparser(commands, name, data_set.sentence)
         c.add_argument("--data", required=True, help="folder of the data set")
         evaluation.backbone_arguments(c, f"-{name}")
         c.add_argument(
             "--seed", type=int, default=0, help="seed of the held-out images and of the SVMs"
         )
-        if name == "voc07":
+        if data_set.svm:
             c.add_argument(
                 "--costs",
                 type=run.above_zero,
@@ -81,15 +76,7 @@ def arguments(argv=None):
                 help="side of the average pooling of the last feature map, with stride 1; 6 is "
                 "VISSL's for 224 px. Without it the mean over the whole map",
             )
-        else:
-            c.add_argument(
-                "--weight-decays",
-                type=run.from_zero,
-                nargs="+",
-                default=[10.0**-n for n in range(1, 7)],
-                help="weight decays of the logistic regression, of which the best is taken",
-            )
-        if name in ("voc07", "places365"):
+        if data_set.download:
             c.add_argument(
                 "--download",
                 action="store_true",
@@ -103,33 +90,12 @@ def arguments(argv=None):
 
 if __name__ == "__main__":
     args = arguments()
+import numpy as np
 import torch
 
 from evaluate import features, linear, multi_label
 from evaluate.evaluation import summary
-from images import labelled
-from images.unreadable import listed
 from models import resnet
-
-READERS = {
-    "voc07": labelled.read_voc,
-    "coco": labelled.read_coco,
-    "places365": labelled.read_places,
-    "folder": labelled.read_splits,
-}
-
-
-def download(args):
-    """Download and unpack the data set, by torchvision, on process 0."""
-    import torchvision
-
-    if parallel.rank() == 0 and args.dataset == "voc07":
-        for split in ("trainval", "test"):
-            torchvision.datasets.VOCDetection(args.data, "2007", split, download=True)
-    elif parallel.rank() == 0:
-        for split in ("train-standard", "val"):
-            torchvision.datasets.Places365(args.data, split, small=True, download=True)
-    parallel.barrier()
 
 
 def pool(backbone, side, size):
@@ -145,107 +111,80 @@ def pool(backbone, side, size):
 
 
 # ---------------------------------------------------------------- classifiers
-def support_vectors(args, backbone, data, device):
-    """(scores float64 (n, classes) of the test images, chosen C of each class, the test images
-    that could be read): VISSL's SVMs.
+def vissl_machines(args, backbone, data, device):
+    """(scores float64 (n, classes) of the test images, {"svm_c": the C of each class}, the test
+    images that could be read): VISSL's SVMs.
     """
-    crop = partial(features.squash, size=args.size)
-    common = (args, crop, device)
-    train, known = features.extract_split(
-        backbone, data.train, "train", *common, what="train features"
+    common = (args, partial(features.squash, size=args.size), device)
+    x, rows = features.extract_split(backbone, data.train, "train", *common, everywhere=True)
+    test, test_rows = features.extract_split(backbone, data.val, "val", *common, everywhere=True)
+    labels = data.train.labels[rows]
+    scores, chosen = multi_label.svm_scores(
+        x.cpu().numpy(), labels, test.cpu().numpy(), args.costs, args.seed
     )
-    test, read = features.extract_split(backbone, data.val, "val", *common, what="test features")
-    guess, chosen = multi_label.svm_scores(
-        train.cpu().numpy(), known.labels.numpy(), test.cpu().numpy(), args.costs, args.seed
-    )
-    return torch.from_numpy(guess), dict(zip(data.classes, chosen, strict=True)), read
+    costs = dict(zip(data.classes, chosen, strict=True))
+    return torch.from_numpy(scores), {"svm_c": costs}, data.val.take(test_rows)
 
 
 def regression(args, backbone, data, device):
-    """(scores (n, classes) of the test images, chosen weight decay, the test images that could be
-    read) of a logistic regression.
+    """(scores (n, classes) of the test images, {"weight_decay": the chosen one}, the test images
+    that could be read) of a logistic regression.
     """
-    crop = partial(features.centre_crop, size=args.size)
-    test, read = features.extract_split(
-        backbone, data.val, "val", args, crop, device, what="test features"
-    )
-    files = listed(data.train.files, args, "train")
-    train, rows = features.extract(
-        backbone, files, crop, device, args.precision, args.workers, what="train features"
-    )
-    mean, sd = linear.standardise(train, device)
+    common = (args, partial(features.centre_crop, size=args.size), device)
+    test, test_rows = features.extract_split(backbone, data.val, "val", *common, everywhere=True)
+    x, rows = features.extract_split(backbone, data.train, "train", *common)
+    mean, sd = linear.standardise(x, device)
     labels = groups = data.train.labels
     if labels.ndim == 2:
-        labels = labels.float()
-        groups = torch.zeros(len(labels))  # the held-out tenth is then not stratified
-    held = linear.held_out(groups, args.seed)[rows].to(train.device)
-    labels = labels[rows].to(train.device)
-    W, decay, _ = linear.fit_linear(
-        train, labels, len(data.classes), held, device, args.weight_decays
-    )
-    return linear.scores(W, (test - mean) / sd).cpu(), decay, read
+        labels = labels.astype(np.float32)
+        groups = np.zeros(len(labels))  # the held-out tenth is then not stratified
+    held = linear.held_out(groups, args.seed)[rows]
+    W, decay, _ = linear.fit_linear(x, labels[rows], len(data.classes), held, device)
+    scores = linear.scores(W, (test - mean) / sd).cpu()
+    return scores, {"weight_decay": decay}, data.val.take(test_rows)
 
 
 # ---------------------------------------------------------------- the run
-def conclude(ending, guess, data, **measured):
-    """Measure the scores (n, classes) and end the run. ending: what `evaluation.conclude` needs."""
-    if data.val.labels.ndim == 1:
-        top1, top5 = features.accuracy(guess, data.val.labels)
-        results = {"top1": summary([top1]), "top5": summary([top5])}
-        evaluation.conclude_classes(**ending, results=results, guesses=guess.argmax(1), **measured)
+def main(args, device):
+    data_set = SETS[args.dataset]
+    run.keep_apart(args.data, out=args.out)
+    finished = (Path(args.out) / "result.json").exists()
+    if getattr(args, "download", False) and not finished:
+        if parallel.rank() == 0:
+            data_set.download(args.data)
+        parallel.barrier()
+    data = data_set.read(args.data)
+    backbone, _, info = resnet.load_backbone(
+        args.backbone, args.architecture, args.small_images, args.seed, args.prefix
+    )
+    size = args.size or info["args"].get("size") or 224
+    if data_set.svm and args.pool:
+        pool(backbone, args.pool, size)
+    begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info, ("download",))
+    if begun is None:
         return
-    kind = "interpolated" if ending["title"] == "voc07" else "plain"
-    results, by_class = multi_label.measure(
-        guess.numpy(), data.val.labels.numpy(), data.classes, kind
-    )
-    evaluation.conclude(
-        **ending,
-        results=results,
-        by_class=by_class,
-        what="average precision",
-        average_precision=by_class,
-        **measured,
-    )
+    args.size = size
+    classify = vissl_machines if data_set.svm else regression
+    scores, chosen, val = classify(args, backbone, data, device)
+    data = data._replace(val=val)
+
+    # ---------------------------------------------------------------- the result
+    if val.labels.ndim == 1:
+        top1, top5 = features.accuracy(scores, val.labels)
+        results = {"top1": summary([top1]), "top5": summary([top5])}
+        guesses = scores.argmax(1).numpy()
+        evaluation.conclude_classes(begun, data, args.dataset, results, guesses, **chosen)
+        return
+    kind = "interpolated" if data_set.svm else "plain"
+    results, by_class = multi_label.measure(scores.numpy(), val.labels, data.classes, kind)
+    chosen["average_precision"] = by_class
+    what = "average precision"
+    evaluation.conclude(begun, data, args.dataset, results, by_class, what, **chosen)
     if parallel.rank() == 0:
         print(
             "(mAP is the usual measure; top-1: the highest-scoring class is one of the image's. "
             'The dissertation\'s "top-1" of VOC07 and COCO does not say which it is.)'
         )
-
-
-def main(args, device):
-    stage = f"06_transfer {args.dataset}"
-    run.keep_apart(args.data, out=args.out)
-    finished = (Path(args.out) / "result.json").exists()
-    if getattr(args, "download", False) and not finished:
-        download(args)
-    data = READERS[args.dataset](args.data)
-    backbone, _, info = resnet.load_backbone(
-        args.backbone, args.architecture, args.small_images, args.seed, args.prefix
-    )
-    size = args.size or info["args"].get("size") or 224
-    if args.dataset == "voc07" and args.pool:
-        pool(backbone, args.pool, size)
-    out = evaluation.open_run(args, stage, data, info, ("download",))
-    if out is None:
-        return
-    args.size = size
-    if args.dataset == "voc07":
-        guess, chosen, read = support_vectors(args, backbone, data, device)
-        measured = {"svm_c": chosen}
-    else:
-        guess, chosen, read = regression(args, backbone, data, device)
-        measured = {"weight_decay": chosen}
-    data = data._replace(val=read)
-    ending = {
-        "out": out,
-        "args": args,
-        "stage": stage,
-        "info": info,
-        "data": data,
-        "title": args.dataset,
-    }
-    conclude(ending, guess, data, **measured)
 
 
 if __name__ == "__main__":

@@ -236,13 +236,7 @@ def check(args, device):
 # ---------------------------------------------------------------- fid
 def fid(args, device):
     """Print the Frechet distance of two folders, or of .npz files in their place."""
-    from evaluate.feature_statistics import (
-        folder_statistics,
-        load_features,
-        read_statistics,
-        warn_if_few,
-    )
-    from models.fid import frechet_distance
+    from evaluate import frechet
 
     sides = [args.a, args.b]
     folders = [not side.endswith(".npz") for side in sides]
@@ -255,18 +249,20 @@ def fid(args, device):
         chosen = []
         for side, folder in zip(sides, folders, strict=True):
             chosen.append(find_images(side) if folder else None)
-    features = load_features(args, device)
+    features = frechet.load_features(args, device)
+    cache = None if args.common else args.cache
     found = []
     for side, paths in zip(sides, chosen, strict=True):
         if paths:
-            statistics = folder_statistics(side, paths, features, args, device)
+            how = (cache, args.workers, args.max_unreadable)
+            statistics = frechet.folder_statistics(side, paths, features, *how)
         else:
-            statistics = read_statistics(side, features)
-        warn_if_few(statistics[0], features, side)
+            statistics = frechet.read_statistics(side, features)
+        frechet.warn_if_few(statistics[0], features, side)
         found.append(statistics)
     if parallel.rank() == 0:
         (n, mu, sigma), (other_n, other_mu, other_sigma) = found
-        value = frechet_distance(mu, sigma, other_mu, other_sigma)
+        value = frechet.frechet_distance(mu, sigma, other_mu, other_sigma)
         name = "FID"
         if features.name != "inception":
             name = f"Frechet distance ({features.name} features)"
@@ -304,7 +300,7 @@ def ssim(args, device):
     files = []
     for of_a, of_b in names:
         files.append((os.path.join(args.a, of_a), os.path.join(args.b, of_b)))
-    values = np.array(similarities(files, args, "ssim"))
+    values = np.array(similarities(files, args.size, "ssim", args.workers, args.max_unreadable))
     if parallel.rank() > 0:
         return
     read = np.flatnonzero(np.isfinite(values))
@@ -365,7 +361,7 @@ def open_cost(args):
 
 def cost(args, device):
     """Measure the mirrors that cost.json has no row for; print Table 6."""
-    from evaluate.feature_statistics import load_features, warn_if_few
+    from evaluate.frechet import load_features, warn_if_few
     from images.pairs import mirrors_of
     from report import cost as costs
     from report.results import read_runs

@@ -140,13 +140,12 @@ def neighbour(args, device):
 
         crop = partial(features.centre_crop, size=info["args"].get("size") or 224)
         files = ImageList(args.data, paths, args.max_unreadable)
-        found, rows = features.extract_all(
-            backbone, files, crop, device, args.precision, args.workers
-        )
-        found = torch.nn.functional.normalize(found, dim=1)
+        how = (crop, device, args.precision, args.workers)
+        x, rows = features.extract(backbone, files, *how, everywhere=True)
+        torch.nn.functional.normalize(x, dim=1, out=x)  # in place: ImageNet's take 10 GB
         read = [paths[row] for row in rows.tolist()]
         for begin in range(0, len(read), 1024):
-            cosines = found[begin : begin + 1024] @ found.T
+            cosines = x[begin : begin + 1024] @ x.T
             for row, indices in enumerate(cosines.topk(args.views + 1, 1).indices.tolist(), begin):
                 nearest[read[row]] = [read[index] for index in indices if index != row]
 

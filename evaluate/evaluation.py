@@ -3,8 +3,11 @@
 Light at import: the arguments need neither torch nor matplotlib.
 """
 
+import argparse
 import hashlib
 import math
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,23 +71,37 @@ def default_out(backbone, ending):
 
 
 # ---------------------------------------------------------------- the run
-def open_run(args, stage, data, info, may_change=()):
-    """`run_folder.open_run`; backbone, images and labels must be those that the run began with."""
-    for split in (data.train, data.val):
-        if not split.files:
-            run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")
+class Evaluation(NamedTuple):
+    """An evaluation that has begun: its run folder, what was asked for, what is known of the
+    backbone (see resnet.load_backbone).
+    """
+
+    out: Path
+    args: argparse.Namespace
+    stage: str
+    info: dict
+
+
+def begin(args, stage, data, info, may_change=()):
+    """The Evaluation of a run folder that is new or goes on; None if it is finished.
+
+    Backbone, images and labels must be those that the run began with.
+    """
+    if not (data.train.files and data.val.files):
+        run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")
     inputs = {
         "backbone file": info["sha256"],
         "training set": fingerprint(data.train),
         "evaluation set": fingerprint(data.val),
     }
-    return run_folder.open_run(args, stage, "result.json", may_change, inputs)
+    out = run_folder.open_run(args, stage, "result.json", may_change, inputs)
+    return out and Evaluation(out, args, stage, info)
 
 
 def fingerprint(split):
     """A line that tells two lists of labelled images apart."""
     names = run.names_hash(split.files)
-    labels = hashlib.blake2b(split.labels.numpy().tobytes(), digest_size=8).hexdigest()
+    labels = hashlib.blake2b(split.labels.tobytes(), digest_size=8).hexdigest()
     return f"{len(split.files)} images, names {names}, labels {labels}"
 
 
@@ -100,7 +117,7 @@ def summary(values):
 
 
 def standard_error(top1, n):
-    """Of a top-1 accuracy in percent, measured on n images."""
+    """That of a top-1 accuracy in percent, measured on n images."""
     return round(math.sqrt(top1 * (100 - top1) / n), 4)
 
 
@@ -115,13 +132,13 @@ def sentence(results):
 
 
 def confusion(guesses, labels, classes):
-    """{class: {guessed class: number}} without the zeros; int64 (n,) on the CPU."""
+    """{class: {guessed class: number}} without the zeros. guesses, labels: int64 (n,), numpy."""
     n = len(classes)
-    table = np.bincount(np.asarray(labels) * n + np.asarray(guesses), minlength=n * n)
-    found = {}
-    for name, row in zip(classes, table.reshape(n, n), strict=True):
-        found[name] = {classes[j]: int(row[j]) for j in row.nonzero()[0]}
-    return found
+    counts = np.bincount(labels * n + guesses, minlength=n * n).reshape(n, n)
+    table = {}
+    for name, row in zip(classes, counts, strict=True):
+        table[name] = {classes[j]: int(row[j]) for j in row.nonzero()[0]}
+    return table
 
 
 def per_class(table):
@@ -134,7 +151,7 @@ def per_class(table):
 
 
 # ---------------------------------------------------------------- the ending
-def conclude(out, args, stage, info, data, title, results, by_class, what, **measured):
+def conclude(evaluation, data, title, results, by_class, what, **measured):
     """Print the results, write result.png and result.json, remove the checkpoint (process 0).
 
     data: with the part of val that could be read. title: what was measured. results: {name:
@@ -145,6 +162,7 @@ def conclude(out, args, stage, info, data, title, results, by_class, what, **mea
         return
     from images import plots
 
+    out, args, stage, info = evaluation
     print(f"{title}: {sentence(results)}")
     shown = {name: value for name, value in by_class.items() if value is not None}
     mean = np.mean(list(shown.values()))
@@ -174,19 +192,19 @@ def conclude(out, args, stage, info, data, title, results, by_class, what, **mea
     run_folder.close_run(out)
 
 
-def conclude_classes(out, args, stage, info, data, title, results, guesses, **measured):
+def conclude_classes(evaluation, data, title, results, guesses, **measured):
     """`conclude` for images of one class each.
 
-    guesses: int64 (m * n,) on the CPU, the guessed classes of the n images, m times.
+    guesses: int64 (m * n,), numpy: the guessed classes of the n images, m times.
     """
     n = len(data.val.files)
-    labels = np.tile(data.val.labels.numpy(), len(guesses) // n)
+    labels = np.tile(data.val.labels, len(guesses) // n)
     table = confusion(guesses, labels, data.classes)
     by_class = per_class(table)
     error = standard_error(results["top1"]["mean"], n)
     results = results | {"standard_error": error}
     measured |= {"per_class": by_class, "confusion": table}
-    conclude(out, args, stage, info, data, title, results, by_class, "top-1", **measured)
+    conclude(evaluation, data, title, results, by_class, "top-1", **measured)
     if rank() == 0:
         print(
             f"(+- is the standard deviation over seeds or draws; the standard error of a top1 of "

@@ -15,7 +15,7 @@ from base import parallel, run
 from base.parallel import rank, world
 from images import views
 from images.files import read_ahead
-from images.labelled import part, read_splits
+from images.labelled import read_splits
 from images.pictures import STRIP, without_ends
 from images.unreadable import BLACK, ImageList, listed
 
@@ -88,21 +88,23 @@ def centre_then_random(image, epoch, index, *, size, interpolation="bilinear"):
 def read_crops(batch, files, crop, stand_in=True):
     """batch: a list of (epoch, index); files: an ImageList.
 
-    Returns uint8 (B, S, S, 3) and the indices (B,) of the images in it. Where an image cannot be
-    read, the next one stands in, with its index; without `stand_in` it is black, its index -1.
+    Returns a uint8 tensor (B, S, S, 3) and the indices of the images in it, int64 (B,) in numpy.
+    Where an image cannot be read, the next one stands in, with its index; without `stand_in` it is
+    black, its index -1.
     """
     crops, indices = [], []
     for epoch, index in batch:
+        shown = index
         if stand_in:
-            image, place = files.read_or_next(index)
+            image, shown = files.read_or_next(index)
         else:
-            image, place = files.read(index), index
+            image = files.read(index)
             if image is None:
-                image, place = BLACK, -1
+                image, shown = BLACK, -1
         image = np.require(image, requirements="W")  # torch wants it writable
         crops.append(crop(image, epoch, index))
-        indices.append(place)
-    return torch.from_numpy(np.stack(crops)), torch.tensor(indices)
+        indices.append(shown)
+    return torch.from_numpy(np.stack(crops)), np.array(indices)
 
 
 def read_batches(files, batches, crop, workers, device, stand_in=True):
@@ -166,14 +168,25 @@ def own_batches(n, batch, passes):
 
 
 def extract(
-    backbone, files, crop, device, precision="auto", workers=8, passes=1, batch=128, what="features"
+    backbone,
+    files,
+    crop,
+    device,
+    precision="auto",
+    workers=8,
+    *,
+    passes=1,
+    batch=128,
+    what="features",
+    everywhere=False,
 ):
-    """Features float32 (m, width) of this process's share of the files, and their indices (m,).
+    """Features float32 (m, width) of this process's share of the files; their indices (m,), numpy.
 
     files: an ImageList, whose unreadable images are left out, or files that must all be readable.
     The backbone is used in evaluation mode and is not changed. Features that would fill most of a
-    GPU's memory stay on the CPU; the indices are always there. passes: every file is read as often,
-    with the epochs 0, 1, ...; the features of an epoch stand together. Ends all processes where
+    GPU's memory stay on the CPU. passes: every file is read as often, with the epochs 0, 1, ...;
+    the features of an epoch stand together. everywhere: those of all files instead, on every
+    process and on the device, in the order of the files; for one pass. Ends all processes where
     features are not finite, and names the first such image.
     """
     if not isinstance(files, ImageList):
@@ -186,56 +199,49 @@ def extract(
     home = home_of(most, width, device)
     features = torch.empty(most, width, device=home)
     finite = torch.ones(most, dtype=torch.bool, device=home)
-    rows = [torch.empty(0, dtype=torch.int64)]
-    total = passes * len(files)
-    with run.progress(total, what) as bar:
-        end = 0
+    rows = np.empty(most, np.int64)
+    end = 0
+    with run.progress(passes * len(files), what) as bar:
         for pixels, indices in read_batches(files, batches, crop, workers, device, stand_in=False):
-            found = embed(backbone, pixels, device, precision)
-            read = indices.numpy() >= 0
-            if not read.all():
-                read = torch.from_numpy(read)
-                found = found[read.to(device)]
-                indices = indices[read]
-            rows.append(indices)
+            part = embed(backbone, pixels, device, precision)
+            read = np.flatnonzero(indices >= 0)
+            if len(read) < len(indices):
+                part, indices = part[read], indices[read]
             begin, end = end, end + len(indices)
-            features[begin:end] = found
-            finite[begin:end] = found.isfinite().all(1)
-            bar.update(min(world() * batch, total - bar.n))
-    rows = torch.cat(rows)
+            rows[begin:end] = indices
+            features[begin:end] = part
+            finite[begin:end] = part.isfinite().all(1)
+            bar.update(min(world() * batch, bar.total - bar.n))
+    features, rows = features[:end], rows[:end]
     refuse_infinite(files, rows, finite[:end].cpu())
-    return features[:end], rows
+    if not everywhere:
+        return features, rows
+    every_row = np.sort(np.concatenate(parallel.everyone(rows)))
+    rows = torch.from_numpy(rows).to(device)
+    features = parallel.collect(features.to(device), rows, len(files))
+    if len(every_row) < len(files):
+        features = features[every_row]
+    return features, every_row
 
 
 def refuse_infinite(files, rows, finite):
     """End all processes if features of any are not finite. rows, finite (m,): of this process."""
-    found = sum(parallel.everyone(rows[~finite].tolist()), [])
-    if found:
+    bad = np.concatenate(parallel.everyone(rows[~finite.numpy()]))
+    if len(bad):
         run.fail(
-            f"The features of {len(found)} images are not finite (NaN or infinite), the first is "
-            f"{files.file(min(found))}. Try --precision fp32, or another backbone."
+            f"The features of {len(bad)} images are not finite (NaN or infinite), the first is "
+            f"{files.file(bad.min())}. Try --precision fp32, or another backbone."
         )
 
 
-def extract_all(backbone, files, crop, device, *args, **kwargs):
-    """(features float32 (m, width), indices (m,)) of all files that can be read, on every process
-    and on the device, in the order of the files; as `extract`.
+def extract_split(backbone, split, name, args, crop, device, **options):
+    """`extract` for a labelled split, whose unreadable images are recorded as the list `name`.
+
+    args: of a stage, for --precision, --workers, --max-unreadable and --out.
     """
-    features, rows = extract(backbone, files, crop, device, *args, **kwargs)
-    whole = parallel.collect(features.to(device), rows.to(device), len(files))
-    if sum(parallel.everyone(len(rows))) == len(files):
-        return whole, torch.arange(len(files))
-    rows = torch.tensor(sorted(sum(parallel.everyone(rows.tolist()), [])))
-    return whole[rows.to(device)], rows
-
-
-def extract_split(backbone, split, name, args, crop, device, **kwargs):
-    """(features of `extract_all`, the part of a labelled split that could be read)."""
     files = listed(split.files, args, name)
-    features, rows = extract_all(
-        backbone, files, crop, device, args.precision, args.workers, **kwargs
-    )
-    return features, part(split, rows)
+    options = {"what": f"{name} features"} | options
+    return extract(backbone, files, crop, device, args.precision, args.workers, **options)
 
 
 # ---------------------------------------------------------------- nearest neighbours
@@ -243,12 +249,8 @@ def accuracy(scores, labels, k=(1, 5)):
     """Top-k accuracies, percent, of scores (n, classes); with fewer than k classes it is 100."""
     most = min(max(k), scores.shape[1])
     guesses = scores.topk(most, 1).indices
-    hits = guesses == labels.to(scores.device)[:, None]
-    found = []
-    for n in k:
-        share = hits[:, :n].any(1).double().mean()
-        found.append(100 * share.item())
-    return found
+    hits = guesses == torch.as_tensor(labels, device=scores.device)[:, None]
+    return [100 * hits[:, :n].any(1).double().mean().item() for n in k]
 
 
 def knn(train, labels, val, classes, k=20, temperature=0.07):
@@ -257,6 +259,7 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
     DINO's eval_knn.py. train (m, d), labels (m,): of this process's images, on any device. val
     (n, d): the same on all processes. The votes are on the device of val.
     """
+    labels = torch.as_tensor(labels)
     n, device = len(val), val.device
     val = F.normalize(val, dim=1)
     # The k nearest so far. With fewer than k images the rest keeps the cosine -inf, the weight 0.
@@ -266,13 +269,12 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
         x = F.normalize(x.to(device), dim=1)
         y = y.to(device)
         for start in range(0, n, VAL_ROWS):
-            part = slice(start, start + VAL_ROWS)
-            scores = val[part] @ x.T
-            found, indices = scores.topk(min(k, len(x)), 1)
-            near = torch.cat([cosines[part], found], 1)
-            whose = torch.cat([owners[part], y[indices]], 1)
-            cosines[part], best = near.topk(k, 1)
-            owners[part] = whose.gather(1, best)
+            some = slice(start, start + VAL_ROWS)
+            largest, indices = (val[some] @ x.T).topk(min(k, len(x)), 1)
+            near = torch.cat([cosines[some], largest], 1)
+            whose = torch.cat([owners[some], y[indices]], 1)
+            cosines[some], best = near.topk(k, 1)
+            owners[some] = whose.gather(1, best)
     cosines, owners = nearest_of_all(cosines, owners)
     weights = (cosines / temperature).exp()
     votes = val.new_zeros(n, classes)
@@ -306,9 +308,9 @@ def knn_probe(backbone, args, device):
     data = read_splits(args.knn)
     training = backbone.training
     crop = partial(centre_crop, size=args.size)
-    files = listed(data.train.files, args, "knn train")
-    train, rows = extract(backbone, files, crop, device, args.precision, args.workers)
-    val, read = extract_split(backbone, data.val, "knn val", args, crop, device)
+    common = (args, crop, device)
+    train, rows = extract_split(backbone, data.train, "knn train", *common)
+    val, val_rows = extract_split(backbone, data.val, "knn val", *common, everywhere=True)
     backbone.train(training)
     votes = knn(train, data.train.labels[rows], val, len(data.classes))
-    return accuracy(votes, read.labels)[0]
+    return accuracy(votes, data.val.labels[val_rows])[0]

@@ -16,7 +16,10 @@ TOLERANCE = 2e-3  # of the largest element of the gradient at W = 0
 
 
 def held_out(labels, seed, share=0.1):
-    """Mask of a stratified random share of the images: at least one of each class that has two."""
+    """Mask (n,) of a stratified random share of the images, of labels int64 (n,), both of numpy.
+
+    It holds at least one image of each class that has two.
+    """
 
     def count(n):
         least = 1 if n > 1 else 0
@@ -127,11 +130,13 @@ def start_of(x, y, weight, classes, device):
 def fit_linear(x, y, classes, held, device, decays=DECAYS):
     """(W (classes, d + 1), the chosen weight decay, {decay: loss on the held-out rows}).
 
-    x (n, d) standardised, y, held (n,) bool: of this process; `y` as in `loss_and_gradient`. Each
-    weight decay is fitted without the held-out rows, from the solution of the next stronger one.
-    The one with the least loss on the held-out rows is then fitted on all rows.
+    x (n, d) standardised, y, held (n,) bool: of this process; y as in `loss_and_gradient`. y and
+    held can be of numpy. Each weight decay is fitted without the held-out rows, from the solution
+    of the next stronger one. The one with the least loss on the held-out rows is then fitted on all
+    rows.
     """
-    held = held.to(x)
+    y = torch.as_tensor(y, device=x.device)
+    held = torch.as_tensor(held).to(x)
     W, tolerance = start_of(x, y, 1 - held, classes, device)
     path, losses = {}, {}
     for decay in sorted(decays, reverse=True):
@@ -148,6 +153,7 @@ def fit_few(x, y, classes, n, device):
 
     The decay is 1 / n, scikit-learn's C = 1: a few labels are too few to choose it by.
     """
+    y = torch.as_tensor(y, device=x.device)
     weight = torch.ones(len(x), device=x.device)
     W, tolerance = start_of(x, y, weight, classes, device)
     return logistic_regression(x, y, weight, 1 / n, W, tolerance), 1 / n

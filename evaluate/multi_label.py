@@ -9,7 +9,8 @@ import warnings
 import joblib
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
+from sklearn.metrics import precision_recall_curve
+from sklearn.model_selection import GridSearchCV
 from sklearn.svm import LinearSVC
 
 from base import run
@@ -29,24 +30,17 @@ def average_precisions(guess, truth):
     11point: the mean of these over the recalls 0, 0.1, ..., 1 (the rule of VOC2007).
     truth: 0 and 1. All are nan without a 1.
     """
-    guess = np.asarray(guess, np.float64)
-    truth = np.asarray(truth) == 1
-    if not truth.any():
-        return {"plain": np.nan, "interpolated": np.nan, "11point": np.nan}
-    order = np.argsort(-guess, kind="stable")
-    is_last = np.diff(guess[order], append=np.inf) != 0  # of each group of equal scores
-    last = np.flatnonzero(is_last)
-    hits = np.cumsum(truth[order])[last]
-    precision = hits / (last + 1)
-    recall = hits / hits[-1]
-    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    gained = np.diff(recall, prepend=0)
+    if not np.any(truth):
+        return dict.fromkeys(("plain", "interpolated", "11point"), np.nan)
+    precision, recall, _ = precision_recall_curve(truth, guess)  # recall falls from 1 to 0
+    gained = -np.diff(recall)
+    precision, recall = precision[:-1], recall[:-1]
+    best = np.maximum.accumulate(precision)
     levels = np.linspace(0, 1, 11) - 1e-9
-    first = np.searchsorted(recall, levels)
     return {
         "plain": float(gained @ precision),
-        "interpolated": float(gained @ best_from_here),
-        "11point": float(best_from_here[first].mean()),
+        "interpolated": float(gained @ best),
+        "11point": float(np.mean([best[recall >= level].max() for level in levels])),
     }
 
 
@@ -85,35 +79,21 @@ def support_vectors(train, present, test, costs, seed):
     images. present (n,): 0 and 1; a difficult image counts as 0 here. One thread of a process at a
     time: liblinear has one random generator for all, and warning filters are of the process too.
     """
-
-    def fit(cost, rows):
-        machine = LinearSVC(
-            C=cost,
-            class_weight={0: 1, 1: 2},
-            loss="squared_hinge",
-            intercept_scaling=1.0,
-            dual=True,
-            max_iter=2000,
-            tol=1e-4,
-            random_state=seed,
-        )
-        return machine.fit(train[rows], present[rows])
-
-    folds = list(StratifiedKFold(FOLDS).split(train, present))
-
-    def quality(cost):
-        values = []
-        for rows, rest in folds:
-            guess = fit(cost, rows).decision_function(train[rest])
-            values.append(average_precisions(guess, present[rest])["plain"])
-        return np.mean(values)
-
+    machine = LinearSVC(
+        class_weight={0: 1, 1: 2},
+        loss="squared_hinge",
+        intercept_scaling=1.0,
+        dual=True,
+        max_iter=2000,
+        tol=1e-4,
+        random_state=seed,
+    )
+    search = GridSearchCV(machine, {"C": costs}, scoring="average_precision", cv=FOLDS)
     with warnings.catch_warnings():
         # The largest costs need more than VISSL's 2000 steps.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        best = max(costs, key=quality)
-        machine = fit(best, np.arange(len(train)))
-    return machine.decision_function(test), best
+        search.fit(train, present)
+    return search.decision_function(test), search.best_params_["C"]
 
 
 def svm_scores(train, labels, test, costs, seed):
@@ -136,9 +116,8 @@ def svm_scores(train, labels, test, costs, seed):
     fits = joblib.Parallel(jobs)(
         joblib.delayed(support_vectors)(train, present[:, kind], test, costs, seed) for kind in mine
     )
-    found = {}
+    fit_of = {}
     for part in everyone(dict(zip(mine, fits, strict=True))):
-        found |= part
-    guess = np.stack([found[kind][0] for kind in sorted(found)], 1)
-    chosen = [found[kind][1] for kind in sorted(found)]
-    return guess, chosen
+        fit_of |= part
+    guesses, chosen = zip(*[fit_of[kind] for kind in sorted(fit_of)], strict=True)
+    return np.stack(guesses, 1), list(chosen)

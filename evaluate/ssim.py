@@ -76,9 +76,7 @@ def read_pair(files, size):
 
 
 def similarity_of_files(files, size):
-    """SSIM of two image files; the sentence that says why there is none; or the OSError of a file
-    that cannot be read.
-    """
+    """SSIM of two image files, or a sentence on why they have none, or the error of reading one."""
     try:
         x, y = read_pair(files, size)
     except UnreadableImage as error:
@@ -97,30 +95,32 @@ def similarity_of_files(files, size):
     return float(structural_similarity(x, y))
 
 
-def similarities(pairs, args, what):
+def similarities(pairs, size, what, workers, max_unreadable):
     """SSIM of all pairs of files, a list in their order; the processes share the work.
 
-    It is nan for a pair of which a file cannot be read; see unreadable.check_failed.
+    size: see `read_pair`. It is nan for a pair of which a file cannot be read, at most
+    `max_unreadable` of them. what: the progress bar's name.
     """
-    size, workers = args.size, args.workers
     read = partial(similarity_of_files, size=size)
     mine = pairs[parallel.rank() :: parallel.world()]
     values = [0.0] * len(pairs)
     problem = None
     failed = {}
     with run.progress(len(pairs), what) as bar:
-        found = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
-        for number, value in enumerate(found):
+        results = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
+        for pair, value in zip(
+            range(parallel.rank(), len(pairs), parallel.world()), results, strict=True
+        ):
             if isinstance(value, str):
                 problem = value
                 break
             if isinstance(value, OSError):
-                failed[pairs[parallel.rank() + number * parallel.world()]] = str(value)
+                failed[pairs[pair]] = str(value)
                 value = math.nan
-            values[parallel.rank() + number * parallel.world()] = value
+            values[pair] = value
             bar.update(min(parallel.world(), len(pairs) - bar.n))
     if problem:
         run.fail(problem)
-    check_failed(failed, len(pairs), args.max_unreadable)
+    check_failed(failed, len(pairs), max_unreadable)
     # Each value is 0 on all processes but one.
     return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]

@@ -9,7 +9,7 @@ import torch
 
 from base import levels, parallel, run
 from base.weights import cache
-from evaluate.feature_statistics import identity_of
+from evaluate.frechet import identity_of
 from images.files import find_images, read_ahead
 from images.read import UnreadableImage, read_image
 

@@ -1,15 +1,18 @@
-"""Labelled images: class folders, VOC2007, COCO and Places365, and random images of each class."""
+"""Labelled images: the data sets of an evaluation, and random images of each class.
+
+SETS names the data sets. Used by 04, 05 and 06, and by the probe of 03. Light at import.
+"""
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-import torch
+import numpy as np
 
 from base import run
-from images.files import class_of, find_images, is_passed_over
 
 VOC = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -25,7 +28,11 @@ class Split(NamedTuple):
     """
 
     files: list
-    labels: torch.Tensor
+    labels: np.ndarray
+
+    def take(self, rows):
+        """The Split of some images; rows: their numbers, int64 (m,)."""
+        return Split([self.files[row] for row in rows.tolist()], self.labels[rows])
 
 
 class Labelled(NamedTuple):
@@ -36,16 +43,11 @@ class Labelled(NamedTuple):
     val: Split
 
 
-def part(split, rows):
-    """The Split of some images; rows: their numbers, int64 (m,)."""
-    if len(rows) == len(split.files):
-        return split
-    return Split([split.files[row] for row in rows.tolist()], split.labels[rows])
-
-
 # ---------------------------------------------------------------- class folders
 def read_folder(root):
     """(paths, class names) of the images ROOT/CLASS/.../image."""
+    from images.files import class_of, find_images  # heavy
+
     paths = find_images(root)
     names = [class_of(path) for path in paths]
     if "" in names:
@@ -61,12 +63,12 @@ def read_folder(root):
 
 def class_folders(root):
     """The names of a folder's own folders; those of archives and systems are passed over."""
-    found = set()
+    from images.files import is_passed_over
+
     with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_dir() and not is_passed_over(entry.name):
-                found.add(entry.name)
-    return found
+        return {
+            entry.name for entry in entries if entry.is_dir() and not is_passed_over(entry.name)
+        }
 
 
 def read_splits(root, val="val"):
@@ -83,8 +85,8 @@ def read_splits(root, val="val"):
         )
     classes = sorted(set(train_names))
     number = {name: i for i, name in enumerate(classes)}
-    train = Split(train_files, torch.tensor([number[name] for name in train_names]))
-    val = Split(val_files, torch.tensor([number[name] for name in val_names]))
+    train = Split(train_files, np.array([number[name] for name in train_names]))
+    val = Split(val_files, np.array([number[name] for name in val_names]))
     return Labelled(classes, train, val)
 
 
@@ -95,9 +97,9 @@ def read_voc(root):
     A class is -1 in an image where all its objects are marked difficult, as in the data set's own
     lists ImageSets/Main/CLASS_trainval.txt.
     """
-    places = (Path(root), Path(root) / "VOC2007", Path(root) / "VOCdevkit/VOC2007")
-    found = [folder for folder in places if (folder / "ImageSets").is_dir()]
-    if not found:
+    candidates = (Path(root), Path(root) / "VOC2007", Path(root) / "VOCdevkit/VOC2007")
+    base = next((folder for folder in candidates if (folder / "ImageSets").is_dir()), None)
+    if base is None:
         run.fail(
             f"{root} holds no VOCdevkit/VOC2007/ImageSets: unpack VOC2007 there, or use "
             "--download.",
@@ -105,12 +107,12 @@ def read_voc(root):
         )
     splits = []
     for split in ("trainval", "test"):
-        lines = run.read_text(found[0] / f"ImageSets/Main/{split}.txt").split("\n")
+        lines = run.read_text(base / f"ImageSets/Main/{split}.txt").split("\n")
         names = [line.split()[0] for line in lines if line.strip()]
-        labels = torch.zeros(len(names), len(VOC), dtype=torch.int64)
+        labels = np.zeros((len(names), len(VOC)), np.int64)
         for row, name in zip(labels, names, strict=True):
-            read_objects(found[0] / f"Annotations/{name}.xml", row)
-        files = [str(found[0] / f"JPEGImages/{name}.jpg") for name in names]
+            read_objects(base / f"Annotations/{name}.xml", row)
+        files = [str(base / f"JPEGImages/{name}.jpg") for name in names]
         splits.append(Split(files, labels))
     return Labelled(VOC, *splits)
 
@@ -133,23 +135,23 @@ def read_objects(path, row):
 def read_coco(root):
     """COCO's train and val of 2017 or 2014: which categories stand in an image; crowds count."""
     annotations = Path(root) / "annotations"
-    there = [y for y in (2017, 2014) if (annotations / f"instances_val{y}.json").exists()]
-    if not there:
+    years = [y for y in (2017, 2014) if (annotations / f"instances_val{y}.json").exists()]
+    if not years:
         run.fail(
             f"{root} holds no annotations/instances_val2014.json or instances_val2017.json: see "
             "--help.",
             2,
         )
-    year = there[0]
     splits, categories = [], []
     for split in ("train", "val"):
-        path = annotations / f"instances_{split}{year}.json"
+        name = f"{split}{years[0]}"
+        path = annotations / f"instances_{name}.json"
         try:
-            found, *rest = read_instances(run.read_json(path), Path(root) / f"{split}{year}")
+            names, *images = read_instances(run.read_json(path), Path(root) / name)
         except (KeyError, TypeError) as error:
             run.fail(f"{path} is not in COCO's instances format: {error} is missing or unknown.")
-        categories.append(found)
-        splits.append(Split(*rest))
+        categories.append(names)
+        splits.append(Split(*images))
     if categories[0] != categories[1]:
         run.fail(f"{path} has other categories than the training annotations.")
     return Labelled([name for _, name in categories[0]], *splits)
@@ -157,13 +159,13 @@ def read_coco(root):
 
 def read_instances(content, folder):
     """(categories, files, labels) of the content of an instances file."""
-    categories = sorted((one["id"], one["name"]) for one in content["categories"])
+    categories = sorted((kind["id"], kind["name"]) for kind in content["categories"])
     column = {number: i for i, (number, _) in enumerate(categories)}
-    row = {one["id"]: i for i, one in enumerate(content["images"])}
-    labels = torch.zeros(len(row), len(column), dtype=torch.int64)
-    for one in content["annotations"]:
-        labels[row[one["image_id"]], column[one["category_id"]]] = 1
-    files = [str(folder / one["file_name"]) for one in content["images"]]
+    row = {image["id"]: i for i, image in enumerate(content["images"])}
+    labels = np.zeros((len(row), len(column)), np.int64)
+    for mark in content["annotations"]:
+        labels[row[mark["image_id"]], column[mark["category_id"]]] = 1
+    files = [str(folder / image["file_name"]) for image in content["images"]]
     return categories, files, labels
 
 
@@ -184,34 +186,78 @@ def read_places(root):
         there = [root / name for name in folders if (root / name).is_dir()]
         if not there:
             run.fail(f"{root} holds {listing} but none of the folders {', '.join(folders)}.", 2)
-        places, labels = read_listing(root / listing)
+        paths, labels = read_listing(root / listing)
         if listing == PLACES_TRAIN:
-            for place, label in zip(places, labels, strict=True):
+            for path, label in zip(paths, labels, strict=True):
                 # a/abbey/00000001.jpg is of the class abbey
-                classes[label] = place.rpartition("/")[0].partition("/")[2]
+                classes[label] = path.rpartition("/")[0].partition("/")[2]
         unknown = sorted(set(labels) - set(classes))
         if unknown or sorted(classes) != list(range(len(classes))):
             run.fail(
                 f"{root / listing}: labels {unknown[:5] or 'are not 0, 1, 2, ...'} that no "
                 "training image has."
             )
-        files = [os.path.join(there[0], place) for place in places]
-        splits.append(Split(files, torch.tensor(labels)))
+        files = [os.path.join(there[0], path) for path in paths]
+        splits.append(Split(files, np.array(labels)))
     return Labelled([classes[label] for label in range(len(classes))], *splits)
 
 
 def read_listing(path):
     """(paths, labels) of a list with a path and a number in each line."""
-    places, labels = [], []
+    paths, labels = [], []
     for line in run.read_text(path).split("\n"):
         words = line.rsplit(maxsplit=1)
         if not words:
             continue
         if len(words) < 2 or not words[1].isdecimal():
             run.fail(f"{path}: {line.strip()!r} is not a path and the number of a class.")
-        places.append(words[0].strip().lstrip("/"))
+        paths.append(words[0].strip().lstrip("/"))
         labels.append(int(words[1]))
-    return places, labels
+    return paths, labels
+
+
+# ---------------------------------------------------------------- the data sets of 06
+def download_voc(root):
+    """VOC2007's trainval and test, by torchvision."""
+    from torchvision.datasets import VOCDetection
+
+    for split in ("trainval", "test"):
+        VOCDetection(root, "2007", split, download=True)
+
+
+def download_places(root):
+    """Places365's small images, by torchvision."""
+    from torchvision.datasets import Places365
+
+    for split in ("train-standard", "val"):
+        Places365(root, split, small=True, download=True)
+
+
+class DataSet(NamedTuple):
+    """What 06 measures features on.
+
+    sentence: for --help. measure: the name of its number in a report. read: folder -> `Labelled`.
+    svm: VISSL's linear SVMs, not logistic regression. download: folder -> None, fills it first.
+    """
+
+    sentence: str
+    measure: str
+    read: Callable
+    svm: bool = False
+    download: Callable | None = None
+
+
+SETS = {
+    "places365": DataSet(
+        "Places365 (standard): top-1 and top-5.",
+        "Places365 top-1",
+        read_places,
+        download=download_places,
+    ),
+    "voc07": DataSet("PASCAL VOC 2007: mAP.", "VOC07 mAP", read_voc, True, download_voc),
+    "coco": DataSet("COCO as a multi-label task: mAP.", "COCO mAP", read_coco),
+    "folder": DataSet("Any class folders: top-1, top-5.", "transfer top-1", read_splits),
+}
 
 
 # ---------------------------------------------------------------- some of the images
@@ -221,9 +267,9 @@ def some_of_each(labels, count, seed, *name, keys=None):
     count(n): how many of a class's n images. keys: what the classes are called in the seed, by
     default their numbers.
     """
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    for number in labels.unique().tolist():
-        members = (labels == number).nonzero()[:, 0]
+    mask = np.zeros(len(labels), bool)
+    for number in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == number)
         key = keys[number] if keys else number
         order = run.seed_rng(seed, *name, key).permutation(len(members))
         mask[members[order[: count(len(members))]]] = True

@@ -102,7 +102,9 @@ def feature_distance(mirror, backbone, args, device):
     size = run_folder.run_arguments(mirror["encoder"])["size"]
     crop = partial(features.centre_crop, size=size)
     of_real, of_generated = (
-        features.extract_all(backbone, list(files), crop, device, args.precision, args.workers)[0]
+        features.extract(
+            backbone, list(files), crop, device, args.precision, args.workers, everywhere=True
+        )[0]
         for files in sides
     )
     return 1 - F.cosine_similarity(of_real, of_generated).mean().item()

@@ -11,7 +11,6 @@ stage says itself when it starts.
 
 import contextlib
 import functools
-import importlib
 import io
 import os
 import shlex
@@ -136,8 +135,7 @@ def follow(stage, subcommand, args):
     if "eval_on" in flags:
         read_classes(args.data, args.eval_on)
     if stage == "06_transfer" and os.path.exists(args.data):
-        reader = importlib.import_module(stage).READERS[args.dataset]
-        if data := answer(reader, args.data):
+        if data := answer(labelled.SETS[args.dataset].read, args.data):
             images[f"{args.data} ({args.dataset})"] = len(data.train.files) + len(data.val.files)
     side = flags.get("size") or made.get(flags.get("tokenizer"))
     if stage == "02_augment":

@@ -15,12 +15,11 @@ import torch
 
 from augment.registry import STRATEGIES
 from base import parallel, run, run_folder
-from evaluate.feature_statistics import moments_of_files
+from evaluate.frechet import frechet_distance, moments_of_files
 from evaluate.ssim import similarities
 from images.files import matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
-from models import fid
 
 
 # ---------------------------------------------------------------- time
@@ -81,7 +80,7 @@ def time_of(noted, data, paths, batch, device):
 
 
 # ---------------------------------------------------------------- distance and similarity
-def quality_of(views, data, features, known, args, device, name):
+def quality_of(views, data, features, known, args, name):
     """{fid, ssim, images}: of the stored images of all views of a mirror and their originals.
 
     known: {originals: their moments}, from the mirrors before this one.
@@ -92,14 +91,14 @@ def quality_of(views, data, features, known, args, device, name):
         first += [os.path.join(data, original) for original, _ in pairs]
         second += [os.path.join(view, generated) for _, generated in pairs]
     originals = tuple(dict.fromkeys(first))  # they are the same for every view
-    how = (features, args, device)
+    how = (args.workers, args.max_unreadable)
     if originals not in known:
-        known[originals] = moments_of_files(originals, *how, "originals")
+        known[originals] = moments_of_files(originals, features, "originals", *how)
     _, *of_originals = known[originals]
-    _, *of_generated = moments_of_files(second, *how, name)
-    values = similarities(list(zip(first, second, strict=True)), args, name)
+    _, *of_generated = moments_of_files(second, features, name, *how)
+    values = similarities(list(zip(first, second, strict=True)), args.size, name, *how)
     return {
-        "fid": fid.frechet_distance(*of_originals, *of_generated),
+        "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(values)),
         "images": known[originals][0],
         "unreadable": len(originals) - known[originals][0],
@@ -117,7 +116,7 @@ def measure_row(folder, features, known, args, device):
     views, (noted,) = mirrors_of([folder], 1)
     data = args.data or noted["args"]["data"]
     name = name_of(folder)
-    row = quality_of(views, data, features, known, args, device, name)
+    row = quality_of(views, data, features, known, args, name)
     paths = [original for original, _ in matched(data, views[0])]
     timed = spread(spread(paths, args.compare), args.images)
     row |= time_of(noted, data, timed, args.batch_size, device)

@@ -13,7 +13,8 @@ import torch
 from conftest import ROOT, call, refused, run
 from PIL import Image
 
-from models import fid
+from evaluate import frechet
+from models import inception
 
 pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"
@@ -68,7 +69,7 @@ def official(weights, folders):
 
 # ---------------------------------------------------------------- FID
 def test_inception_is_pytorch_fids(weights, official, photographs):
-    ours, _ = fid.load_inception(weights)
+    ours, _ = inception.load_inception(weights)
     images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))
     with torch.no_grad():
         theirs = official[0](images.permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
@@ -79,11 +80,11 @@ def test_inception_of_another_kind(tmp_path, weights):
     state = torch.load(weights)
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")  # as PyTorch before 0.4.1 wrote them
-    fid.load_inception(tmp_path / "old.pth")
+    inception.load_inception(tmp_path / "old.pth")
     del old["Mixed_7c.branch1x1.conv.weight"]
     torch.save(old, tmp_path / "part.pth")
     with pytest.raises(SystemExit):
-        fid.load_inception(tmp_path / "part.pth")
+        inception.load_inception(tmp_path / "part.pth")
 
 
 def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
@@ -112,7 +113,7 @@ def test_moments_of_batches():
     rows = (
         rng.standard_normal((300, 40)) * np.linspace(0.1, 3, 40) + 1000
     )  # far from zero: sums of squares would fail
-    moments = fid.Moments(40)
+    moments = frechet.Moments(40)
     for part in np.split(rows, [1, 7, 120, 121]):
         moments.add(torch.from_numpy(part))
     n, mean, covariance = moments.result()
@@ -143,12 +144,12 @@ def test_frechet_distance(n1, n2):
         + np.trace(statistics[3])
         - 2 * root
     )
-    value = fid.frechet_distance(*statistics)
+    value = frechet.frechet_distance(*statistics)
     assert value == pytest.approx(exact, rel=1e-9)
     assert value == pytest.approx(
         calculate_frechet_distance(*statistics), rel=1e-6 if min(n1, n2) > width else 1e-5
     )
-    assert fid.frechet_distance(*statistics[:2], *statistics[:2]) == pytest.approx(0, abs=1e-8)
+    assert frechet.frechet_distance(*statistics[:2], *statistics[:2]) == pytest.approx(0, abs=1e-8)
 
 
 def test_features_of_a_backbone(folders, backbone, capsys):
@@ -228,9 +229,7 @@ def test_fid_twice_under_two_processes(backbone, tmp_path, folders):
 
 def test_images_of_many_sizes_are_one_batch(weights, photographs):
     """The features are those of each image alone, and the network is called once."""
-    from evaluate.feature_statistics import read_batch
-
-    network, _ = fid.load_inception(weights)
+    network, _ = inception.load_inception(weights)
     images = [photographs[0][: 90 + 10 * i, : 80 + 7 * i] for i in (0, 1, 0, 2)]
     stacks = [np.stack([images[0], images[2]]), images[1][None], images[3][None]]
     stacks = [torch.from_numpy(np.ascontiguousarray(stack)) for stack in stacks]
@@ -241,7 +240,7 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
         alone = torch.cat([network(stack) for stack in stacks])
     assert len(calls) == 1 + 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert callable(pickle.loads(pickle.dumps(partial(read_batch, size=0))))
+    assert callable(pickle.loads(pickle.dumps(partial(frechet.read_batch, size=0))))
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

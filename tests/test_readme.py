@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call, hashes
+from conftest import PRETRAIN, ROOT, call, hashes, write_images
 
 from base.run import load
 from base.run_folder import run_arguments
@@ -26,7 +26,7 @@ SCRIPTS = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("re
 
 def test_there_are_commands_and_short_examples():
     assert len(COMMANDS) >= 10
-    things = ("generator", "strategy", "mask", "schedule", "method")
+    things = ("generator", "strategy", "mask", "schedule", "method", "set")
     assert set(EXAMPLES) == {f"my_{thing}.py" for thing in things}
     for name, block in EXAMPLES.items():
         code = [line for line in block.splitlines() if line.strip()]
@@ -117,6 +117,20 @@ def test_a_schedule_of_ones_own(example, tiny, tmp_path):
     late, cosine = (hashes(m, "view0/**/*") for m in (tmp_path / "gen", tiny["inpaint"]))
     assert late.keys() == cosine.keys() and late != cosine
     assert "square-root,late" in example("my_schedule.py", "inpaint", "--help")
+
+
+def test_a_data_set_of_ones_own(example, tmp_path):
+    lines = []
+    for split, each in (("train", 4), ("val", 2)):
+        write_images(tmp_path / split, each=each)
+        for file in sorted((tmp_path / split).glob("*/*.png")):
+            lines.append(f"{split},{file.relative_to(tmp_path)},{file.parent.name}\n")
+    (tmp_path / "birds.csv").write_text("".join(lines))
+    network = ["--backbone", "random", "--architecture", "resnet10", "--small-images"]
+    flags = ["--data", tmp_path, *network, "--size", 32, "--device", "cpu", "--workers", 1]
+    said = example("my_set.py", "birds", *flags, "--out", tmp_path.parent / "birds")
+    assert "birds: top1 100.00" in said
+    assert "birds" in example("my_set.py", "--help")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])

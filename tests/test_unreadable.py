@@ -19,7 +19,7 @@ from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
 from augment import real_images
 from base.run import read_json
 from base.run_folder import read_log, read_record
-from evaluate import feature_statistics, features, ssim
+from evaluate import features, frechet, ssim
 from images import check, labelled, read, unreadable
 from images import views as V
 from images.files import find_images
@@ -99,7 +99,7 @@ def readers(folder, files):
     return {
         "training": lambda: files.read(0),
         "check": lambda: check.read_some(folder, ["0.png"]),
-        "features": lambda: feature_statistics.read_batch([file], 0),
+        "features": lambda: frechet.read_batch([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
         "another image": lambda: real_images.read_first(folder, ["0.png"], 32, "1.png"),
         "captions": lambda: caption.read_batch(folder, None, (None, ["0.png"])),
@@ -205,17 +205,18 @@ def test_features_of_the_others_do_not_change(root):
     backbone = load_backbone("runs/base")[0]
     crop = partial(features.centre_crop, size=32)
     files, names = labelled.read_folder("data/train")
-    sound, rows = features.extract_all(backbone, files, crop, CPU, workers=0, batch=5)
+    options = {"workers": 0, "batch": 5}
+    sound, rows = features.extract(backbone, files, crop, CPU, everywhere=True, **options)
     assert rows.tolist() == list(range(24))
     cut(CUT, "data/train/a/000.png", "data/train/c/007.png")
     left_out = [files.index(CUT), 0, 23]
     some = ImageList("", files, 0.2)
-    found, rows = features.extract_all(backbone, some, crop, CPU, workers=0, batch=5)
+    found, rows = features.extract(backbone, some, crop, CPU, everywhere=True, **options)
     assert rows.tolist() == [i for i in range(24) if i not in left_out]
     assert torch.equal(found, sound[rows])
-    split = labelled.Split(files, torch.arange(24))
-    assert labelled.part(split, rows).labels.tolist() == rows.tolist()
-    assert labelled.part(split, rows).files == [files[row] for row in rows]
+    split = labelled.Split(files, np.arange(24)).take(rows)
+    assert split.labels.tolist() == rows.tolist()
+    assert split.files == [files[row] for row in rows]
 
 
 def test_interrupted_and_shared_runs_are_one(root):

@@ -17,11 +17,10 @@ from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 
 from base import run
-from evaluate import linear, ssim
+from evaluate import frechet, linear, ssim
 from evaluate.features import centre_crop, extract
 from images.pictures import square, write_image
 from images.read import read_image
-from models import fid
 from models.resnet import build_backbone
 
 
@@ -42,7 +41,7 @@ def bench_fid(args, device):
         rows = rng.standard_normal((2 * d, d)) * deviations
         statistics.append(rows.mean(0))
         statistics.append(np.cov(rows, rowvar=False))
-    ours = partial(fid.frechet_distance, *statistics)
+    ours = partial(frechet.frechet_distance, *statistics)
     plain = partial(plain_distance, *statistics)
     a, b = compare(CPU, args.rounds, ours, plain, warm_up=False, equal=1e-6)
     report("fid, 2048 dimensions", a, "s", "scipy's sqrtm", b, ">= 4")

@@ -264,7 +264,7 @@ def evaluations(report, device):
 
 def inception(report, device):
     """The network of FID with random weights."""
-    from models.fid import FIDInception
+    from models.inception import FIDInception
 
     torch.manual_seed(0)
     network = FIDInception().eval()

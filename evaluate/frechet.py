@@ -1,6 +1,7 @@
-"""Mean and covariance of the features of a folder's images, and the file beside it that keeps them.
+"""The Frechet distance of two folders of images: features, their moments in one pass, the distance.
 
-The features are those of the FID's Inception network, or those of any backbone.
+The features are those of the FID's Inception network (Heusel et al. 2017, 1706.08500) or those of
+any backbone. A file beside a folder keeps its moments. Used by 07 fid and 07 cost.
 """
 
 import json
@@ -20,16 +21,87 @@ from images.files import read_ahead
 from images.pictures import square
 from images.read import UnreadableImage, read_image
 from images.unreadable import check_failed
-from models import fid
+from models.inception import load_inception
 from models.resnet import load_backbone
 
 
-class Features(NamedTuple):
+# ---------------------------------------------------------------- moments
+class Moments:
+    """Mean and scatter matrix of rows that arrive in batches, in float64.
+
+    Batches are merged as in Chan et al. 1979 (STAN-CS-79-773): sums of squares would lose digits.
+    """
+
+    def __init__(self, width, device="cpu"):
+        self.n = 0
+        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, rows):
+        """rows: (B, width), any dtype."""
+        rows = rows.to(self.mean)
+        m = len(rows)
+        mean = rows.mean(0)
+        shift = mean - self.mean
+        centred = rows - mean
+        # The two groups' means differ by `shift`: it adds n m / (n + m) shift shift' to the
+        # scatter, which is what one more row of this length adds.
+        between = shift * (self.n * m / (self.n + m)) ** 0.5
+        rows = torch.cat([centred, between[None]])
+        self.scatter.addmm_(rows.T, rows)
+        self.n += m
+        self.mean += shift * (m / self.n)
+
+    def result(self):
+        """(rows, mean (width,), covariance (width, width)) of all processes together.
+
+        float64 numpy arrays; the covariance has the denominator rows - 1.
+        """
+        parallel.barrier()  # the slowest process may be far behind
+        mine = torch.tensor(float(self.n), dtype=torch.float64, device=self.mean.device)
+        n = parallel.all_sum(mine.clone())
+        mean = parallel.all_sum(self.mean * (mine / n))
+        shift = self.mean - mean
+        scatter = parallel.all_sum(self.scatter.addr(shift, shift, alpha=self.n))
+        n = int(n)
+        covariance = scatter / max(n - 1, 1)
+        return n, mean.cpu().numpy(), covariance.cpu().numpy()
+
+
+# ---------------------------------------------------------------- the distance
+def frechet_distance(mu1, sigma1, mu2, sigma2):
+    """|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)) of two Gaussians.
+
+    mu: (d,), sigma: (d, d), float64. With sigma1 = A A', the eigenvalues of sigma1 sigma2 are those
+    of the symmetric A' sigma2 A. They are real, and nothing is added to the covariances, which are
+    singular where there are fewer images than features.
+    """
+    values, vectors = np.linalg.eigh(sigma1)
+    root = vectors * np.sqrt(without_rounding(values))
+    eigenvalues = np.linalg.eigvalsh(root.T @ sigma2 @ root)
+    trace_of_root = np.sqrt(without_rounding(eigenvalues)).sum()
+    distance = np.sum((mu1 - mu2) ** 2)
+    distance += np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root
+    return float(distance)
+
+
+def without_rounding(eigenvalues):
+    """Eigenvalues of a covariance; those that are mere rounding errors, also below 0, become 0.
+
+    LAPACK's are wrong by about the machine's epsilon times the largest. A thousand square roots of
+    such errors would show in the distance.
+    """
+    smallest = 10 * np.finfo(float).eps * eigenvalues.max()
+    return np.where(eigenvalues > smallest, eigenvalues, 0)
+
+
+# ---------------------------------------------------------------- features
+class Extractor(NamedTuple):
     """What turns images into features.
 
     network(stacks): list of uint8 (b, H, W, 3) tensors, one for each size of images -> (B, width).
-    size: side of the centre squares that it is given, 0 for whole images.
-    name: of the features. settings: {name: value} of all that the features depend on.
+    size: side of the centre squares that it is given, 0 for whole images. name: of the features.
+    settings: {name: value} of all that the features depend on. batch_size: images at a time.
     """
 
     network: Callable
@@ -37,24 +109,32 @@ class Features(NamedTuple):
     size: int
     name: str
     settings: dict
+    batch_size: int
+    device: torch.device
 
 
 def load_features(args, device):
-    """The Features that --features, --weights, --size and --precision ask for."""
+    """The Extractor that 07 asks for.
+
+    args: --features, --weights, --prefix, --size, --precision, --batch-size.
+    """
     size = args.size
     if args.features == "inception":
-        network, path = fid.load_inception(args.weights)
-        name = "inception"
-        digest = run.file_hash(path)
-        width = network.width
-        prepare = partial(to_device, device=device)
+        network, path = load_inception(args.weights)
+        width, name, digest = network.width, "inception", run.file_hash(path)
+
+        def prepare(stacks):
+            return [stack.to(device, non_blocking=True) for stack in stacks]
+
     else:
         network, width, info = load_backbone(args.features, prefix=args.prefix)
-        name = info["architecture"]
-        digest = info["sha256"] or "random"
+        name, digest = info["architecture"], info["sha256"] or "random"
         size = size or info["args"].get("size", 224)
-        prepare = partial(squares_to_device, device=device, backbone=network)
-    network = network.to(device, memory_format=torch.channels_last)
+
+        def prepare(stacks):
+            return normalise(torch.cat(stacks), device, network)
+
+    network.to(device, memory_format=torch.channels_last)
     settings = {"features": name, "weights": digest, "size": size, "precision": args.precision}
 
     @torch.inference_mode()
@@ -62,15 +142,7 @@ def load_features(args, device):
         with run.autocast(device, args.precision):
             return network(prepare(stacks))
 
-    return Features(forward, width, size, name, settings)
-
-
-def to_device(stacks, device):
-    return [stack.to(device, non_blocking=True) for stack in stacks]
-
-
-def squares_to_device(stacks, device, backbone):
-    return normalise(torch.cat(stacks), device, backbone)
+    return Extractor(forward, width, size, name, settings, args.batch_size, device)
 
 
 # ---------------------------------------------------------------- reading
@@ -99,19 +171,20 @@ def read_batch(files, size):
     return names, tensors, failed
 
 
-def moments_of_files(files, features, args, device, what):
+def moments_of_files(files, features, what, workers, max_unreadable):
     """(number, mean, covariance) of the features of the files, over all processes, in one pass.
 
-    Files that cannot be read are named and left out; see unreadable.check_failed.
+    what: the progress bar's name. max_unreadable: the share of the files that may be unreadable;
+    they are named and left out.
     """
-    batch_size = args.batch_size
-    moments = fid.Moments(features.width, device)
-    batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
+    size, device = features.batch_size, features.device
+    moments = Moments(features.width, device)
+    batches = [files[i : i + size] for i in range(0, len(files), size)]
     mine = batches[parallel.rank() :: parallel.world()]
     read = partial(read_batch, size=features.size)
     names, finite, failed = [], [], {}
     with run.progress(len(files), what) as bar:
-        for batch, stacks, unread in read_ahead(mine, read, args.workers, device):
+        for batch, stacks, unread in read_ahead(mine, read, workers, device):
             bar.update(min((len(batch) + len(unread)) * parallel.world(), len(files) - bar.n))
             failed |= unread
             if not batch:
@@ -121,14 +194,14 @@ def moments_of_files(files, features, args, device, what):
             # Whether they are finite is looked at later: nothing waits for the device here.
             finite.append(rows.isfinite().all(1))
             names += batch
-    check_failed(failed, len(files), args.max_unreadable)
+    check_failed(failed, len(files), max_unreadable)
     first_bad = None
     if names and not (good := torch.cat(finite)).all():
         first_bad = names[int(good.logical_not().nonzero()[0])]
-    found = [name for name in parallel.everyone(first_bad) if name is not None]
-    if found:
+    bad = [name for name in parallel.everyone(first_bad) if name is not None]
+    if bad:
         run.fail(
-            f"The features of {found[0]} are not finite: the network's weights are damaged, or "
+            f"The features of {bad[0]} are not finite: the network's weights are damaged, or "
             "--precision fp32 is needed."
         )
     return moments.result()
@@ -144,25 +217,25 @@ def identity_of(root, paths):
     return f"{len(paths)} ({run.names_hash(lines)})"
 
 
-def folder_statistics(root, paths, features, args, device):
+def folder_statistics(root, paths, features, cache, workers, max_unreadable):
     """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`.
 
-    Those of a whole folder are kept in ROOT.NAME.npz (NAME is --cache), and are taken from there
-    as long as no file changes. With --common it may be a part of the folder, and nothing is kept.
+    cache: NAME of the file ROOT.NAME.npz that keeps those of a whole folder. They are taken from
+    there as long as no file changes. None: nothing is kept, as of a part of a folder.
     """
     files = [os.path.join(root, path) for path in paths]
-    what = Path(root).name
-    if args.common:
-        return moments_of_files(files, features, args, device, what)
+    how = (features, Path(root).name, workers, max_unreadable)
+    if cache is None:
+        return moments_of_files(files, *how)
     settings = features.settings | {"images": identity_of(root, paths)}
     folder = Path(root).resolve()
-    cache = folder.with_name(f"{folder.name}.{args.cache}.npz")
-    kept = cache.exists() and made_with(cache).get("images") == settings["images"]
+    cache = folder.with_name(f"{folder.name}.{cache}.npz")
+    kept = made_with(cache).get("images") == settings["images"]
     if parallel.everyone(kept)[0]:  # process 0 decides for all
         if parallel.rank() == 0:
             print(f"{root}: unchanged, its statistics are read from {cache}", file=sys.stderr)
         return read_statistics(cache, features)
-    n, mu, sigma = moments_of_files(files, features, args, device, what)
+    n, mu, sigma = moments_of_files(files, *how)
     if parallel.rank() == 0:
         try:
             with run.atomic(cache) as temporary:
@@ -202,11 +275,11 @@ def read_statistics(path, features):
             "--features out.",
             2,
         )
-    there = made_with(path)
+    settings = made_with(path)
     changed = []
     for key, value in features.settings.items():
-        if there.get(key, value) != value:
-            changed.append(f"{key} was {there[key]}, now {value}")
+        if settings.get(key, value) != value:
+            changed.append(f"{key} was {settings[key]}, now {value}")
     if changed:
         run.fail(
             f"{path} holds statistics made with other settings ({'; '.join(changed)}): delete it, "
