@@ -26,17 +26,17 @@ a CPU.
 
 import os
 
-from base import run, run_folder
+from base import cli, run, run_folder
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="model", required=True, metavar="vqgan | maskgit")
     vqgan_arguments(
-        run.subparser(commands, "vqgan", "The tokenizer: an image <-> a grid of discrete tokens.")
+        cli.subparser(commands, "vqgan", "The tokenizer: an image <-> a grid of discrete tokens.")
     )
     maskgit_arguments(
-        run.subparser(commands, "maskgit", "The label-free transformer: fills in masked tokens.")
+        cli.subparser(commands, "maskgit", "The label-free transformer: fills in masked tokens.")
     )
     return p.parse_args(argv)
 
@@ -46,17 +46,17 @@ def common_arguments(p, epochs, batch_size, learning_rate, fewest):
     add("--data", required=True, help="folder tree of images")
     add("--out", required=True, help="run folder")
     add("--epochs", type=fewest, default=epochs, help="passes over the images; 0.5 is half")
-    add("--batch-size", type=run.positive, default=batch_size, help="images a step, all processes")
-    add("--learning-rate", type=run.from_zero, default=learning_rate, help="Adam's learning rate")
+    add("--batch-size", type=cli.positive, default=batch_size, help="images a step, all processes")
+    add("--learning-rate", type=cli.from_zero, default=learning_rate, help="Adam's learning rate")
     add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
     add("--no-flip", action="store_true", help="no mirror images: for digits, letters and the like")
     run_folder.checkpoint_argument(p)
-    run.device_arguments(p, workers=4)
+    cli.device_arguments(p, workers=4)
 
 
 def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
-    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4, fewest=run.from_zero)
+    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4, fewest=cli.from_zero)
     add = p.add_argument
     whole_numbers = (
         ("--size", 128, "side of the images in pixels"),
@@ -73,10 +73,10 @@ def vqgan_arguments(p):
         ),
     )
     for flag, default, meaning in whole_numbers:
-        add(flag, type=run.positive, default=default, help=meaning)
+        add(flag, type=cli.positive, default=default, help=meaning)
     add(
         "--multipliers",
-        type=run.positive,
+        type=cli.positive,
         nargs="+",
         default=[1, 2, 2, 4],
         help="width of each level as a multiple of --filters; with n levels a token covers "
@@ -91,21 +91,21 @@ def vqgan_arguments(p):
     )
     add(
         "--perceptual-weight",
-        type=run.from_zero,
+        type=cli.from_zero,
         default=1.0,
         help="weight of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: "
         "without",
     )
     add(
         "--gan-weight",
-        type=run.from_zero,
+        type=cli.from_zero,
         default=0.8,
         help="weight of the PatchGAN loss, from a tenth of the training on; 0: none",
     )
 
 
 def maskgit_arguments(p):
-    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4, fewest=run.above_zero)
+    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4, fewest=cli.above_zero)
     add = p.add_argument
     add("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
     add(
@@ -115,12 +115,12 @@ def maskgit_arguments(p):
         help="the embeddings before the training: words from the tokenizer's codes and positions "
         "from sines, which saves a third of a short training; or random, as published",
     )
-    add("--layers", type=run.positive, default=24, help="transformer layers")
-    add("--dim", type=run.positive, default=768, help="width of the transformer")
-    add("--heads", type=run.positive, default=16, help="attention heads; --dim is a multiple of it")
+    add("--layers", type=cli.positive, default=24, help="transformer layers")
+    add("--dim", type=cli.positive, default=768, help="width of the transformer")
+    add("--heads", type=cli.positive, default=16, help="attention heads; --dim is a multiple of it")
     add(
         "--ema",
-        type=run.fraction,
+        type=cli.fraction,
         default=0.9999,
         help="decay of the weights' moving average, which is what is kept; lower for short runs",
     )

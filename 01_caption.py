@@ -23,7 +23,7 @@ import shutil
 from pathlib import Path
 
 from augment.diffusion import read_captions
-from base import parallel, run, run_folder, weights
+from base import cli, parallel, run, run_folder, weights
 
 STAGE = "01_caption"
 SETTINGS = ("model", "prompt", "num_beams", "max_tokens")  # what the captions depend on
@@ -34,7 +34,7 @@ LAYOUT = (
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument("--data", required=True, help="folder tree of images")
     p.add_argument(
         "--out",
@@ -50,26 +50,26 @@ def arguments(argv=None):
     p.add_argument("--prompt", default="", help='how every caption begins, such as "a photo of"')
     p.add_argument(
         "--num-beams",
-        type=run.positive,
+        type=cli.positive,
         default=3,
         metavar="N",
         help="beams of the search, 3 as published with BLIP; 1 is greedy and faster",
     )
     p.add_argument(
         "--max-tokens",
-        type=run.positive,
+        type=cli.positive,
         default=20,
         metavar="N",
         help="length of the longest caption in tokens, without the prompt",
     )
     p.add_argument(
         "--batch-size",
-        type=run.positive,
+        type=cli.positive,
         default=32,
         metavar="N",
         help="images that a process captions at once",
     )
-    run.device_arguments(p)
+    cli.device_arguments(p)
     return p.parse_args(argv)
 
 

@@ -24,26 +24,26 @@ import os
 from pathlib import Path
 
 from augment.registry import STRATEGIES
-from base import parallel, run, run_folder
+from base import cli, parallel, run, run_folder
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="strategy", required=True, metavar=" | ".join(STRATEGIES))
     for name, entry in STRATEGIES.items():
-        c = run.subparser(commands, name, entry.sentence)
+        c = cli.subparser(commands, name, entry.sentence)
         c.add_argument("--data", required=True, metavar="FOLDER", help="folder tree of images")
         c.add_argument("--out", required=True, metavar="FOLDER", help="folder of the mirror")
         entry.add_arguments(c)
         c.add_argument(
             "--batch-size",
-            type=run.positive,
+            type=cli.positive,
             default=32,
             metavar="N",
             help="images that a process generates at a time; as many as fit into the GPU's memory",
         )
         c.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all noise")
-        run.device_arguments(c, workers=4)
+        cli.device_arguments(c, workers=4)
     return p.parse_args(argv)
 
 

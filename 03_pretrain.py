@@ -28,7 +28,7 @@ import re
 import time
 from pathlib import Path
 
-from base import run, run_folder
+from base import cli, run, run_folder
 from models import registry
 
 STAGE = "03_pretrain"
@@ -39,7 +39,7 @@ PRESET_FLAGS = {"cifar": SMALL | dict(batch_size=256, epochs=1000)}  # flags tha
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder tree of the real images; labels are not used")
     add("--out", required=True, help="run folder")
@@ -60,7 +60,7 @@ def arguments(argv=None):
     )
     add(
         "--mix",
-        type=run.fraction,
+        type=cli.fraction,
         help="probability of a generated view (default: 0.5 with --generated, else 0)",
     )
     add(
@@ -73,7 +73,7 @@ def arguments(argv=None):
     )
     add(
         "--views",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         choices=[1, 2, 3],
         help="generated views of an image, from distinct mirrors; the loss is the pairs' mean",
@@ -92,20 +92,20 @@ def arguments(argv=None):
     )
     add(
         "--crop-scale",
-        type=run.fraction,
+        type=cli.fraction,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="share of the image that a view shows (default: published, or the preset's)",
     )
-    add("--local-crops", type=run.zero_or_more, help="small crops (dino: 6, else 0)")
-    add("--local-size", type=run.positive, default=96, help="side of a local crop in pixels")
+    add("--local-crops", type=cli.zero_or_more, help="small crops (dino: 6, else 0)")
+    add("--local-size", type=cli.positive, default=96, help="side of a local crop in pixels")
     add(
         "--store-size",
-        type=run.positive,
+        type=cli.positive,
         default=256,
         help="side in pixels at which --generated real stores its image: that of generated ones",
     )
-    add("--size", type=run.positive, default=224, help="side of a view in pixels")
+    add("--size", type=cli.positive, default=224, help="side of a view in pixels")
     # ---- network
     add(
         "--backbone",
@@ -116,10 +116,10 @@ def arguments(argv=None):
     add("--projector", metavar="N-N-N", help="widths of its layers (default: published)")
     add("--init", metavar="FILE", help="backbone weights to start from, instead of random ones")
     # ---- optimisation
-    add("--epochs", type=run.positive, default=100, help="passes over the images")
+    add("--epochs", type=cli.positive, default=100, help="passes over the images")
     add(
         "--batch-size",
-        type=run.positive,
+        type=cli.positive,
         help="images a step, over all processes (default: 800; 512 and 384 with --views 2 and 3)",
     )
     add(
@@ -130,11 +130,11 @@ def arguments(argv=None):
     )
     add(
         "--learning-rate",
-        type=run.from_zero,
+        type=cli.from_zero,
         help="base of it, scaled with the batch, mostly x batch / 256 (default: published)",
     )
-    add("--weight-decay", type=run.from_zero, help="fixed value (default: published)")
-    add("--warmup-epochs", type=run.from_zero, help="warm-up (default: published, 10)")
+    add("--weight-decay", type=cli.from_zero, help="fixed value (default: published)")
+    add("--warmup-epochs", type=cli.from_zero, help="warm-up (default: published, 10)")
     for name, about in registry.flags().items():
         add(f"--{name.replace('_', '-')}", **about)
     add(
@@ -145,7 +145,7 @@ def arguments(argv=None):
     )
     add("--seed", type=int, default=0, help="seed of the weights, the order and the views")
     # ---- watching
-    add("--log-every", type=run.positive, default=50, help="steps between lines")
+    add("--log-every", type=cli.positive, default=50, help="steps between lines")
     run_folder.checkpoint_argument(p)
     add(
         "--knn",
@@ -165,7 +165,7 @@ def arguments(argv=None):
         help="hold all images in memory and cut whole batches: four times as fast for images of "
         "one size of at most 64 px (the crops then differ by a level or two)",
     )
-    run.device_arguments(p)
+    cli.device_arguments(p)
     args = p.parse_args(argv)
     if args.preset:
         p.set_defaults(**PRESET_FLAGS[args.preset])

@@ -43,7 +43,7 @@ Cost: on ImageNet with ResNet-50 an epoch of the default takes about as long as 
 
 from functools import partial
 
-from base import parallel, run, run_folder
+from base import cli, parallel, run, run_folder
 from evaluate import evaluation
 
 STAGE = "04_linear_eval"
@@ -53,7 +53,7 @@ PIXELS = 32  # side of the images of the raw-pixel baseline
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     evaluation.folder_arguments(p)
     evaluation.backbone_arguments(p, "-linear, -cached or -Nlabels")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="one measurement each")
@@ -61,19 +61,19 @@ def arguments(argv=None):
         "--knn", action="store_true", help="also DINO's weighted kNN: k = 20, temperature 0.07"
     )
     g = p.add_argument_group("published protocol")
-    g.add_argument("--epochs", type=run.positive, default=100, help="passes over the images")
+    g.add_argument("--epochs", type=cli.positive, default=100, help="passes over the images")
     g.add_argument(
-        "--batch-size", type=run.positive, default=256, help="images a step, over all processes"
+        "--batch-size", type=cli.positive, default=256, help="images a step, over all processes"
     )
     g.add_argument(
         "--learning-rate",
-        type=run.from_zero,
+        type=cli.from_zero,
         help="the layer's learning rate. Without it by method: VICReg 0.02 (its README; its code's "
         "default is 0.3), SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and "
         "other files 0.3; vision transformers 0.001 x batch / 256 (DINO)",
     )
     g.add_argument(
-        "--weight-decay", type=run.from_zero, default=1e-6, help="the layer's weight decay"
+        "--weight-decay", type=cli.from_zero, default=1e-6, help="the layer's weight decay"
     )
     g = p.add_argument_group("features computed once")
     g.add_argument(
@@ -83,7 +83,7 @@ def arguments(argv=None):
     )
     g.add_argument(
         "--cache-crops",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         metavar="N",
         help="1: the centre crop of each training image; N: and N - 1 random crops; costs N times "
@@ -91,13 +91,13 @@ def arguments(argv=None):
     )
     g.add_argument(
         "--labels-per-class",
-        type=run.positive,
+        type=cli.positive,
         metavar="N",
         help="labelled training images of each class; without it all",
     )
     g.add_argument(
         "--draws",
-        type=run.positive,
+        type=cli.positive,
         default=10,
         metavar="K",
         help="random choices of these images, one measurement each",

@@ -42,7 +42,7 @@ weight decay. Ours: 0.1 x batch / 256 and 1e-4, as is usual for a ResNet, a cosi
 from functools import partial
 from pathlib import Path
 
-from base import parallel, run, run_folder
+from base import cli, parallel, run, run_folder
 from evaluate import evaluation
 
 STAGE = "05_semisup_eval"
@@ -56,7 +56,7 @@ SWAV_FACTOR = 0.2
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     evaluation.folder_arguments(p)
     evaluation.backbone_arguments(p, "-1percent (10, 100)", from_scratch=True)
     p.add_argument(
@@ -79,26 +79,26 @@ def arguments(argv=None):
     )
     p.add_argument(
         "--epochs",
-        type=run.positive,
+        type=cli.positive,
         help="passes over the subset; without it 20, from scratch 100",
     )
     p.add_argument(
-        "--batch-size", type=run.positive, default=256, help="images a step, over all processes"
+        "--batch-size", type=cli.positive, default=256, help="images a step, over all processes"
     )
     p.add_argument(
         "--learning-rate",
-        type=run.from_zero,
+        type=cli.from_zero,
         help="the backbone's learning rate; without it that of the backbone's method. The linear "
         "layer's is always that of the method",
     )
     p.add_argument(
         "--weight-decay",
-        type=run.from_zero,
+        type=cli.from_zero,
         help="SGD's weight decay; without it 0, from scratch 1e-4",
     )
     p.add_argument(
         "--crop-scale",
-        type=run.fraction,
+        type=cli.fraction,
         nargs=2,
         default=[0.08, 1.0],
         metavar=("LOW", "HIGH"),
@@ -109,7 +109,7 @@ def arguments(argv=None):
     )
     p.add_argument(
         "--eval-every",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         metavar="N",
         help="epochs between two looks at --eval-on",

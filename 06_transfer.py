@@ -43,7 +43,7 @@ tenth of the training images. That is close to the optimum, not at it. COCO's mA
 from functools import partial
 from pathlib import Path
 
-from base import parallel, run
+from base import cli, parallel, run
 from evaluate import evaluation
 from images.labelled import SETS
 
@@ -51,10 +51,10 @@ COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)  # VIS
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="dataset", required=True, metavar=" | ".join(SETS))
     for name, data_set in SETS.items():
-        c = run.subparser(commands, name, data_set.sentence)
+        c = cli.subparser(commands, name, data_set.sentence)
         c.add_argument("--data", required=True, help="folder of the data set")
         evaluation.backbone_arguments(c, f"-{name}")
         c.add_argument(
@@ -63,7 +63,7 @@ def arguments(argv=None):
         if data_set.svm:
             c.add_argument(
                 "--costs",
-                type=run.above_zero,
+                type=cli.above_zero,
                 nargs="+",
                 default=list(COSTS),
                 help="the values of C, of which each SVM takes one by 3-fold cross-validation on "
@@ -71,7 +71,7 @@ def arguments(argv=None):
             )
             c.add_argument(
                 "--pool",
-                type=run.positive,
+                type=cli.positive,
                 metavar="SIDE",
                 help="side of the average pooling of the last feature map, with stride 1; 6 is "
                 "VISSL's for 224 px. Without it the mean over the whole map",

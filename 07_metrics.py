@@ -17,7 +17,7 @@ fid and cost need the weights of FID's Inception network. They are looked for in
 (~/.cache/gcl) and else downloaded. --features PATH takes the features of any backbone instead.
 """
 
-from base import run, run_folder
+from base import cli, run, run_folder
 
 
 def feature_arguments(p):
@@ -40,12 +40,12 @@ def feature_arguments(p):
     )
     p.add_argument(
         "--batch-size",
-        type=run.positive,
+        type=cli.positive,
         default=64,
         metavar="N",
         help="images that a process computes at a time",
     )
-    run.device_arguments(p)
+    cli.device_arguments(p)
     p.set_defaults(precision="fp32")  # published values are float32
 
 
@@ -53,17 +53,17 @@ def folder_arguments(p, size_help):
     p.add_argument("a", metavar="A", help="folder tree of images")
     p.add_argument("b", metavar="B", help="the other one; a view of a mirror needs A's images")
     p.add_argument("--common", action="store_true", help="only the images that are in both folders")
-    p.add_argument("--size", type=run.zero_or_more, default=0, metavar="PX", help=size_help)
+    p.add_argument("--size", type=cli.zero_or_more, default=0, metavar="PX", help=size_help)
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(
         dest="command", required=True, metavar="check | fid | ssim | cost | report"
     )
 
     check_manual = "Decode all images of folders: which of them cannot be read?"
-    c = run.subparser(commands, "check", check_manual)
+    c = cli.subparser(commands, "check", check_manual)
     c.add_argument(
         "folders",
         nargs="+",
@@ -73,15 +73,15 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--workers",
-        type=run.zero_or_more,
+        type=cli.zero_or_more,
         default=8,
         metavar="N",
         help="processes that read images; 0: the main process alone",
     )
-    run.reading_arguments(c)
+    cli.reading_arguments(c)
 
     fid_manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
-    c = run.subparser(commands, "fid", fid_manual)
+    c = cli.subparser(commands, "fid", fid_manual)
     folder_arguments(
         c,
         "side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
@@ -97,7 +97,7 @@ def arguments(argv=None):
     feature_arguments(c)
 
     ssim_manual = "Mean structural similarity of the images of A and their namesakes in B."
-    c = run.subparser(commands, "ssim", ssim_manual)
+    c = cli.subparser(commands, "ssim", ssim_manual)
     folder_arguments(
         c,
         "side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
@@ -111,22 +111,22 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--least",
-        type=run.positive,
+        type=cli.positive,
         default=8,
         metavar="K",
         help="number of least similar pairs on the sheet",
     )
     c.add_argument(
         "--workers",
-        type=run.zero_or_more,
+        type=cli.zero_or_more,
         default=8,
         metavar="N",
         help="processes that read and compare images; 0: the main process alone",
     )
-    run.reading_arguments(c)
+    cli.reading_arguments(c)
 
     cost_manual = "Table 6: FID, SSIM, time and parameters of the augmentations that made mirrors."
-    c = run.subparser(commands, "cost", cost_manual)
+    c = cli.subparser(commands, "cost", cost_manual)
     c.add_argument(
         "mirrors",
         nargs="+",
@@ -143,14 +143,14 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--size",
-        type=run.positive,
+        type=cli.positive,
         default=256,
         metavar="PX",
         help="side of the centre squares of which FID and SSIM are computed",
     )
     c.add_argument(
         "--compare",
-        type=run.positive,
+        type=cli.positive,
         default=10000,
         metavar="N",
         help="images for FID and SSIM, spread over the folder (our choice; the dissertation takes "
@@ -158,7 +158,7 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--images",
-        type=run.positive,
+        type=cli.positive,
         default=1000,
         metavar="N",
         help="images that are generated to measure the time, one by one and in batches",
@@ -170,14 +170,14 @@ def arguments(argv=None):
     )
     c.add_argument(
         "--pretrain-images-per-second",
-        type=run.above_zero,
+        type=cli.above_zero,
         metavar="X",
         help="speed of pretraining, for the share that generation adds to 100 epochs (default: the "
         "median of the logs below RUNS)",
     )
     c.add_argument(
         "--pretrain-gpus",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         metavar="N",
         help="number of devices that reached this speed",
@@ -187,7 +187,7 @@ def arguments(argv=None):
     report_manual = (
         "Every result below RUNS: your arms, then the dissertation's tables and figures."
     )
-    c = run.subparser(commands, "report", report_manual)
+    c = cli.subparser(commands, "report", report_manual)
     c.add_argument(
         "runs",
         metavar="RUNS",

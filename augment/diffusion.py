@@ -10,7 +10,7 @@ import functools
 import json
 from pathlib import Path
 
-from base import parallel, run, weights
+from base import cli, parallel, run, weights
 
 PIPELINE_LAYOUT = (
     "a diffusers pipeline folder with model_index.json and *.safetensors weights, either of SDXL "
@@ -37,7 +37,7 @@ def diffusion_arguments(p):
     )
     p.add_argument(
         "--strength",
-        type=run.fraction,
+        type=cli.fraction,
         nargs="+",
         default=[0.2],
         metavar="ALPHA",
@@ -49,20 +49,20 @@ def diffusion_arguments(p):
     )
     p.add_argument(
         "--steps",
-        type=run.positive,
+        type=cli.positive,
         help="steps of the whole schedule; int(steps x alpha) of them are computed, at least one. "
         "Without this flag they are the fewest, 1/alpha rounded up, as a distilled model such as "
         f"SDXL-Turbo wants it, and {UNCONDITIONAL_STEPS} for an unconditional model",
     )
     p.add_argument(
         "--size",
-        type=run.positive,
+        type=cli.positive,
         help="side in pixels at which the model works; images are resized and cropped to it. "
         "Without this flag it is the model's own, 512 for SDXL-Turbo",
     )
     p.add_argument(
         "--store-size",
-        type=run.positive,
+        type=cli.positive,
         default=256,
         help="side of the stored images in pixels; never more than --size",
     )

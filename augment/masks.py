@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from base import run
+from base import cli, run
 
 
 # ---------------------------------------------------------------- the masks
@@ -94,7 +94,7 @@ def find_mask(text):
     for entry, function in MASKS.items():
         entry_name, _, kind = entry.partition(":")
         if name == entry_name and kind and parameter:
-            return function, [run.fraction(parameter) if kind == "P" else parameter]
+            return function, [cli.fraction(parameter) if kind == "P" else parameter]
     raise argparse.ArgumentTypeError(f"{text} is not a mask; the masks are {', '.join(MASKS)}")
 
 

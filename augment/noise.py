@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from augment.strategy import Strategy
-from base import run
+from base import cli, run
 
 SWAV = "swav_800ep_pretrain.pth.tar"
 DAMAGED = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
@@ -35,14 +35,14 @@ def arguments(p):
     weights_argument(p)
     p.add_argument(
         "--views",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         metavar="N",
         help="independent draws for each image; each is a view",
     )
     p.add_argument(
         "--invert-steps",
-        type=run.zero_or_more,
+        type=cli.zero_or_more,
         default=0,
         metavar="K",
         help="steps of GAN inversion: they move the noise vector towards the input (section 4.2)",

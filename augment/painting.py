@@ -13,7 +13,7 @@ import numpy as np
 
 from augment import masks
 from augment.strategy import Strategy, from_bytes, read_square, to_bytes
-from base import run
+from base import cli, run
 
 POSITIONS = (  # of a shrunken image on its canvas: the dissertation's Figure 27
     "upper-left upper-center upper-right center-left center center-right lower-left lower-center "
@@ -24,7 +24,7 @@ POSITIONS = (  # of a shrunken image on its canvas: the dissertation's Figure 27
 # ---------------------------------------------------------------- arguments
 def share_above_zero(text):
     """argparse type: a number above 0, at most 1."""
-    value = run.fraction(text)
+    value = cli.fraction(text)
     if value == 0:
         raise argparse.ArgumentTypeError("0 leaves no code to draw: use a number above 0")
     return value
@@ -34,7 +34,7 @@ def label_choice(text):
     """argparse type: 'true' -> None, 'random' as it is, a class index -> int."""
     if text == "true":
         return None
-    return text if text == "random" else run.zero_or_more(text)
+    return text if text == "random" else cli.zero_or_more(text)
 
 
 def maskgit_arguments(p):
@@ -46,7 +46,7 @@ def maskgit_arguments(p):
         "then downloaded",
     )
     p.add_argument(
-        "--steps", type=run.positive, default=12, metavar="N", help="iterations of the decoding"
+        "--steps", type=cli.positive, default=12, metavar="N", help="iterations of the decoding"
     )
     p.add_argument(
         "--schedule",
@@ -55,14 +55,14 @@ def maskgit_arguments(p):
     )
     p.add_argument(
         "--temperature",
-        type=run.from_zero,
+        type=cli.from_zero,
         default=4.5,
         metavar="T",
         help="factor of the noise on the confidences; more of it makes more varied images",
     )
     p.add_argument(
         "--top-k",
-        type=run.positive,
+        type=cli.positive,
         metavar="K",
         help="number of codes, the likeliest, from which each token is drawn; without it all; "
         "a few dozen leave fewer stray patches where the transformer is small",
@@ -77,7 +77,7 @@ def maskgit_arguments(p):
     )
     p.add_argument(
         "--softmax-temperature",
-        type=run.above_zero,
+        type=cli.above_zero,
         default=1.0,
         metavar="T",
         help="divisor of the logits of the codes; below 1, likely codes are drawn more often",
@@ -106,7 +106,7 @@ def inpaint_arguments(p):
     )
     p.add_argument(
         "--views",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         metavar="N",
         help="number of independent draws for each image, each a view",

@@ -10,12 +10,12 @@ import os
 from functools import partial
 
 from augment.strategy import Strategy, read_square
-from base import run
+from base import cli, run
 
 
 def size_argument(p):
     p.add_argument(
-        "--size", type=run.positive, default=256, metavar="PX", help="side of the images in pixels"
+        "--size", type=cli.positive, default=256, metavar="PX", help="side of the images in pixels"
     )
 
 
@@ -23,7 +23,7 @@ def other_arguments(p):
     size_argument(p)
     p.add_argument(
         "--views",
-        type=run.positive,
+        type=cli.positive,
         default=1,
         metavar="N",
         help="other images taken for an image, each a view",

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from base.cli import from_zero
 from base.parallel import barrier, rank, world
 from base.run import (
     ROOT,
     fail,
-    from_zero,
     load,
     lock,
     read_json,

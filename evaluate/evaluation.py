@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from base import run, run_folder
+from base import cli, run, run_folder
 from base.parallel import rank
 
 NAMES = {"map": "mAP", "map_11point": "11-point mAP"}  # all others are their own names
@@ -52,7 +52,7 @@ def backbone_arguments(p, out, from_scratch=False):
     p.add_argument("--out", help=f"run folder; without it the backbone's name with {out}")
     p.add_argument(
         "--size",
-        type=run.positive,
+        type=cli.positive,
         help="side of the crops in pixels; without it that of the pretraining, or 224. Evaluation "
         "crops the centre of an image resized to 256/224 of it; images of exactly this size are "
         "taken whole",
@@ -61,7 +61,7 @@ def backbone_arguments(p, out, from_scratch=False):
     p.add_argument(
         "--small-images", action="store_true", help=f"with {random}: 3x3 stem, no max-pooling"
     )
-    run.device_arguments(p)
+    cli.device_arguments(p)
 
 
 def default_out(backbone, ending):

@@ -24,7 +24,7 @@ from torch import nn
 
 from augment import noise, registry
 from augment.strategy import Entry
-from base import run
+from base import cli, run
 from base.weights import load_strictly
 from images.files import find_images
 from images.read import UnreadableImage
@@ -36,14 +36,14 @@ def add_arguments(p):
     noise.arguments(p)
     p.add_argument(
         "--feature-noise",
-        type=run.from_zero,
+        type=cli.from_zero,
         metavar="STD",
         help="standard deviation of Gaussian noise on the feature map (Formula 5), cut at two of "
         "them",
     )
     p.add_argument(
         "--interpolate",
-        type=run.fraction,
+        type=cli.fraction,
         metavar="W",
         help="share of the way, 0 to 1, that the feature map moves towards the one of another "
         "image; the image's seed chooses the other image",

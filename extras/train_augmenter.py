@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from augment import noise
-from base import run, run_folder
+from base import cli, run, run_folder
 
 LOG_EVERY = 100  # steps
 SHOWN = 6  # rows in samples.png
@@ -35,9 +35,9 @@ TEMPERATURE = 0.1  # of SimCLR's loss
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="augmenter", required=True, metavar="steer | navigator")
-    steering = run.subparser(
+    steering = cli.subparser(
         commands, "steer", "A direction of the feature map for one hand-crafted edit."
     )
     steering.set_defaults(steps=1000, batch_size=16)
@@ -47,13 +47,13 @@ def arguments(argv=None):
         choices=["brightness", "shift", "zoom"],
         help="the hand-crafted edit to imitate",
     )
-    navigator = run.subparser(
+    navigator = cli.subparser(
         commands, "navigator", "A layer that makes the hardest positive pairs."
     )
     navigator.set_defaults(steps=2000, batch_size=32)
     navigator.add_argument(
         "--feature-noise",
-        type=run.from_zero,
+        type=cli.from_zero,
         default=0.01,
         metavar="STD",
         help="standard deviation of the Gaussian noise whose norm bounds the navigator's step",
@@ -64,19 +64,19 @@ def arguments(argv=None):
         c.add_argument("--out", required=True, help="run folder")
         c.add_argument(
             "--images",
-            type=run.positive,
+            type=cli.positive,
             default=10000,
             metavar="N",
             help="images to use; a tenth of them is held out",
         )
-        c.add_argument("--steps", type=run.positive, metavar="N", help="training steps")
-        c.add_argument("--batch-size", type=run.positive, metavar="N", help="images in a step")
+        c.add_argument("--steps", type=cli.positive, metavar="N", help="training steps")
+        c.add_argument("--batch-size", type=cli.positive, metavar="N", help="images in a step")
         c.add_argument(
-            "--learning-rate", type=run.from_zero, default=1e-3, help="Adam's learning rate"
+            "--learning-rate", type=cli.from_zero, default=1e-3, help="Adam's learning rate"
         )
         c.add_argument("--seed", type=int, default=0, help="seed of everything random")
         run_folder.checkpoint_argument(c)
-        run.device_arguments(c, workers=4)
+        cli.device_arguments(c, workers=4)
     return p.parse_args(argv)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from base import run, run_folder
+from base import cli, run, run_folder
 
 STAGE = "train_diffusion"
 TIMESTEPS = 1000  # of the noise schedule, as in DDPM
@@ -32,7 +32,7 @@ SAMPLE_STEPS = 20  # of the whole schedule, for samples.png
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument("--data", required=True, help="folder tree of images")
     p.add_argument(
         "--out",
@@ -41,44 +41,44 @@ def arguments(argv=None):
     )
     p.add_argument(
         "--size",
-        type=run.positive,
+        type=cli.positive,
         default=64,
         help="side of the images in pixels; the cost grows with its square, and more",
     )
     p.add_argument(
-        "--epochs", type=run.above_zero, default=500, help="passes over the images (our choice)"
+        "--epochs", type=cli.above_zero, default=500, help="passes over the images (our choice)"
     )
     p.add_argument(
         "--batch-size",
-        type=run.positive,
+        type=cli.positive,
         default=128,
         metavar="N",
         help="images in a step, over all processes (DDPM's value)",
     )
     p.add_argument(
         "--learning-rate",
-        type=run.from_zero,
+        type=cli.from_zero,
         default=1e-4,
         help="Adam's learning rate after a warm-up over 5 %% of the steps (DDPM: 2e-4 at 32 px, "
         "2e-5 at 256 px)",
     )
     p.add_argument(
         "--ema",
-        type=run.fraction,
+        type=cli.fraction,
         default=0.9999,
         metavar="DECAY",
         help="decay of the weights' moving average; choose a lower one for short runs",
     )
     p.add_argument(
         "--width",
-        type=run.positive,
+        type=cli.positive,
         default=128,
         metavar="CHANNELS",
         help="channels of the first level, a multiple of 32",
     )
     p.add_argument(
         "--multipliers",
-        type=run.positive,
+        type=cli.positive,
         nargs="+",
         default=[1, 2, 2, 4],
         metavar="M",
@@ -86,11 +86,11 @@ def arguments(argv=None):
         "before; there is attention from 16 px down",
     )
     p.add_argument(
-        "--blocks", type=run.positive, default=2, metavar="N", help="residual blocks in each level"
+        "--blocks", type=cli.positive, default=2, metavar="N", help="residual blocks in each level"
     )
     p.add_argument("--seed", type=int, default=0, help="seed of everything random")
     run_folder.checkpoint_argument(p)
-    run.device_arguments(p, workers=4)
+    cli.device_arguments(p, workers=4)
     return p.parse_args(argv)
 
 

@@ -7,7 +7,7 @@ imported at the top, so that --help answers at once.
 import importlib
 from typing import NamedTuple
 
-from base import run
+from base import cli, run
 
 
 class Entry(NamedTuple):
@@ -24,11 +24,11 @@ class Entry(NamedTuple):
     flags: dict = {}
 
 
-TEMPERATURE = dict(type=run.above_zero, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
+TEMPERATURE = dict(type=cli.above_zero, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
 QUEUE = dict(
-    type=run.zero_or_more, help="length of SwAV's queue, a multiple of the batch (default: 3840)"
+    type=cli.zero_or_more, help="length of SwAV's queue, a multiple of the batch (default: 3840)"
 )
-QUEUE_START = dict(type=run.from_zero, metavar="EPOCH", help="its first epoch (default: 15)")
+QUEUE_START = dict(type=cli.from_zero, metavar="EPOCH", help="its first epoch (default: 15)")
 
 METHODS = {
     "vicreg": Entry("models.vicreg"),

@@ -40,7 +40,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file
 
-from base import run, run_folder
+from base import cli, run, run_folder
 
 SIDE = 32  # pixels of an image
 BORDER = 2  # pixels around a digit
@@ -56,19 +56,19 @@ CLIMATE_OF_CODE += [6] * 3 + [7] * 3 + [8] * 3 + [9, 9, 10, 10] * 3 + [ICE, 11, 
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="name", required=True)
-    digits = run.subparser(commands, "digits", "5,000 handwritten digits.")
-    tiles = run.subparser(commands, "bluemarble", "Satellite tiles labelled by climate.")
-    cifar10 = run.subparser(commands, "cifar10", "CIFAR-10, or a part of it.")
-    squares = run.subparser(commands, "resize", "An image folder again as squares of one size.")
+    digits = cli.subparser(commands, "digits", "5,000 handwritten digits.")
+    tiles = cli.subparser(commands, "bluemarble", "Satellite tiles labelled by climate.")
+    cifar10 = cli.subparser(commands, "cifar10", "CIFAR-10, or a part of it.")
+    squares = cli.subparser(commands, "resize", "An image folder again as squares of one size.")
     for c in (digits, tiles, cifar10, squares):
         c.add_argument("--out", required=True, help="folder to make; it must be new or empty")
     for c, of in ((digits, "a class and split"), (tiles, "a split, from the classes in turn")):
-        c.add_argument("--limit", type=run.positive, metavar="N", help=f"at most N images {of}")
+        c.add_argument("--limit", type=cli.positive, metavar="N", help=f"at most N images {of}")
     cifar10.add_argument(
         "--limit",
-        type=run.positive,
+        type=cli.positive,
         nargs=2,
         metavar=("TRAIN", "VAL"),
         help="largest numbers of images of a class",
@@ -82,9 +82,9 @@ def arguments(argv=None):
     )
     squares.add_argument("--data", required=True, help="folder tree of images")
     squares.add_argument(
-        "--size", type=run.positive, required=True, metavar="PX", help="side of a square in pixels"
+        "--size", type=cli.positive, required=True, metavar="PX", help="side of a square in pixels"
     )
-    run.device_arguments(squares)
+    cli.device_arguments(squares)
     return p.parse_args(argv)
 
 

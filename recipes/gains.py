@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from base import run, run_folder  # noqa: E402
+from base import cli, run, run_folder  # noqa: E402
 
 COMPARED = 2000  # images whose features are compared with those of their originals
 FAMILIES = {  # strategies as they are drawn: {name: arms, in the order of their strength}
@@ -35,10 +35,10 @@ MEASURES = {  # columns of the figure
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument("command", choices=["check", "plot"], help="one sentence, or the figure")
     p.add_argument("runs", type=Path, help="folder of the runs")
-    run.device_arguments(p)
+    cli.device_arguments(p)
     return p.parse_args(argv)
 
 

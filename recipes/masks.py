@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
 from augment import masks, painting
-from base import run  # noqa: E402
+from base import cli, run  # noqa: E402
 
 SHOWN = 4  # images on the sheet
 BATCH = 32
@@ -29,22 +29,22 @@ GREY = 128
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument("--data", required=True, help="folder tree of images")
     p.add_argument("--out", required=True, help="folder of the sheet and the numbers")
     p.add_argument(
         "--share",
-        type=run.fraction,
+        type=cli.fraction,
         default=0.25,
         metavar="P",
         help="share of the tokens that the masks random and block predict",
     )
     p.add_argument(
-        "--images", type=run.positive, default=200, metavar="N", help="images that are measured"
+        "--images", type=cli.positive, default=200, metavar="N", help="images that are measured"
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random")
     painting.maskgit_arguments(p)
-    run.device_arguments(p, workers=0)
+    cli.device_arguments(p, workers=0)
     return p.parse_args(argv)
 
 

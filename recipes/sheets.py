@@ -12,19 +12,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from base import run  # noqa: E402
+from base import cli, run  # noqa: E402
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="sheet", required=True, metavar="mirrors | handcrafted")
-    mirrors = run.subparser(commands, "mirrors", "Images beside their generated ones.")
-    handcrafted = run.subparser(commands, "handcrafted", "Images under each augmentation.")
+    mirrors = cli.subparser(commands, "mirrors", "Images beside their generated ones.")
+    handcrafted = cli.subparser(commands, "handcrafted", "Images under each augmentation.")
     for c in (mirrors, handcrafted):
         c.add_argument("--data", required=True, help="folder tree of images")
         c.add_argument("--out", required=True, metavar="FILE.png", help="the sheet")
         c.add_argument(
-            "--images", type=run.positive, default=6, metavar="N", help="images, each a row"
+            "--images", type=cli.positive, default=6, metavar="N", help="images, each a row"
         )
     mirrors.add_argument(
         "--mirrors", nargs="+", required=True, metavar="FOLDER", help="view folders of mirrors"
@@ -33,7 +33,7 @@ def arguments(argv=None):
         "--titles", nargs="+", metavar="TITLE", help="text above the columns (default: the folders)"
     )
     handcrafted.add_argument(
-        "--size", type=run.positive, default=256, metavar="PX", help="side of an image"
+        "--size", type=cli.positive, default=256, metavar="PX", help="side of an image"
     )
     handcrafted.add_argument("--seed", type=int, default=0, help="seed of the random choices")
     return p.parse_args(argv)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # makes `models` importable
 
-from base import run, run_folder  # noqa: E402
+from base import cli, run, run_folder  # noqa: E402
 
 ARMS = {  # name of the arm: (its line in the table, its short name in the picture)
     "baseline": ("hand-crafted views only", "hand-crafted"),
@@ -23,15 +23,15 @@ TRIVIAL = ("majority class", "raw pixels", "colour statistics", "random-init net
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument("--digits", type=Path, required=True, help="folder of recipes/digits.py")
     p.add_argument("--tiles", type=Path, required=True, help="folder of recipes/bluemarble.py")
     p.add_argument("--runs", type=Path, required=True, help="folder of the demo's runs")
     p.add_argument(
-        "--labels", type=run.positive, default=10, help="labels of a class that were used"
+        "--labels", type=cli.positive, default=10, help="labels of a class that were used"
     )
     p.add_argument(
-        "--seconds", type=run.zero_or_more, default=0, help="time that the demo took, in seconds"
+        "--seconds", type=cli.zero_or_more, default=0, help="time that the demo took, in seconds"
     )
     return p.parse_args(argv)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from augment.registry import STRATEGIES
-from base import parallel, run, run_folder
+from base import cli, parallel, run, run_folder
 from evaluate.frechet import frechet_distance, moments_of_files
 from evaluate.ssim import similarities
 from images.files import matched, mirror_root, spread
@@ -26,9 +26,9 @@ from images.read import UnreadableImage
 def rebuild(noted, device):
     """The Strategy that made a mirror. noted: what the mirror's augment.json says."""
     entry = STRATEGIES[noted["strategy"]]
-    flags = run.parser("")
+    flags = cli.parser("")
     entry.add_arguments(flags)
-    run.device_arguments(flags)
+    cli.device_arguments(flags)
     args = vars(flags.parse_args([])) | noted["args"]
     strategy = entry.build(argparse.Namespace(**args), device)
     if strategy.prepare:

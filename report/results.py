@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from augment.registry import STRATEGIES
-from base import run
+from base import cli, run
 
 DISSERTATION = json.loads((run.ROOT / "report" / "dissertation.json").read_text())
 DATA_SETS = DISSERTATION["data"]
@@ -124,7 +124,7 @@ def details_of(mirror):
     if strengths := strengths_of(mirror):
         details.append("strength " + " ".join(str(strength) for strength in strengths))
     if name in STRATEGIES:
-        flags = run.parser("")
+        flags = cli.parser("")
         STRATEGIES[name].add_arguments(flags)
         for key, value in sorted(args.items()):
             if key not in NOT_OF_A_MIRROR and value != flags.get_default(key):

@@ -40,7 +40,7 @@ for library in ("OMP", "OPENBLAS", "MKL"):
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
 
-from base import run
+from base import cli, run
 
 FILES = {  # name of a figure: the file that has its function, bench_NAME
     "views": "bench_views",
@@ -61,7 +61,7 @@ FILES = {  # name of a figure: the file that has its function, bench_NAME
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument(
         "names",
         nargs="*",
@@ -70,7 +70,7 @@ def arguments(argv=None):
         choices=["all", *FILES],
         help="figures of the list above; all of them if none is named",
     )
-    p.add_argument("--rounds", type=run.positive, default=3, help="rounds of each comparison")
+    p.add_argument("--rounds", type=cli.positive, default=3, help="rounds of each comparison")
     p.add_argument(
         "--quick",
         action="store_true",

@@ -38,7 +38,7 @@ sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
 
 from gpu_tools import Report, Workshop
 
-from base import run, run_folder
+from base import cli, run, run_folder
 
 SECTIONS = {  # name: its file and function
     "parity": ("gpu_parity", "parity"),
@@ -51,7 +51,7 @@ SECTIONS = {  # name: its file and function
 
 
 def arguments(argv=None):
-    p = run.parser(__doc__)
+    p = cli.parser(__doc__)
     p.add_argument(
         "sections",
         nargs="*",
