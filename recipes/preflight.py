@@ -28,7 +28,7 @@ import torch
 
 from augment.registry import STRATEGIES
 from base import hub, run, run_folder, weights
-from images import check, labelled, matching, unreadable
+from images import labelled, matching
 from images.files import class_of, find_images
 from models import memory
 
@@ -424,38 +424,12 @@ def disks(seen):
             seen.say("disk", f"{folder} and others: {numbers}")
 
 
-def readable(seen):
-    """What an earlier 07_metrics.py check says of the folders."""
-    unchecked = []
-    for folder, paths in seen.folders.items():
-        failed = check.kept_answer(folder, paths)
-        if failed is None:
-            unchecked.append(folder)
-        elif len(failed) > unreadable.allowed(seen.share[folder], len(paths)):
-            names = ", ".join(sorted(failed)[:3])
-            share = f"{seen.share[folder]:g}"
-            seen.say(
-                "FAULT",
-                f"{folder}: {len(failed)} of {len(paths)} images cannot be read, more than "
-                f"--max-unreadable {share}: {names}.",
-            )
-        else:
-            seen.say("checked", f"{folder}: {len(failed)} of {len(paths)} images cannot be read")
-    if unchecked:
-        seen.say(
-            "note",
-            "Whether every image can be read is not known yet. This tells (it may be left out): "
-            f"python 07_metrics.py check {shlex.join(unchecked)}",
-        )
-
-
 def main(lines):
     seen = Seen()
     for words, processes in commands(lines):
         look(words, processes, seen)
     disks(seen)
-    readable(seen)
-    order = ["images", "labels", "weights", "disk", "checked", "note", "FAULT"]
+    order = ["images", "labels", "weights", "disk", "note", "FAULT"]
     for line in sorted(seen.lines, key=lambda line: order.index(seen.lines[line])):
         print(line)
     if seen.faults:

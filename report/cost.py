@@ -15,12 +15,14 @@ import torch
 
 from augment.registry import STRATEGIES
 from base import parallel, run, run_folder
-from evaluate.feature_statistics import moments_of_files
+from evaluate.feature_statistics import load_features, moments_of_files, warn_if_few
 from evaluate.ssim import similarities
 from images.matching import matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
 from models import fid
+from report.published import cost_table
+from report.results import read_runs
 
 
 # ---------------------------------------------------------------- time
@@ -175,3 +177,52 @@ def ratios(rows, speed):
             training = 100 / images_per_second  # seconds for one image in 100 epochs
             found["generation_share"] = 100 * generating / training
     return found
+
+
+def open_cost(args):
+    """(the folder, what its cost.json holds); the folder belongs to one set of arguments."""
+    out = Path(args.out)
+    compared = ("size", "compare", "images", "batch_size", "features", "precision", "data")
+    if parallel.rank() == 0:
+        identity = {
+            "stage": "07_metrics cost",
+            "args": {name: getattr(args, name) for name in compared},
+        }
+        run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
+    parallel.barrier()
+    file = out / "cost.json"
+    found = run.read_json(file) if file.exists() else {"rows": {}}
+    parallel.barrier()  # every process has read it before process 0 writes
+    return out, found
+
+
+def measure(args, device):
+    """Measure the mirrors that cost.json has no row for; print Table 6."""
+    _, noted = mirrors_of(args.mirrors, 1)
+    names = [name_of(folder) for folder in args.mirrors]
+    if len(set(names)) < len(names):
+        run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
+    for mirror in noted if args.data is None else ():
+        run.keep_apart(mirror["args"]["data"], out=args.out)
+    out, found = open_cost(args)
+    missing = {}
+    for name, folder, mirror in zip(names, args.mirrors, noted, strict=True):
+        row = found["rows"].get(name)
+        if row is None or row["made_by"] != made_by(mirror):
+            missing[name] = folder
+    features = load_features(args, device) if missing else None
+    known = {}
+    for name, folder in missing.items():
+        row = measure_row(folder, features, known, args, device)
+        warn_if_few(row["images"], features, folder)
+        found["rows"][name] = row
+        found["features"] = features.settings
+        if parallel.rank() == 0:
+            run.write_json(out / "cost.json", found)
+    if parallel.rank() == 0:
+        found["ratios"] = ratios(found["rows"], pretraining_speed(args))
+        run.write_json(out / "cost.json", found)
+        text, _ = cost_table(found, read_runs(args.runs) if args.runs else [])
+        run.write_text(out / "cost.txt", text + "\n")
+        print(text)
+    parallel.barrier()

@@ -8,12 +8,12 @@ import pytest
 from conftest import call, refused, run
 
 from images.files import write_image
-from report.results import generation, imagenet100, read_runs, synsets
-from report.write import TABLES, cost_table, entries, select
+from report.published import TABLES, cost_table, entries, select
+from report.results import class_list, generation, read_runs
 
 SCRIPT = "07_metrics.py"
-IMAGENET = dict.fromkeys(sorted(synsets()), 50.0)
-IMAGENET100 = dict.fromkeys(sorted(imagenet100()), 50.0)
+IMAGENET = dict.fromkeys(sorted(class_list("augment", "imagenet_synsets.txt")), 50.0)
+IMAGENET100 = dict.fromkeys(sorted(class_list("recipes", "imagenet100.txt")), 50.0)
 WILDFIRE = {"nowildfire": 50.0, "wildfire": 50.0}
 OWN = {"desert": 50.0, "forest": 50.0}
 IMAGES = {"imagenet": (1281167, 50000), "imagenet100": (126689, 5000), "wildfire": (30250, 6300)}
@@ -323,7 +323,9 @@ def test_arms_are_compact(tmp_path, capsys):
         few = {"top1": {"mean": 30.0 + labels}}
         more = {**own, "args": args, "baselines": beside, "batch_size": 768}
         write_run(tmp_path / f"few{labels}", 0, **more, results=few)
-    write_run(tmp_path / "one", 40.0, **own, stage="05_semisup_eval", args={"percent": 1})
+    write_run(
+        tmp_path / "one", 40.0, **own, batch_size=768, stage="05_semisup_eval", args={"percent": 1}
+    )
     call(SCRIPT, "report", tmp_path)
     rows = rows_of(tmp_path, "Your arms")
     few = ["5 labels a class, top-1", "20 labels a class, top-1"]
@@ -370,18 +372,19 @@ def test_picture_of_real_runs(tiny, tmp_path):
 
 # ---------------------------------------------------------------- generated views, bad input
 def test_generation():
-    assert generation([]) == ("none", "")
-    assert generation(["real"]) == ("real", "")
+    assert generation([]) == ("none", {})
+    assert generation(["real"]) == ("real", {})
     twelve = mirror("inpaint", mask="random:0.5", steps=12, data="x")
-    assert generation(twelve) == ("inpaint", "mask random:0.5")
+    assert generation(twelve) == ("inpaint", {"mask": "random:0.5"})
     six = mirror("inpaint", mask="center", steps=6)
-    assert generation(six) == ("inpaint", "mask center, steps 6")
-    assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", "strength 0.0")
+    assert generation(six) == ("inpaint", {"mask": "center", "steps": 6})
+    assert generation(mirror("inpaint", mask="random:0.0")) == ("inpaint", {"mask": "none"})
+    assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", {"strength": "0.0"})
     part = mirror("diffusion", "gen/strength0.2/view0")
-    assert generation(part) == ("diffusion", "strength 0.2")
+    assert generation(part) == ("diffusion", {"strength": "0.2"})
     listed = [{"strategy": "diffusion", "args": {}, "views": ["strength0.1/view0"]}]
-    assert generation(listed) == ("diffusion", "strength 0.1")
-    assert generation(mirror("mine", colour="red")) == ("mine", "")
+    assert generation(listed) == ("diffusion", {"strength": "0.1"})
+    assert generation(mirror("mine", colour="red")) == ("mine", {})
 
 
 def test_nothing_and_foreign_files(tmp_path, capsys):

@@ -1,0 +1,105 @@
+"""Sheets of images beside what becomes of them, as the dissertation's figures show them.
+
+Used by 07_metrics.py sheet, and by the figures of a report.
+"""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from augment import handcrafted
+from augment.strategy import read_square
+from base import run
+from images.files import MISSING, contact_sheet, find_images, generated_files
+from images.matching import spread
+from images.read import read_image
+
+
+def read_beside(folder, paths):
+    """The images of the folder with these paths, whatever their extension; [] if one is missing."""
+    suffixes, index = generated_files(folder, paths)
+    if MISSING in index:
+        return []
+    stems = [os.path.splitext(path)[0] for path in paths]
+    return [read_image(Path(folder, s + suffixes[i])) for s, i in zip(stems, index, strict=True)]
+
+
+# ---------------------------------------------------------------- Figure 13
+def rotation(image, rng):
+    turned = Image.fromarray(image).rotate(rng.uniform(-45, 45), Image.Resampling.BICUBIC)
+    return np.asarray(turned)
+
+
+def cutout(image, rng):
+    """A black square of a quarter of the side."""
+    image = image.copy()
+    side = len(image) // 4
+    top, left = rng.integers(len(image) - side, size=2)
+    image[top : top + side, left : left + side] = 0
+    return image
+
+
+def gaussian_noise(image, rng):
+    return (image + rng.normal(0, 25, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def sobel(image, rng):
+    """The magnitude of the gradient, in shares of the largest."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    magnitude = np.hypot(cv2.Sobel(gray, -1, 1, 0), cv2.Sobel(gray, -1, 0, 1))
+    levels = (255 * magnitude / max(magnitude.max(), 1)).astype(np.uint8)
+    return np.repeat(levels[..., None], 3, 2)
+
+
+def by_pillow(change):
+    """A change of a Pillow image as one of an array."""
+    return lambda image, rng: np.asarray(change(Image.fromarray(image)).convert("RGB"))
+
+
+AUGMENTATIONS = {
+    "flipping": by_pillow(ImageOps.mirror),
+    "grayscale": by_pillow(ImageOps.grayscale),
+    "rotation": rotation,
+    "cutout": cutout,
+    "Gaussian noise": gaussian_noise,
+    "Sobel filtering": sobel,
+    "solarization": by_pillow(ImageOps.solarize),
+}
+
+
+def augmented(originals, paths, args):
+    """{title: images}: the augmentations of stage 02, then those that stand above."""
+    images = torch.from_numpy(np.stack(originals))
+    columns = {}
+    for title, name in {"cropping": "crop", "color jitter": "jitter", "blur": "blur"}.items():
+        columns[title] = handcrafted.strategy(name, args).generate(images, paths)[0].numpy()
+    for title, change in AUGMENTATIONS.items():
+        rngs = [run.seed_rng(args.seed, path, title) for path in paths]
+        columns[title] = [change(*pair) for pair in zip(originals, rngs, strict=True)]
+    return columns
+
+
+# ---------------------------------------------------------------- the sheet
+def draw_sheet(args):
+    """Write args.out: each image beside its namesakes in the view folders, or, where none are
+    given, under the hand-crafted augmentations of Figure 13.
+    """
+    titles = args.titles or args.views
+    if len(titles) != len(args.views):
+        run.fail("--titles needs one title for each view folder.", 2)
+    paths = spread(find_images(args.data), args.images)
+    columns = {}
+    for title, view in zip(titles, args.views, strict=True):
+        columns[title] = read_beside(view, paths)
+        if not columns[title]:
+            run.fail(f"{view} lacks images of {args.data}: finish 02_augment.py for it first.")
+    size = len(columns[titles[0]][0]) if columns else args.size
+    originals = [read_square(Path(args.data, path), size) for path in paths]
+    columns = {"original": originals} | (columns or augmented(originals, paths, args))
+    rows = list(zip(*columns.values(), strict=True))
+    contact_sheet(args.out, rows, list(columns), cell=min(160, max(64, size)))
+    print(f"{args.out} is written")
