@@ -370,6 +370,27 @@ def test_picture_of_real_runs(tiny, tmp_path):
     assert Image.open(runs / "report.png").size[1] < sizes[1][1] - 200  # no curves
 
 
+def test_the_oracle_decides_first(tmp_path, capsys):
+    """An oracle that is clearly better than the baseline, and one that is not."""
+    planted = {"simclr": ([50, 51, 52], [52, 53.1, 53.9]), "vicreg": ([50, 51, 52], [52, 50, 53])}
+    few = {"args": {"labels_per_class": 10, "cache_features": True}}
+    for method, (baselines, oracles) in planted.items():
+        more = {"classes": OWN, "images": (4000, 1000), "method": method, **few}
+        for seed, (baseline, oracle) in enumerate(zip(baselines, oracles, strict=True)):
+            name = tmp_path / f"{method}{seed}"
+            write_run(name / "a", 0, seed, **more, results={"top1": {"mean": baseline}})
+            same = more | {"mix": 0.5, "generated_by": mirror("same-class")}
+            write_run(name / "b", 0, seed, **same, results={"top1": {"mean": oracle}})
+    call(SCRIPT, "report", tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    [simclr] = [line for line in said if line.startswith("simclr: oracle minus baseline")]
+    [vicreg] = [line for line in said if line.startswith("vicreg: oracle minus baseline")]
+    # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
+    assert "+2.00 ± 0.25 (3) 10 labels a class" in simclr
+    assert "can tell a good partner from a bad one, by 10 labels a class" in simclr
+    assert "+0.67 ± 3.79 (3)" in vicreg and "cannot tell" in vicreg
+
+
 # ---------------------------------------------------------------- generated views, bad input
 def test_generation():
     assert generation([]) == ("none", {})
