@@ -1,6 +1,7 @@
 """The pictures of a report: report.png, the dissertation's figures, and gains against change."""
 
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -65,49 +66,45 @@ def changes_of(arm, cost):
 
     cost: the content of a cost.json, whose rows are named after the folders of mirrors.
     """
+    share = arm.making.get("strength") or arm.making.get("mask", "").replace("none", "random:0")
+    share = re.fullmatch(r"(?:random:|block:)?([\d.]+)", share)
     for name, row in cost["rows"].items():
-        parts = Path(name).parts
         for mirror in arm.mirrors:
-            same = Path(mirror.get("folder", "")).parts[-len(parts) :] == parts
-            if same and row["made_by"]["args"].get("data") == mirror["args"].get("data"):
-                share = arm.first.making.get("strength") or arm.first.making.get("mask", "")
-                share = share.replace("none", "0").rpartition(":")[2]
+            if f"/{mirror.get('folder')}".endswith(f"/{name}"):
                 changes = {"structural similarity": row["ssim"], "Frechet distance": row["fid"]}
-                is_number = share.replace(".", "", 1).isdigit()
-                return changes | ({"share redrawn": float(share)} if is_number else {})
+                return changes | ({"share redrawn": float(share[1])} if share else {})
     return {}
 
 
 def draw_gains(arms, cost, path):
-    """Paired differences, a row of panels for each measurement, against what was changed."""
-    points = defaultdict(list)
-    for arm, column, of_partner in differences(arms):
-        for what, change in changes_of(arm, cost).items():
-            for partner in ("minus real", "minus baseline"):
-                values, _ = of_partner.get(partner, ([], []))
-                if values:
-                    bar = half_width(values) or 0
-                    line = f"{arm.cells['method']} {arm.strategy}, {partner}"
-                    points[column, what].append((line, change, fmean(values), bar))
-    if not points:
-        return
-    columns = list(dict.fromkeys(column for column, _ in points))
-    whats = list(dict.fromkeys(what for _, what in points))
-    lines = sorted({line for several in points.values() for line, *_ in several})
+    """Paired differences with 95 % intervals against what was changed: over the real image filled,
+    over the baseline hollow.
+    """
+    whats = ["share redrawn", "structural similarity", "Frechet distance"]
+    columns = all_columns(arms)
+    colours = {name: f"C{i}" for i, name in enumerate({arm.strategy: 0 for arm in arms})}
     size = (5 * len(whats), 3.2 * len(columns))
     figure, axes = plt.subplots(len(columns), len(whats), figsize=size, squeeze=False)
+    for arm, column, of_partner in differences(arms):
+        row = axes[columns.index(column)]
+        for what, change in changes_of(arm, cost).items():
+            for partner, fill in (("minus real", "full"), ("minus baseline", "none")):
+                if partner in of_partner:
+                    values, _ = of_partner[partner]
+                    look = {"color": colours[arm.strategy], "marker": "o", "fillstyle": fill}
+                    label = f"{arm.cells['method']} {arm.strategy}, {partner}"
+                    bar = half_width(values)
+                    axis = row[whats.index(what)]
+                    axis.errorbar(change, fmean(values), bar, capsize=3, label=label, **look)
     for column, row in zip(columns, axes, strict=True):
         row[0].set_ylabel(f"gain in points, {column.name}", fontsize=8)
         for what, axis in zip(whats, row, strict=True):
-            for number, line in enumerate(lines):
-                own = sorted(point[1:] for point in points[column, what] if point[0] == line)
-                if own:
-                    x, y, bar = zip(*own, strict=True)
-                    axis.errorbar(x, y, bar, marker="o", capsize=3, color=f"C{number}", label=line)
             axis.axhline(0, color="black", linewidth=0.8)
             axis.grid(alpha=0.3)
             axis.set_xlabel(what)
-    axes[0, 0].legend(fontsize=7)
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes[0, 1].legend(once.values(), once, fontsize=7)
     save_figure(figure, path)
 
 
@@ -137,7 +134,7 @@ def draw_accuracies(axis, arms, names, column):
 def draw_curves(axis, arms, names, logs):
     """The loss of pretraining over the epochs, for one run of each arm. logs: {name: file}."""
     for arm, name in zip(arms, names, strict=True):
-        folder = logs.get(Path(arm.first.backbone.removesuffix("/backbone.pth")).name)
+        folder = logs.get(Path(arm.backbone.removesuffix("/backbone.pth")).name)
         events = run_folder.read_log(folder, "step") if folder else []
         if events and "loss" in events[0] and len(axis.lines) < CURVES:
             epochs = [event["epoch"] for event in events]

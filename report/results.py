@@ -216,6 +216,7 @@ def read_result(file):
     settings |= {
         "method": "supervised" if supervised else backbone.get("method") or backbone.get("source"),
         "network": training.get("backbone") or training.get("architecture") or "",
+        "epochs": training.get("epochs"),
         "strategy": strategy,
         "mix": mix,
         "pair": sorted(backbone.get("pair", [])) if mix else [],
