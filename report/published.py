@@ -120,25 +120,29 @@ def unlike(result, key, row):
     return words
 
 
-def remarks_of(groups, key, row):
-    """[remarks] for each group: what it has unlike the row, and unlike the other groups."""
+def ours(key, row, column, results):
+    """[{"values by seed", "unlike"}] of our numbers for a cell, one for each set of settings.
+
+    unlike: what the runs have unlike the row, and unlike the other sets.
+    """
+    groups = entries(results, row["arm"], column)
     telling = differing([group[0].facts for group in groups])
-    every = []
+    cells = []
     for group in groups:
         facts = group[0].facts
-        own = [in_words(name, facts[name]) for name in telling if name in facts]
-        every.append(list(dict.fromkeys(unlike(group[0], key, row) + own)))
-    return every
+        words = unlike(group[0], key, row)
+        words += [in_words(name, facts[name]) for name in telling if name in facts]
+        values = {result.seed: result.values[column.split()[1]] for result in group}
+        cells.append({"values by seed": values, "unlike": list(dict.fromkeys(words))})
+    return cells
 
 
-def here(groups, column, key, row, notes):
+def here(key, row, column, results, notes):
     """The cell of our numbers: '61.00 ± 1.00 (3) [a]', several separated by a slash."""
-    metric = column.split()[1]
-    cells = []
-    for group, remarks in zip(groups, remarks_of(groups, key, row), strict=True):
-        of_seed = {result.seed: result.values[metric] for result in group}
-        cells.append(spread(list(of_seed.values())) + notes.mark(remarks))
-    return " / ".join(cells)
+    texts = []
+    for cell in ours(key, row, column, results):
+        texts.append(spread(list(cell["values by seed"].values())) + notes.mark(cell["unlike"]))
+    return " / ".join(texts)
 
 
 # ---------------------------------------------------------------- tables
@@ -176,8 +180,7 @@ def dissertation_table(key, results, everything=False):
         cells = [row["name"]]
         for number in columns:
             column = about["columns"][number][1]
-            groups = entries(chosen, row["arm"], column)
-            cells += [shown(row["values"][number]), here(groups, column, key, row, notes)]
+            cells += [shown(row["values"][number]), here(key, row, column, chosen, notes)]
         if everything or "text" in row or set(cells[1:]) - {"–", ""}:
             rows.append(cells + [row.get("text", "")] * with_text)
     below = [about["note"]] if "note" in about else []
@@ -195,14 +198,9 @@ def table_as_json(key, results):
     cells = []
     for row in TABLES[key]["rows"]:
         for (name, column), value in zip(accuracies(key), row["values"], strict=False):
-            groups = entries(chosen, row["arm"], column)
-            ours = []
-            for group, remarks in zip(groups, remarks_of(groups, key, row), strict=True):
-                values = {result.seed: result.values[column.split()[1]] for result in group}
-                ours.append({"values by seed": values, "unlike": remarks})
-            if ours:
+            if numbers := ours(key, row, column, chosen):
                 where = {"row": row["name"], "column": name, "dissertation": value}
-                cells.append(where | {"here": ours})
+                cells.append(where | {"here": numbers})
     return cells
 
 
@@ -254,23 +252,20 @@ def cost_table(cost, results=(), everything=False):
             return table(title, [*header, "ms in batches"], rows, measured_on(cost))
     chosen = results_for("table6", results)
     notes = Notes()
-    rows, rest = [], dict(measured)
+    strategies = {measured[name]["strategy"]: name for name in reversed(measured)}
+    names = {}  # of the measured row for a row of Table 6
     for row in about["rows"]:
-        of_strategy = [name for name in measured if measured[name]["strategy"] == row["cost"]]
-        name = row["cost"] if row["cost"] in measured else (*of_strategy, None)[0]
-        groups = entries(chosen, row["arm"], "linear top1")
-        cells = [here(groups, "linear top1", "table6", row, notes)]
-        cells += cost_cells(rest.pop(name, measured.get(name, {})))
+        names[row["name"]] = row["cost"] if row["cost"] in measured else strategies.get(row["cost"])
+    own = [{"name": name, "arm": None, "values": [None] * 5} for name in measured]
+    rows = []
+    for row in [*about["rows"], *[row for row in own if row["name"] not in names.values()]]:
+        name = names.get(row["name"], row["name"])
+        cells = [here("table6", row, "linear top1", chosen, notes)]
+        cells += cost_cells(measured.get(name, {}))
         if everything or name or cells[0] or row["values"][0] is not None:
-            rows.append([row["name"]])
-            for value, cell in zip(row["values"], cells, strict=False):
-                rows[-1] += [shown(value), cell]
-            rows[-1].append(cells[-1])
-    for name, row in rest.items():
-        rows.append([name, "–", ""])
-        for cell in cost_cells(row)[:-1]:
-            rows[-1] += ["–", cell]
-        rows[-1].append(cost_cells(row)[-1])
+            pairs = zip(row["values"], cells, strict=False)
+            both = [cell for value, number in pairs for cell in (shown(value), number)]
+            rows.append([row["name"], *both, cells[-1]])
     header = [*two_columns(about["columns"]), "ms in batches\nhere"]
     below = [about["note"], *measured_on(cost)]
     tables = [table(about["title"], header, rows, below + notes.lines())]
