@@ -152,20 +152,6 @@ def arguments(argv=None):
         metavar="RUNS",
         help="folder of runs, for their top-1 and the speed of their pretraining",
     )
-    c.add_argument(
-        "--pretrain-images-per-second",
-        type=run.above_zero,
-        metavar="X",
-        help="speed of pretraining, for the share that generation adds to 100 epochs (default: the "
-        "median of the logs below RUNS)",
-    )
-    c.add_argument(
-        "--pretrain-gpus",
-        type=run.positive,
-        default=1,
-        metavar="N",
-        help="number of devices that reached this speed",
-    )
     feature_arguments(c)
 
     c = run.subparser(commands, "sheet", "Images beside what becomes of them, as one picture.")

@@ -210,38 +210,23 @@ def is_longer(arm, other):
     return bool(ours and theirs) and 1 < ours / theirs <= 2
 
 
-def fits_baseline(arm, other):
-    """For the baseline of equal time that is the baseline of usual length."""
-    fits = is_longer(arm, other) if arm.strategy == "none" else equal(arm, other, ["epochs"])
-    return other.strategy == "none" and fits
+def fits(arm, other):
+    """{name of a difference: whether `other` may be what is taken from `arm`}.
 
-
-def fits_equal_time(arm, other):
-    return arm.strategy != "none" and other.strategy == "none" and is_longer(other, arm)
-
-
-def fits_real(arm, other):
-    return arm.strategy not in ("none", "real") and other.strategy == "real" and equal(arm, other)
-
-
-def fits_reconstruction(arm, other):
-    paintings = {"inpaint", "outpaint"}  # they share one decoder
-    same = arm.strategy == other.strategy or {arm.strategy, other.strategy} <= paintings
-    return same and equal(arm, other) and other.reconstruction and not arm.reconstruction
-
-
-def fits_random_label(arm, other):
-    same = arm.strategy == other.strategy and equal(arm, other) and not arm.control
-    return same and other.making == arm.making | {"label": "random"}
-
-
-PARTNERS = {
-    "minus baseline": fits_baseline,
-    "minus baseline of equal time": fits_equal_time,
-    "minus real": fits_real,
-    "minus reconstruction": fits_reconstruction,
-    "minus random label": fits_random_label,
-}
+    For a longer baseline the baseline is that of usual length.
+    """
+    mine, theirs = arm.strategy, other.strategy
+    used = equal(arm, other)
+    usual = is_longer(arm, other) if mine == "none" else equal(arm, other, ["epochs"])
+    decoded = used and (mine == theirs or {mine, theirs} <= {"inpaint", "outpaint"})
+    mislabelled = other.making == arm.making | {"label": "random"} and not arm.control
+    return {
+        "minus baseline": theirs == "none" and usual,
+        "minus baseline of equal time": theirs == "none" != mine and is_longer(other, arm),
+        "minus real": theirs == "real" and mine not in ("none", "real") and used,
+        "minus reconstruction": decoded and other.reconstruction and not arm.reconstruction,
+        "minus random label": mine == theirs and used and mislabelled,
+    }
 
 
 def different_settings(arm, other):
@@ -254,25 +239,30 @@ def different_settings(arm, other):
     return words
 
 
-def partner(arm, arms, fits):
-    """The arm to hold `arm` against: of those that fit, the one with the most equal settings."""
-    fitting = []
+def partners_of(arm, arms):
+    """{name of a difference: the arm}: of those that fit, the one with the most equal settings."""
+    fitting = defaultdict(list)
     for other in arms:
         alike = arm.data == other.data and equal(arm, other, ("method", "network"))
-        if other is not arm and alike and fits(arm, other):
-            fitting.append(other)
-    return min(fitting, key=lambda other: len(different_settings(arm, other)), default=None)
+        if other is not arm and alike:
+            for name, fit in fits(arm, other).items():
+                fitting[name] += [other] * fit
+    return {
+        name: min(others, key=lambda other: len(different_settings(arm, other)))
+        for name, others in fitting.items()
+        if others
+    }
 
 
 def differences(arms):
     """[(arm, Column, {partner: (differences over the same seeds, different settings)})]."""
     rows = []
     for arm in arms:
-        partners = {name: partner(arm, arms, fits) for name, fits in PARTNERS.items()}
+        partners = partners_of(arm, arms)
         for column, ours in sorted(arm.values.items()):
             of_partner = {}
             for name, other in partners.items():
-                theirs = other.values.get(column, {}) if other else {}
+                theirs = other.values.get(column, {})
                 if pairs := [ours[seed] - theirs[seed] for seed in ours if seed in theirs]:
                     of_partner[name] = pairs, different_settings(arm, other)
             if of_partner:
@@ -339,7 +329,7 @@ def differences_table(arms):
         return None
     names, _ = description(arms)
     notes = Notes()
-    partners = [name for name in PARTNERS if any(name in of for _, _, of in every)]
+    partners = [name for name in fits(arms[0], arms[0]) if any(name in of for _, _, of in every)]
     several = ["measured"] * (len({column for _, column, _ in every}) > 1)
     rows = []
     for arm, column, of_partner in every:

@@ -29,45 +29,35 @@ def read_beside(folder, paths):
 
 
 # ---------------------------------------------------------------- Figure 13
-def rotation(image, rng):
-    turned = Image.fromarray(image).rotate(rng.uniform(-45, 45), Image.Resampling.BICUBIC)
-    return np.asarray(turned)
-
-
 def cutout(image, rng):
     """A black square of a quarter of the side."""
     image = image.copy()
-    side = len(image) // 4
-    top, left = rng.integers(len(image) - side, size=2)
-    image[top : top + side, left : left + side] = 0
+    side = image.width // 4
+    left, top = rng.integers(image.width - side, size=2).tolist()
+    image.paste(0, (left, top, left + side, top + side))
     return image
 
 
 def gaussian_noise(image, rng):
-    return (image + rng.normal(0, 25, image.shape)).clip(0, 255).astype(np.uint8)
+    noisy = np.asarray(image) + rng.normal(0, 25, (*image.size, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
 def sobel(image, rng):
     """The magnitude of the gradient, in shares of the largest."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gray = np.asarray(image.convert("L"), np.float32)
     magnitude = np.hypot(cv2.Sobel(gray, -1, 1, 0), cv2.Sobel(gray, -1, 0, 1))
-    levels = (255 * magnitude / max(magnitude.max(), 1)).astype(np.uint8)
-    return np.repeat(levels[..., None], 3, 2)
+    return Image.fromarray((255 * magnitude / max(magnitude.max(), 1)).astype(np.uint8))
 
 
-def by_pillow(change):
-    """A change of a Pillow image as one of an array."""
-    return lambda image, rng: np.asarray(change(Image.fromarray(image)).convert("RGB"))
-
-
-AUGMENTATIONS = {
-    "flipping": by_pillow(ImageOps.mirror),
-    "grayscale": by_pillow(ImageOps.grayscale),
-    "rotation": rotation,
+AUGMENTATIONS = {  # of square images
+    "flipping": lambda image, rng: ImageOps.mirror(image),
+    "grayscale": lambda image, rng: ImageOps.grayscale(image),
+    "rotation": lambda image, rng: image.rotate(rng.uniform(-45, 45), Image.Resampling.BICUBIC),
     "cutout": cutout,
     "Gaussian noise": gaussian_noise,
     "Sobel filtering": sobel,
-    "solarization": by_pillow(ImageOps.solarize),
+    "solarization": lambda image, rng: ImageOps.solarize(image),
 }
 
 
@@ -78,8 +68,10 @@ def augmented(originals, paths, args):
     for title, name in {"cropping": "crop", "color jitter": "jitter", "blur": "blur"}.items():
         columns[title] = handcrafted.strategy(name, args).generate(images, paths)[0].numpy()
     for title, change in AUGMENTATIONS.items():
-        rngs = [run.seed_rng(args.seed, path, title) for path in paths]
-        columns[title] = [change(*pair) for pair in zip(originals, rngs, strict=True)]
+        columns[title] = []
+        for path, image in zip(paths, originals, strict=True):
+            changed = change(Image.fromarray(image), run.seed_rng(args.seed, path, title))
+            columns[title].append(np.asarray(changed.convert("RGB")))
     return columns
 
 
