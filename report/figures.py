@@ -132,7 +132,7 @@ def draw_accuracies(axis, arms, names, column):
 
 
 def draw_curves(axis, arms, names, logs):
-    """The loss of pretraining over the epochs, for one run of each arm. logs: {name: file}."""
+    """The loss of pretraining over the epochs, for one run of each arm. logs: {name: folder}."""
     for arm, name in zip(arms, names, strict=True):
         folder = logs.get(Path(arm.backbone.removesuffix("/backbone.pth")).name)
         events = run_folder.read_log(folder, "step") if folder else []
@@ -150,16 +150,16 @@ def strips_of(arms, files):
 
     Of the mirrors of the arms that are still where they were, and of those below RUNS.
     """
+    mirrors = [mirror for arm in arms for mirror in arm.mirrors]
+    mirrors += [run.read_json(file) | {"folder": file.parent} for file in files["augment.json"]]
     folders = {}
-    for mirror in [mirror for arm in arms for mirror in arm.mirrors]:
-        if os.path.isdir(mirror.get("folder", "")):
-            folders[mirror["folder"]] = mirror["args"].get("data", "")
-    for file in files["augment.json"]:
-        folders.setdefault(str(file.parent), run.read_json(file)["args"].get("data", ""))
+    for mirror in mirrors:
+        folder = os.path.realpath(mirror.get("folder", ""))
+        data = mirror["args"].get("data", "")
+        if os.path.isdir(folder) and os.path.isdir(data):
+            folders.setdefault(folder, data)
     strips = []
     for data in dict.fromkeys(folders.values()):
-        if not os.path.isdir(data):
-            continue
         paths = spread(find_images(data), COLUMNS)
         originals = read_beside(data, paths)
         rows = []
@@ -193,7 +193,7 @@ def draw_report(arms, files, path):
     logs = {file.parent.name: file.parent for file in files["log.jsonl"]}
     try:
         strips = strips_of(arms, files)
-    except OSError as error:
+    except (OSError, SystemExit) as error:  # a folder without images has said so
         run.warn(f"report.png has no images: {error}")
         strips = []
     measured = all_columns(arms)[:PANELS]
