@@ -190,7 +190,6 @@ if __name__ == "__main__":
     args = arguments()
 
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -200,7 +199,7 @@ from base import parallel
 from images.files import contact_sheet, find_images, read_ahead
 from images.matching import matched, mirror_root
 from images.read import UnreadableImage, read_image
-from images.unreadable import allowed
+from images.unreadable import allowed, say
 
 BATCH = 64  # images that a process of `check` is handed at a time
 LEAST = 8  # least similar pairs on the sheet of `ssim`
@@ -233,7 +232,8 @@ def check(args, device):
                 bar.update(min(BATCH * parallel.world(), len(paths) - bar.n))
         reasons = sorted(sum(parallel.everyone(reasons), []))
         if parallel.rank() == 0:
-            print(*reasons, sep="\n", file=sys.stderr)
+            for reason in reasons:
+                say(reason)
             print(f"{folder}: {len(reasons)} of {len(paths)} images cannot be read")
         worst += len(reasons) > allowed(args.max_unreadable, len(paths))
     if worst:
