@@ -4,20 +4,22 @@
     python 07_metrics.py fid ROOT/train gen/inpaint/view0
     python 07_metrics.py ssim ROOT/train gen/inpaint/view0 --size 256
     python 07_metrics.py cost gen/inpaint gen/crop --out runs/cost
+    python 07_metrics.py sheet ROOT/train gen/inpaint/view0 --out sheet.png
     python 07_metrics.py report runs
     torchrun --standalone --nproc_per_node=4 07_metrics.py fid ROOT/train gen/inpaint/view0
 
 check decodes every image of folders once and names those that cannot be read; no stage needs it.
 fid prints the Frechet Inception Distance of two folders, ssim their structural similarity, image by
-image. cost makes Table 6 from mirrors: both of these, and the time that an image takes. report
-prints your arms, then the dissertation's tables and figures with your numbers beside them. All but
-report share the images among the processes that torchrun starts.
+image. cost makes Table 6 from mirrors: both of these, and the time that an image takes. sheet draws
+images beside their generated ones. report prints your arms, then the dissertation's tables and
+figures with your numbers beside them. check, fid, ssim and cost share the images among the
+processes that torchrun starts.
 
 fid and cost need the weights of FID's Inception network. They are looked for in $GCL_WEIGHTS
 (~/.cache/gcl) and else downloaded. --features PATH takes the features of any backbone instead.
 """
 
-from base import cli, run, run_folder
+from base import cli, run
 
 
 def feature_arguments(p):
@@ -49,44 +51,44 @@ def feature_arguments(p):
     p.set_defaults(precision="fp32")  # published values are float32
 
 
-def folder_arguments(p, size_help):
+def folder_arguments(p, whole):
     p.add_argument("a", metavar="A", help="folder tree of images")
     p.add_argument("b", metavar="B", help="the other one; a view of a mirror needs A's images")
     p.add_argument("--common", action="store_true", help="only the images that are in both folders")
-    p.add_argument("--size", type=cli.zero_or_more, default=0, metavar="PX", help=size_help)
-
-
-def arguments(argv=None):
-    p = cli.parser(__doc__)
-    commands = p.add_subparsers(
-        dest="command", required=True, metavar="check | fid | ssim | cost | report"
+    p.add_argument(
+        "--size",
+        type=cli.zero_or_more,
+        default=0,
+        metavar="PX",
+        help="side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
+        f"images, {whole}",
     )
 
-    check_manual = "Decode all images of folders: which of them cannot be read?"
-    c = cli.subparser(commands, "check", check_manual)
-    c.add_argument(
-        "folders",
-        nargs="+",
-        metavar="FOLDER",
-        help="folder trees of images, such as ROOT/train; the answer for each is kept among the "
-        "published files ($GCL_WEIGHTS) while its files do not change",
-    )
-    c.add_argument(
+
+def workers_argument(p):
+    p.add_argument(
         "--workers",
         type=cli.zero_or_more,
         default=8,
         metavar="N",
         help="processes that read images; 0: the main process alone",
     )
-    cli.reading_arguments(c)
+    cli.reading_arguments(p)
 
-    fid_manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
-    c = cli.subparser(commands, "fid", fid_manual)
-    folder_arguments(
-        c,
-        "side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
-        "images, as in pytorch-fid (a backbone then gets squares of its training's size)",
+
+def arguments(argv=None):
+    p = cli.parser(__doc__)
+    commands = p.add_subparsers(
+        dest="command", required=True, metavar="check | fid | ssim | cost | sheet | report"
     )
+
+    c = cli.subparser(commands, "check", "Decode all images of folders: which cannot be read?")
+    c.add_argument("folders", nargs="+", metavar="FOLDER", help="folder trees of images")
+    workers_argument(c)
+
+    manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
+    c = cli.subparser(commands, "fid", manual)
+    folder_arguments(c, "as in pytorch-fid (a backbone then gets squares of its training's size)")
     c.add_argument(
         "--cache",
         default="fid",
@@ -96,37 +98,19 @@ def arguments(argv=None):
     )
     feature_arguments(c)
 
-    ssim_manual = "Mean structural similarity of the images of A and their namesakes in B."
-    c = cli.subparser(commands, "ssim", ssim_manual)
-    folder_arguments(
-        c,
-        "side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
-        "images, of equal size in A and B",
-    )
+    manual = "Mean structural similarity of the images of A and their namesakes in B."
+    c = cli.subparser(commands, "ssim", manual)
+    folder_arguments(c, "of equal size in A and B")
     c.add_argument(
         "--out",
         metavar="DIR",
         help="folder for ssim.json, histogram.png and least_similar.png (default: B.ssim; for a "
         "view of a mirror MIRROR.VIEW.ssim, beside the mirror)",
     )
-    c.add_argument(
-        "--least",
-        type=cli.positive,
-        default=8,
-        metavar="K",
-        help="number of least similar pairs on the sheet",
-    )
-    c.add_argument(
-        "--workers",
-        type=cli.zero_or_more,
-        default=8,
-        metavar="N",
-        help="processes that read and compare images; 0: the main process alone",
-    )
-    cli.reading_arguments(c)
+    workers_argument(c)
 
-    cost_manual = "Table 6: FID, SSIM, time and parameters of the augmentations that made mirrors."
-    c = cli.subparser(commands, "cost", cost_manual)
+    manual = "Table 6: FID, SSIM, time and parameters of the augmentations that made mirrors."
+    c = cli.subparser(commands, "cost", manual)
     c.add_argument(
         "mirrors",
         nargs="+",
@@ -168,26 +152,27 @@ def arguments(argv=None):
         metavar="RUNS",
         help="folder of runs, for their top-1 and the speed of their pretraining",
     )
-    c.add_argument(
-        "--pretrain-images-per-second",
-        type=cli.above_zero,
-        metavar="X",
-        help="speed of pretraining, for the share that generation adds to 100 epochs (default: the "
-        "median of the logs below RUNS)",
-    )
-    c.add_argument(
-        "--pretrain-gpus",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="number of devices that reached this speed",
-    )
     feature_arguments(c)
 
-    report_manual = (
-        "Every result below RUNS: your arms, then the dissertation's tables and figures."
+    c = cli.subparser(commands, "sheet", "Images beside what becomes of them, as one picture.")
+    c.add_argument("data", metavar="FOLDER", help="folder tree of images")
+    c.add_argument(
+        "views",
+        nargs="*",
+        metavar="VIEW",
+        help="view folders of mirrors, a column each; without them: Figure 13, the hand-crafted "
+        "augmentations",
     )
-    c = cli.subparser(commands, "report", report_manual)
+    c.add_argument("--out", required=True, metavar="FILE.png", help="the sheet")
+    c.add_argument("--titles", nargs="+", metavar="TITLE", help="text above the columns")
+    c.add_argument("--images", type=cli.positive, default=6, metavar="N", help="images, a row each")
+    c.add_argument(
+        "--size", type=cli.positive, default=256, metavar="PX", help="side of Figure 13's images"
+    )
+    c.add_argument("--seed", type=int, default=0, help="seed of Figure 13's random choices")
+
+    manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."
+    c = cli.subparser(commands, "report", manual)
     c.add_argument(
         "runs",
         metavar="RUNS",
@@ -205,29 +190,52 @@ if __name__ == "__main__":
     args = arguments()
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from base import parallel
-from images.files import find_images, matched, mirror_root
+from images.files import find_images, matched, mirror_root, read_ahead
 from images.pictures import contact_sheet
+from images.read import UnreadableImage, read_image
+from images.unreadable import allowed, say
+
+BATCH = 64  # images that a process of `check` is handed at a time
+LEAST = 8  # least similar pairs on the sheet of `ssim`
 
 
 # ---------------------------------------------------------------- check
+def unreadable_of(root, paths):
+    """[why] for each of these images that cannot be read."""
+    reasons = []
+    for path in paths:
+        try:
+            read_image(os.path.join(root, path))
+        except UnreadableImage as error:
+            reasons.append(str(error))
+    return reasons
+
+
 def check(args, device):
     """Name the images that cannot be read; the exit code says whether a run would end."""
-    from images.check import check_folder
-    from images.unreadable import allowed, say
-
     worst = 0
     for folder in args.folders:
-        failed, n = check_folder(folder, args.workers)
+        paths = find_images(folder)
+        batches = [paths[first : first + BATCH] for first in range(0, len(paths), BATCH)]
+        mine = batches[parallel.rank() :: parallel.world()]
+        read = partial(unreadable_of, folder)
+        reasons = []
+        with run.progress(len(paths), f"reading {folder}") as bar:
+            for failed in read_ahead(mine, read, args.workers, device):
+                reasons += failed
+                bar.update(min(BATCH * parallel.world(), len(paths) - bar.n))
+        reasons = sorted(sum(parallel.everyone(reasons), []))
         if parallel.rank() == 0:
-            for _, reason in sorted(failed.items()):
+            for reason in reasons:
                 say(reason)
-            print(f"{folder}: {len(failed)} of {n} images cannot be read")
-        worst += len(failed) > allowed(args.max_unreadable, n)
+            print(f"{folder}: {len(reasons)} of {len(paths)} images cannot be read")
+        worst += len(reasons) > allowed(args.max_unreadable, len(paths))
     if worst:
         share = f"{args.max_unreadable:g}"
         run.fail(f"That is more than --max-unreadable {share} allows: mend or remove these images.")
@@ -309,7 +317,7 @@ def ssim(args, device):
     files = [files[i] for i in read]
     values = values[read]
     order = np.argsort(values, kind="stable")
-    least = order[: args.least]
+    least = order[:LEAST]
     result = {
         "mean": float(values.mean()),
         "sd": float(values.std()),
@@ -342,62 +350,21 @@ def ssim(args, device):
 
 
 # ---------------------------------------------------------------- cost
-def open_cost(args):
-    """(the folder, what its cost.json holds); the folder belongs to one set of arguments."""
-    out = Path(args.out)
-    compared = ("size", "compare", "images", "batch_size", "features", "precision", "data")
-    if parallel.rank() == 0:
-        identity = {
-            "stage": "07_metrics cost",
-            "args": {name: getattr(args, name) for name in compared},
-        }
-        run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
-    parallel.barrier()
-    file = out / "cost.json"
-    found = run.read_json(file) if file.exists() else {"rows": {}}
-    parallel.barrier()  # every process has read it before process 0 writes
-    return out, found
-
-
 def cost(args, device):
     """Measure the mirrors that cost.json has no row for; print Table 6."""
-    from evaluate.frechet import load_features, warn_if_few
-    from images.pairs import mirrors_of
-    from report import cost as costs
-    from report.results import read_runs
-    from report.write import cost_table
+    from report.cost import measure
 
-    _, noted = mirrors_of(args.mirrors, 1)
-    names = [costs.name_of(folder) for folder in args.mirrors]
-    if len(set(names)) < len(names):
-        run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
-    for mirror in noted if args.data is None else ():
-        run.keep_apart(mirror["args"]["data"], out=args.out)
-    out, found = open_cost(args)
-    missing = {}
-    for name, folder, mirror in zip(names, args.mirrors, noted, strict=True):
-        row = found["rows"].get(name)
-        if row is None or row["made_by"] != costs.made_by(mirror):
-            missing[name] = folder
-    features = load_features(args, device) if missing else None
-    known = {}
-    for name, folder in missing.items():
-        row = costs.measure_row(folder, features, known, args, device)
-        warn_if_few(row["images"], features, folder)
-        found["rows"][name] = row
-        found["features"] = features.settings
-        if parallel.rank() == 0:
-            run.write_json(out / "cost.json", found)
-    if parallel.rank() == 0:
-        found["ratios"] = costs.ratios(found["rows"], costs.pretraining_speed(args))
-        run.write_json(out / "cost.json", found)
-        text, _ = cost_table(found, read_runs(args.runs) if args.runs else [])
-        run.write_text(out / "cost.txt", text + "\n")
-        print(text)
-    parallel.barrier()
+    measure(args, device)
 
 
-# ---------------------------------------------------------------- report
+# ---------------------------------------------------------------- sheet and report
+def sheet(args, device):
+    """Write the sheet."""
+    from report.sheet import draw_sheet
+
+    draw_sheet(args)
+
+
 def report(args, device):
     """Print the report and write it into the folder of runs."""
     from report.write import write_report
@@ -407,8 +374,7 @@ def report(args, device):
 
 
 def main(args, device):
-    commands = {"check": check, "fid": fid, "ssim": ssim, "cost": cost, "report": report}
-    commands[args.command](args, device)
+    globals()[args.command](args, device)
 
 
 if __name__ == "__main__":

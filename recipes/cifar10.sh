@@ -23,8 +23,8 @@
 # First the baseline and the oracle are trained. If their gap is within its interval, this budget
 # cannot tell a good partner from a bad one, and nothing below means much. The generators are trained
 # on the training images alone, without labels; they are made once, with seed 0.
-# The last product is RUNS/gains.png: the gain of every arm against how far its images are from the
-# originals.
+# The last product is the report. Its RUNS/gains.png is the gain of every arm against how far its
+# images are from the originals.
 source "$(dirname "$0")/start.sh"
 preflight "$@"
 BUDGET=${BUDGET:-night}
@@ -189,7 +189,7 @@ for method in $METHODS; do
   done
 done
 say "can this budget tell a good partner from a bad one?"
-run python recipes/gains.py check "$RUNS"
+run python 07_metrics.py report "$RUNS"
 
 say "the generators, and one generated image for each image and arm"
 generators
@@ -208,4 +208,3 @@ done
 $LAUNCH 07_metrics.py cost $places --out "$RUNS/cost" --size 32 \
   --features "$RUNS/$FIRST" $COST
 run python 07_metrics.py report "$RUNS"
-run python recipes/gains.py plot "$RUNS"

@@ -57,8 +57,8 @@ for arm in $ARMS; do
   fi
   made="$made $arm" columns="$columns $RUNS/mirrors/$arm/view0"
 done
-run python recipes/sheets.py mirrors --data "$DATA/train" --images 10 --mirrors $columns \
-  --titles $made --out "$RUNS/digits.png"
+run python 07_metrics.py sheet "$DATA/train" $columns --images 10 --titles $made \
+  --out "$RUNS/digits.png"
 
 for seed in $SEEDS; do
   for arm in $ARMS; do

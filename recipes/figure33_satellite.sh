@@ -99,8 +99,8 @@ fi
 
 columns=""
 for mask in none $MASKS; do columns="$columns $RUNS/mask-$mask/view0"; done
-run python recipes/sheets.py mirrors --data "$DATA/train" --out "$RUNS/figure32.png" \
-  --mirrors $columns --titles none $MASKS
+run python 07_metrics.py sheet "$DATA/train" $columns --titles none $MASKS \
+  --out "$RUNS/figure32.png"
 
 arm() {  # name, seed, epochs, then the flags that make the arm
   local name=$1 seed=$2 epochs=$3 more=""; shift 3

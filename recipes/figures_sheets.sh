@@ -44,13 +44,12 @@ named() {  # number of the figure, name of the mirror whose samples.png it is
 }
 sheet() {  # number of the figure, the titles, then the view folders
   local number=$1 titles=$2; shift 2
-  run python recipes/sheets.py mirrors --data "$IMAGES" --out "$RUNS/figure$number.png" \
-    --mirrors "$@" --titles $titles
+  run python 07_metrics.py sheet "$IMAGES" "$@" --titles $titles --out "$RUNS/figure$number.png"
 }
 run mkdir -p "$RUNS"
 
 say "hand-crafted augmentations"
-run python recipes/sheets.py handcrafted --data "$IMAGES" --out "$RUNS/figure13.png"
+run python 07_metrics.py sheet "$IMAGES" --out "$RUNS/figure13.png"
 make crop crop
 make jitter jitter
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo: what a generated view is, and what an encoder learns from it, in about 6 minutes on two
-# slow CPU cores. It ends with a table, RUNS/report.png and RUNS/report.json.
+# slow CPU cores. It ends with the report: tables, RUNS/report.png and RUNS/report.json.
 #
 #   make demo     or     bash recipes/quickstart.sh
 #   GENERATOR=train bash recipes/quickstart.sh    trains the generator of digits, 12 minutes more
@@ -32,7 +32,7 @@ What will happen, with times on two slow cores:
   2  tokens: each image becomes 64 tokens and an image again                             30 s
   3  in-painting: a trained MaskGIT predicts half of each digit's tokens                 1 min
   4  encoders: hand-crafted, generated, control, oracle; two seeds each; one supervised  4 min
-  5  one table, one picture                                                              10 s
+  5  the report: tables, report.png and report.json                                      10 s
 PLAN
 
 say "1 of 5: the images"
@@ -53,7 +53,6 @@ paint() {  # images, weights, mask, name of the mirror
 }
 say "2 of 5: tokens, and images from them again"
 paint "$TILES/val" "$SATELLITE" none tiles-none
-paint "$DIGITS/val" "$GENERATOR" none digits-val-none
 paint "$DIGITS/train" "$GENERATOR" none reconstruction
 
 say "3 of 5: in-painting: tokens are masked and predicted from their surroundings"
@@ -96,9 +95,8 @@ for seed in $SEEDS; do
   done
 done
 
-say "5 of 5: the table and the picture"
-run python recipes/showcase.py --digits "$DIGITS" --tiles "$TILES" --runs "$RUNS" \
-  --labels "$LABELS" --seconds "$SECONDS"
+say "5 of 5: the report"
+run python 07_metrics.py report "$RUNS"
 cat <<'NEXT'
 
 What next:

@@ -1,256 +1,183 @@
 """Arms: the runs of a folder grouped over seeds, side by side, and their paired differences.
 
-Two runs belong to one arm if they differ in the seed alone. An arm is held against the baseline (no
-generated views) and against its controls: the real image in the place of the generated one, and the
-generator's reconstruction, in which nothing was changed. Further partners are the baseline that
-trained for as much longer as the generation took, and the images of a generator that was given
-random classes. Over the same seeds, what images and seeds have in common cancels in the difference.
+Two runs belong to one arm if they differ in the seed alone. An arm is called after what it has
+unlike the others. It is held against the baseline (no generated views) and against its controls:
+the real image in the place of the generated one, and the generator's reconstruction, in which
+nothing was changed. Further partners are the baseline that trained for as much longer as the
+generation took, and the images of a generator that was given random classes. Over the same seeds,
+what images and seeds have in common cancels in the difference.
 """
 
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
+from typing import NamedTuple
 
-from report.tables import Notes, interval, spread, table
+from report.results import Data, differing, in_words
+from report.tables import Notes, half_width, interval, spread, table
 
 NAMES = {
     "linear": "linear top-1",
     "knn": "kNN top-1",
+    "few": "{} labels a class, top-1",
+    "semi": "{} % top-1",
     "supervised": "supervised top-1",
-    "places365": "Places365 top-1",
-    "voc07": "VOC07 mAP",
+    "places": "Places{} top-1",
+    "voc": "VOC07 mAP",
     "coco": "COCO mAP",
     "folder": "transfer top-1",
 }
+USE = ("mix", "pair", "views", "both_generated", "epochs")  # of the generated views
+ORACLE = {"same-class": ", oracle"}
+DESCRIBED = {"method", "network", "strategy", "store_size", *USE}
 
 
-@dataclass(frozen=True)
-class Column:
-    """A kind of measurement: evaluation, metric, and whether it was on cached features."""
+class Column(NamedTuple):
+    """A kind of measurement: where it stands among all, and its name for the reader."""
 
-    evaluation: str
-    cached: bool
-    metric: str
-
-    @property
-    def name(self):
-        name = NAMES.get(self.evaluation)
-        if self.evaluation.startswith("semi"):
-            name = f"{self.evaluation[4:]} % top-1"
-        elif self.evaluation.startswith("few"):
-            name = f"{self.evaluation[3:]} labels a class, top-1"
-        return (name or self.evaluation) + (", cached features" if self.cached else "")
+    place: int
+    number: int
+    name: str
 
 
 @dataclass
 class Arm:
     """Runs that differ in the seed alone.
 
-    results: their Results. other: {setting: value} of the settings that tell this arm from arms
-    that are equal otherwise. values: {Column: {seed: percent}}.
+    data, settings, making: see Result. backbone: the folder of one of the encoders. mirrors: what
+    their augment.json say. values: {Column: {seed: percent}}. baselines: {name: {Column:
+    [percent]}}. cells: {name of a column: text} of all that describes the arm. note: what it has in
+    common with all arms of its strategy.
     """
 
-    results: list
-    other: dict
+    data: Data
+    settings: dict
+    making: dict
+    backbone: str
+    mirrors: list
     values: dict
+    baselines: dict
+    cells: dict = field(default_factory=dict)
+    note: str = ""
 
     @property
-    def one(self):
-        """Any of the Results, for what they have in common."""
-        return self.results[0]
+    def strategy(self):
+        return self.settings["strategy"]
 
     @property
-    def generated(self):
-        """How the generated views were made, for the reader."""
-        run = self.one
-        if run.strategy == "none":
-            return "none"
-        name = f"{run.strategy} ({run.detail})" if run.detail else run.strategy
-        if run.strategy == "same-class":
-            return f"{name}, oracle"
-        return f"{name}, control" if run.control else name
+    def reconstruction(self):
+        """Whether nothing was changed: the images only went through the generator's decoder."""
+        return self.making.get("mask") == "none" or self.making.get("strength") == "0.0"
 
     @property
-    def cells(self):
-        """{name of a column: text} of all that describes the arm."""
-        run = self.one
-        lacks = f" ({', '.join(run.lacks)})" if run.lacks else ""
-        views = f"{run.views}, both generated" if run.both_generated else str(run.views)
-        found = {
-            "data": run.data + lacks,
-            "method": run.method,
-            "network": run.network,
-            "epochs": "" if run.epochs is None else str(run.epochs),
-            "generated view": self.generated,
-            "gamma": f"{run.mix:g}" if run.mix else "",
-            "pair": " ".join(run.pair),
-            "views": views if run.mix else "",
-        }
-        settings = [f"{key.replace('_', ' ')} {value}" for key, value in self.other.items()]
-        return found | {"other": ", ".join(settings)}
+    def control(self):
+        """Whether it is there to be compared with: nothing generated, or a wrong label."""
+        return self.strategy == "real" or self.reconstruction or "label" in self.making
 
 
 # ---------------------------------------------------------------- grouping
-def columns_of(result):
-    """The Columns of one result: its main metric, and kNN's where there is one."""
-    found = []
-    if "map" in result.values:
-        found.append(Column(result.evaluation, result.cached, "map"))
-    elif "top1" in result.values:
-        few = result.evaluation.startswith("few")  # always on cached features
-        found.append(Column(result.evaluation, result.cached and not few, "top1"))
-    if "knn_top1" in result.values:
-        found.append(Column("knn", False, "knn_top1"))
-    return found
+def columns_of(result, unlike=()):
+    """{Column: percent} of one result: kNN's where there is one, then its main metric.
 
-
-def likeness(result):
-    """What two runs of one arm have in common in any case."""
-    names = ("data", "classes", "method", "network", "epochs", "strategy", "detail", "mix", "pair")
-    values = [getattr(result, name) for name in (*names, "views", "both_generated", "supervised")]
-    return json.dumps(values)
-
-
-def telling_settings(results):
-    """Names of the settings in which runs differ that are measured alike and equal otherwise.
-
-    Settings that follow from what describes an arm anyway are not among them.
+    unlike: names of the settings in which evaluations of this kind differ.
     """
-    groups = defaultdict(list)
-    for result in results:
-        groups[likeness(result), result.evaluation, result.cached].append(result.settings)
-    telling = set()
-    for group in groups.values():
-        for key in set().union(*group):
-            values = {json.dumps(settings.get(key), sort_keys=True) for settings in group}
-            if len(values) > 1:
-                telling.add(key)
-    return sorted(telling)
+    kind, number = re.fullmatch(r"(\D*)(.*)", result.evaluation).groups()
+    name = NAMES.get(kind, result.evaluation).format(number)
+    if result.cached and kind != "few":  # few labels are always measured on cached features
+        name += ", cached features"
+    name = ", ".join([name, *[in_words(key, result.measuring.get(key)) for key in unlike]])
+    place = list(NAMES).index(kind) if kind in NAMES else len(NAMES)
+    main = Column(place, int(number or 0), name)
+    columns = {}
+    if "knn_top1" in result.values:
+        columns[Column(1, 0, NAMES["knn"])] = result.values["knn_top1"]
+    for metric in ("top1", "map"):
+        if metric in result.values:
+            columns[main] = result.values[metric]
+    return columns
+
+
+def all_columns(arms):
+    """All Columns of these arms, in order."""
+    return sorted({column for arm in arms for column in arm.values})
 
 
 def arms_of(results):
     """All arms, in the order of their data, method, network, epochs and generated views."""
-    telling = telling_settings(results)
-    groups = defaultdict(list)
+    kinds, groups = defaultdict(list), defaultdict(list)
     for result in results:
-        other = {key: result.settings[key] for key in telling if key in result.settings}
-        groups[likeness(result), json.dumps(other, sort_keys=True)].append(result)
+        kinds[result.evaluation, result.cached].append(result.measuring)
+        identity = (result.data, result.settings, result.making)
+        groups[json.dumps(identity, sort_keys=True)].append(result)
+    unlike = {kind: differing(settings) for kind, settings in kinds.items()}
     arms = []
-    for (_, other), group in groups.items():
+    for group in groups.values():
+        first = group[0]
         values = defaultdict(lambda: defaultdict(list))
+        baselines = defaultdict(lambda: defaultdict(list))
         for result in group:
-            for column in columns_of(result):
-                values[column][result.seed].append(result.values[column.metric])
-        means = {}
-        for column, of_seed in values.items():
-            means[column] = {seed: fmean(found) for seed, found in of_seed.items()}
-        arms.append(Arm(group, json.loads(other), means))
-    arms.sort(key=order)
-    return arms
+            columns = columns_of(result, unlike[result.evaluation, result.cached])
+            for column, value in columns.items():
+                values[column][result.seed].append(value)
+            for name, value in result.baselines.items():
+                baselines[name][list(columns)[-1]].append(value)
+        for of_seed in values.values():
+            for seed in of_seed:
+                of_seed[seed] = fmean(of_seed[seed])
+        mirrors = [mirror for result in group for mirror in result.mirrors]
+        arm = Arm(
+            first.data, first.settings, first.making, first.backbone, mirrors, values, baselines
+        )
+        arms.append(arm)
+    describe(arms)
+    return sorted(arms, key=order)
 
 
 def order(arm):
     """Baselines first, then generated views, then controls; a sort key."""
-    run = arm.one
-    kind = 0 if run.strategy == "none" else 2 if run.control else 1
-    arm_itself = (kind, run.strategy, run.detail, run.mix, run.views, run.pair)
-    return (run.data, run.supervised, run.method, run.network, run.epochs or 0, *arm_itself)
+    kind = 0 if arm.strategy == "none" else 2 if arm.control else 1
+    training = [arm.settings[name] or 0 for name in ("method", "network", "epochs", "mix", "views")]
+    view = (kind, arm.cells["generated view"], *training[3:], arm.settings["pair"])
+    return (arm.data.name, arm.settings["method"] == "supervised", *training[:3], *view)
 
 
-# ---------------------------------------------------------------- partners
-def partner(arm, arms, fits):
-    """The arm to hold `arm` against: of those that fit, the one with the most equal settings."""
-    alike = ("data", "classes", "method", "network")
-    found = []
-    for other in arms:
-        same = all(getattr(arm.one, name) == getattr(other.one, name) for name in alike)
-        if other is not arm and same and fits(arm.one, other.one):
-            found.append(other)
-    if not found:
-        return None
-    return min(found, key=lambda other: len(different_settings(arm, other)))
-
-
-def different_settings(arm, other):
-    """Settings of the pretraining in which two arms differ: ["batch size 512 / 768", ...]."""
-    first, second = arm.one.settings, other.one.settings
-    found = []
-    for key in sorted(first.keys() & second.keys()):
-        if first[key] != second[key] and key != "store_size" and " " not in key:
-            found.append(f"{key.replace('_', ' ')} {first[key]} / {second[key]}")
-    return found
-
-
-def is_baseline(one, other):
-    """For the baseline of equal time that is the baseline of usual length."""
-    if other.strategy != "none":
-        return False
-    return is_longer(one, other) if one.strategy == "none" else one.epochs == other.epochs
-
-
-def is_longer(one, other):
-    """Whether `one` trained for longer than `other`, at most for twice as long."""
-    return bool(one.epochs and other.epochs) and 1 < one.epochs / other.epochs <= 2
-
-
-def is_baseline_of_equal_time(one, other):
-    return one.strategy != "none" and other.strategy == "none" and is_longer(other, one)
-
-
-def is_real_control(one, other):
-    return one.strategy not in ("none", "real") and other.strategy == "real" and placed(one, other)
-
-
-def is_random_label(one, other):
-    same = one.strategy == other.strategy and placed(one, other)
-    return same and other.label == "random" and other.parts == one.parts | {"label random"}
-
-
-def is_reconstruction(one, other):
-    if one.strategy in ("none", "real") or one.reconstruction or not other.reconstruction:
-        return False
-    paintings = {"inpaint", "outpaint"}  # they share one decoder
-    same = one.strategy == other.strategy or {one.strategy, other.strategy} <= paintings
-    return same and placed(one, other)
-
-
-def placed(one, other):
-    """Whether the generated views are used in the same way, for the same number of epochs."""
-    names = ("mix", "pair", "views", "both_generated", "epochs")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
-
-
-PARTNERS = {
-    "minus baseline": is_baseline,
-    "minus baseline of equal time": is_baseline_of_equal_time,
-    "minus real": is_real_control,
-    "minus reconstruction": is_reconstruction,
-    "minus random label": is_random_label,
-}
-
-
-def differences(arms):
-    """[(arm, Column, {partner: (differences over the same seeds, different settings)})]."""
-    found = []
+# ---------------------------------------------------------------- names
+def describe(arms):
+    """Write the cells of all arms: names within one method, and what tells equal names apart."""
+    kinds, names = defaultdict(list), defaultdict(list)
     for arm in arms:
-        partners = {name: partner(arm, arms, fits) for name, fits in PARTNERS.items()}
-        for column in sorted(arm.values, key=column_order):
-            of_partner = {}
-            for name, other in partners.items():
-                theirs = other.values.get(column, {}) if other else {}
-                ours = arm.values[column]
-                seeds = [seed for seed in ours if seed in theirs]
-                if seeds:
-                    pairs = [ours[seed] - theirs[seed] for seed in seeds]
-                    of_partner[name] = (pairs, different_settings(arm, other))
-            if of_partner:
-                found.append((arm, column, of_partner))
-    return found
+        kinds[arm.settings["method"], arm.strategy].append(arm.making)
+    for arm in arms:
+        settings, lacks = arm.settings, ", ".join(arm.data.lacks)
+        unlike = {"mask", "strength", *differing(kinds[settings["method"], arm.strategy])}
+        words = [in_words(name, arm.making[name]) for name in arm.making if name in unlike]
+        same = [in_words(name, arm.making[name]) for name in arm.making if name not in unlike]
+        if same:
+            kind = f"{settings['method']} arms with {arm.strategy}"
+            arm.note = f"Common to all {kind}: {', '.join(same)}."
+        view = f"{arm.strategy} ({', '.join(words)})" if words else arm.strategy
+        arm.cells = {
+            "data": f"{arm.data.name} ({lacks})" if lacks else arm.data.name,
+            "method": settings["method"],
+            "network": settings["network"],
+            "epochs": str(settings["epochs"] or ""),
+            "generated view": view + ", control" * arm.control + ORACLE.get(arm.strategy, ""),
+            "gamma": f"{settings['mix']:g}" if settings["mix"] else "",
+            "pair": " ".join(settings["pair"]),
+            "views": f"{settings['views']}" + ", both generated" * settings["both_generated"],
+        }
+        if not settings["mix"]:
+            arm.cells["views"] = ""
+        names[json.dumps([arm.cells, arm.data])].append(arm)
+    for group in names.values():
+        unlike = differing([arm.settings for arm in group])
+        for arm in group:
+            words = [in_words(key, arm.settings[key]) for key in unlike if key in arm.settings]
+            arm.cells["other"] = ", ".join(words)
 
 
-# ---------------------------------------------------------------- tables
 def description(arms):
     """(names of the columns that describe these arms, notes on what is the same for all).
 
@@ -259,95 +186,172 @@ def description(arms):
     names, common, of_views = [], [], []
     for name in arms[0].cells:
         of_all = {arm.cells[name] for arm in arms}
-        of_generated = {arm.cells[name] for arm in arms if arm.one.mix}
+        of_generated = {arm.cells[name] for arm in arms if arm.cells["gamma"]}
         if name in ("gamma", "pair", "views") and len(of_generated) == 1:
             of_views.append(f"{name} {of_generated.pop()}")
         elif len(of_all) > 1 or name == "generated view":
             names.append(name)
         elif of_all != {""}:
             common.append(f"{name} {of_all.pop()}")
-    notes = []
-    if common:
-        notes.append(f"Common to all: {', '.join(common)}.")
-    if of_views:
-        notes.append(f"Common to all with a generated view: {', '.join(of_views)}.")
-    return names, notes
+    notes = [f"Common to all: {', '.join(common)}."] * bool(common)
+    notes += [f"Common to all with a generated view: {', '.join(of_views)}."] * bool(of_views)
+    return names, notes + sorted({arm.note for arm in arms} - {""})
+
+
+# ---------------------------------------------------------------- partners
+def equal(arm, other, names=USE):
+    """Whether two arms have these settings in common: without names, how views are used."""
+    return all(arm.settings[name] == other.settings[name] for name in names)
+
+
+def is_longer(arm, other):
+    """Whether `arm` trained for longer than `other`, at most for twice as long."""
+    ours, theirs = arm.settings["epochs"], other.settings["epochs"]
+    return bool(ours and theirs) and 1 < ours / theirs <= 2
+
+
+def fits(arm, other):
+    """{name of a difference: whether `other` may be what is taken from `arm`}.
+
+    For a longer baseline the baseline is that of usual length.
+    """
+    mine, theirs = arm.strategy, other.strategy
+    used = equal(arm, other)
+    usual = is_longer(arm, other) if mine == "none" else equal(arm, other, ["epochs"])
+    decoded = used and (mine == theirs or {mine, theirs} <= {"inpaint", "outpaint"})
+    mislabelled = other.making == arm.making | {"label": "random"} and not arm.control
+    return {
+        "minus baseline": theirs == "none" and usual,
+        "minus baseline of equal time": theirs == "none" != mine and is_longer(other, arm),
+        "minus real": theirs == "real" and mine not in ("none", "real") and used,
+        "minus reconstruction": decoded and other.reconstruction and not arm.reconstruction,
+        "minus random label": mine == theirs and used and mislabelled,
+    }
+
+
+def different_settings(arm, other):
+    """Settings of the pretraining in which two arms differ: ["batch size 512 / 768", ...]."""
+    words = []
+    for name in differing([arm.settings, other.settings]):
+        if name in arm.settings and name in other.settings and name not in DESCRIBED:
+            values = f"{arm.settings[name]} / {other.settings[name]}"
+            words.append(f"{name.replace('_', ' ')} {values}")
+    return words
+
+
+def partners_of(arm, arms):
+    """{name of a difference: the arm}: of those that fit, the one with the most equal settings."""
+    fitting = defaultdict(list)
+    for other in arms:
+        alike = arm.data == other.data and equal(arm, other, ("method", "network"))
+        if other is not arm and alike:
+            for name, fit in fits(arm, other).items():
+                fitting[name] += [other] * fit
+    return {
+        name: min(others, key=lambda other: len(different_settings(arm, other)))
+        for name, others in fitting.items()
+        if others
+    }
+
+
+def differences(arms):
+    """[(arm, Column, {partner: (differences over the same seeds, different settings)})]."""
+    rows = []
+    for arm in arms:
+        partners = partners_of(arm, arms)
+        for column, ours in sorted(arm.values.items()):
+            of_partner = {}
+            for name, other in partners.items():
+                theirs = other.values.get(column, {})
+                if pairs := [ours[seed] - theirs[seed] for seed in ours if seed in theirs]:
+                    of_partner[name] = pairs, different_settings(arm, other)
+            if of_partner:
+                rows.append((arm, column, of_partner))
+    return rows
+
+
+def verdicts(arms):
+    """For each method with an oracle: is it clearly above the baseline? Sentences."""
+    oracles = defaultdict(dict)
+    for arm, column, of_partner in differences(arms):
+        if arm.strategy == "same-class" and "minus baseline" in of_partner:
+            oracles[arm.settings["method"]][column.name], _ = of_partner["minus baseline"]
+    sentences = []
+    for method, gains in oracles.items():
+        listed = ", ".join(f"{interval(values)} {name}" for name, values in gains.items())
+        clear = [name for name in gains if fmean(gains[name]) > (half_width(gains[name]) or 100)]
+        verdict = (
+            "The oracle is not clearly above the baseline. This budget cannot tell whether "
+            "generated views help: train longer, or on more seeds."
+        )
+        if clear:
+            verdict = f"This budget can tell a good partner from a bad one, by {', '.join(clear)}."
+        sentences.append(f"{method}: oracle minus baseline {listed}. {verdict}")
+    return sentences
+
+
+# ---------------------------------------------------------------- tables
+def baselines_of(arms):
+    """{(name, data): {Column: mean percent}} of what a number must be held against: the majority
+    class, a random network, ...
+    """
+    every = defaultdict(lambda: defaultdict(list))
+    for arm in arms:
+        for name, of_column in arm.baselines.items():
+            for column, values in of_column.items():
+                every[name, arm.data.name][column] += values
+    means = {}
+    for key, of_column in every.items():
+        means[key] = {column: fmean(values) for column, values in of_column.items()}
+    return means
 
 
 def arms_table(arms):
     """All arms: what describes them, then one column for each kind of measurement."""
     names, notes = description(arms)
-    columns = sorted({column for arm in arms for column in arm.values}, key=column_order)
+    columns = all_columns(arms)
     rows = []
     for arm in arms:
         cells = [arm.cells[name] for name in names]
-        for column in columns:
-            values = list(arm.values.get(column, {}).values())
-            cells.append(spread(values) if values else "")
-        rows.append(cells)
-    rows += baseline_rows(arms, names, columns)
+        rows.append(cells + [spread(list(arm.values.get(c, {}).values())) for c in columns])
+    for (name, data), values in baselines_of(arms).items():
+        cells = [{"data": data, "generated view": name}.get(column, "") for column in names]
+        rows.append(cells + [f"{values[c]:.2f}" if c in values else "" for c in columns])
     header = [*names, *[column.name for column in columns]]
     notes.append("± is the standard deviation over the seeds, their number stands in brackets.")
     return table("Your arms", header, rows, notes)
 
 
-def column_order(column):
-    """Linear and kNN first, then fewer labels, then other data; a sort key."""
-    place = list(NAMES).index(column.evaluation) if column.evaluation in NAMES else 1.5
-    kind = re.sub(r"\d", "", column.evaluation)
-    number = re.sub(r"\D", "", column.evaluation).zfill(9)  # few5 before few20
-    return place, kind, number, column.cached
-
-
-def baseline_rows(arms, names, columns):
-    """Rows of what a number must be held against: the majority class, a random network, ..."""
-    found = defaultdict(lambda: defaultdict(list))
-    for result in [result for arm in arms for result in arm.results]:
-        for name, value in result.baselines.items():
-            found[name, result.data][columns_of(result)[0]].append(value)
-    rows = []
-    for (name, data), values in found.items():
-        cells = {"data": data, "generated view": name}
-        row = [cells.get(column, "") for column in names]
-        for column in columns:
-            row.append(f"{fmean(values[column]):.2f}" if column in values else "")
-        rows.append(row)
-    return rows
-
-
 def differences_table(arms):
     """Every arm minus its baseline and its controls, over the same seeds; None if there is none."""
-    found = differences(arms)
-    if not found:
+    every = differences(arms)
+    if not every:
         return None
     names, _ = description(arms)
-    remarks = Notes()
-    partners = [name for name in PARTNERS if any(name in of for _, _, of in found)]
-    several = len({column for _, column, _ in found}) > 1
+    notes = Notes()
+    partners = [name for name in fits(arms[0], arms[0]) if any(name in of for _, _, of in every)]
+    several = ["measured"] * (len({column for _, column, _ in every}) > 1)
     rows = []
-    for arm, column, of_partner in found:
-        cells = [arm.cells[name] for name in names]
-        cells += [column.name] if several else []
-        for name in partners:
-            values, settings = of_partner.get(name, ([], []))
-            cells.append(interval(values) + remarks.mark(settings) if values else "")
-        rows.append(cells)
+    for arm, column, of_partner in every:
+        cells = arm.cells | {"measured": column.name}
+        for name, (values, settings) in of_partner.items():
+            cells[name] = interval(values) + notes.mark(settings)
+        rows.append([cells.get(name, "") for name in (*names, *several, *partners)])
     note = (
         "Mean over the seeds that both have, ± half its 95 % interval (t distribution), number of "
         "seeds."
     )
-    header = [*names, *(["measured"] if several else []), *partners]
-    return table("Paired differences", header, rows, [note, *remarks.lines()])
+    header = [*names, *several, *partners]
+    return table("Paired differences", header, rows, [note, *notes.lines()])
 
 
 def as_json(arms):
     """The same as numbers: {"arms": [...], "differences": [...]}."""
     every_arm, every_difference = [], []
     for arm in arms:
-        values = {}
-        for column, of_seed in arm.values.items():
-            values[column.name] = {str(seed): value for seed, value in of_seed.items()}
-        every_arm.append(arm.cells | {"values by seed": values, "settings": arm.one.settings})
+        values = {column.name: of_seed for column, of_seed in arm.values.items()}
+        settings = {"settings": arm.settings, "making": arm.making}
+        every_arm.append(arm.cells | {"values by seed": values} | settings)
     for arm, column, of_partner in differences(arms):
         row = arm.cells | {"measured": column.name}
         for name, (values, settings) in of_partner.items():

@@ -15,21 +15,23 @@ import torch
 
 from augment.registry import STRATEGIES
 from base import cli, parallel, run, run_folder
-from evaluate.frechet import frechet_distance, moments_of_files
+from evaluate.frechet import frechet_distance, load_features, moments_of_files, warn_if_few
 from evaluate.ssim import similarities
 from images.files import matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
+from report.published import cost_table
+from report.results import files_below, read_runs
 
 
 # ---------------------------------------------------------------- time
-def rebuild(noted, device):
-    """The Strategy that made a mirror. noted: what the mirror's augment.json says."""
-    entry = STRATEGIES[noted["strategy"]]
+def rebuild(mirror, device):
+    """The Strategy that made a mirror. mirror: what its augment.json says."""
+    entry = STRATEGIES[mirror["strategy"]]
     flags = cli.parser("")
     entry.add_arguments(flags)
     cli.device_arguments(flags)
-    args = vars(flags.parse_args([])) | noted["args"]
+    args = vars(flags.parse_args([])) | mirror["args"]
     strategy = entry.build(argparse.Namespace(**args), device)
     if strategy.prepare:
         strategy.prepare()
@@ -38,142 +40,152 @@ def rebuild(noted, device):
 
 def milliseconds(strategy, images, paths, batch, device):
     """Time for one generated image in batches of `batch`, from uint8 tensor to uint8 tensor."""
-    batches = []
-    for i in range(0, len(paths), batch):
-        batches.append((images[i : i + batch], paths[i : i + batch]))
+    starts = range(0, len(paths), batch)
+    batches = [(images[i : i + batch], paths[i : i + batch]) for i in starts]
     warm_up = 3 if batch > 1 else 10
-    for one in batches[:warm_up]:
-        strategy.generate(*one)
+    for part in (batches[:warm_up], batches):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for some in part:
+            strategy.generate(*some)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for one in batches:
-        strategy.generate(*one)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - begin
-    return 1000 * seconds / (len(paths) * len(strategy.views))
+    return 1000 * (time.perf_counter() - begin) / (len(paths) * len(strategy.views))
 
 
-def read_all(strategy, data, paths):
-    """(uint8 (B, S, S, 3), paths) of the images that can be read."""
-    images = {}
-    for path in paths:
-        with contextlib.suppress(UnreadableImage):  # `quality_of` has named it
-            images[path] = strategy.read(Path(data, path))
-    return torch.from_numpy(np.stack(list(images.values()))), list(images)
-
-
-def time_of(noted, data, paths, batch, device):
+def time_of(mirror, data, paths, batch, device):
     """{latency_ms, batch_ms, parameters}: of one image alone, and of one image in batches."""
-    if noted["strategy"] not in STRATEGIES:
-        run.warn(f"{noted['folder']}: {noted['strategy']} is not known here, it is not timed.")
-        return {"latency_ms": None, "batch_ms": None, "parameters": noted.get("parameters")}
-    strategy = rebuild(noted, device)
-    found = {"parameters": strategy.parameters}
+    if mirror["strategy"] not in STRATEGIES:
+        run.warn(f"{mirror['folder']}: {mirror['strategy']} is not known here, it is not timed.")
+        return {"latency_ms": None, "batch_ms": None, "parameters": mirror.get("parameters")}
+    strategy = rebuild(mirror, device)
+    times = {"parameters": strategy.parameters}
     if parallel.rank() == 0:
-        images, paths = read_all(strategy, data, paths)
-        found["latency_ms"] = milliseconds(strategy, images, paths, 1, device)
-        found["batch_ms"] = milliseconds(strategy, images, paths, batch, device)
+        images = {}
+        for path in paths:
+            with contextlib.suppress(UnreadableImage):  # `measure_row` has named it
+                images[path] = strategy.read(Path(data, path))
+        tensor = torch.from_numpy(np.stack(list(images.values())))
+        for name, size in (("latency_ms", 1), ("batch_ms", batch)):
+            times[name] = milliseconds(strategy, tensor, list(images), size, device)
     parallel.barrier()
-    return found
+    return times
 
 
-# ---------------------------------------------------------------- distance and similarity
-def quality_of(views, data, features, known, args, name):
-    """{fid, ssim, images}: of the stored images of all views of a mirror and their originals.
-
-    known: {originals: their moments}, from the mirrors before this one.
-    """
-    first, second = [], []
-    for view in views:
-        pairs = spread(matched(data, view), args.compare)
-        first += [os.path.join(data, original) for original, _ in pairs]
-        second += [os.path.join(view, generated) for _, generated in pairs]
-    originals = tuple(dict.fromkeys(first))  # they are the same for every view
-    how = (args.workers, args.max_unreadable)
-    if originals not in known:
-        known[originals] = moments_of_files(originals, features, "originals", *how)
-    _, *of_originals = known[originals]
-    _, *of_generated = moments_of_files(second, features, name, *how)
-    values = similarities(list(zip(first, second, strict=True)), args.size, name, *how)
-    return {
-        "fid": frechet_distance(*of_originals, *of_generated),
-        "ssim": float(np.nanmean(values)),
-        "images": known[originals][0],
-        "unreadable": len(originals) - known[originals][0],
-    }
-
-
-# ---------------------------------------------------------------- all rows
+# ---------------------------------------------------------------- rows
 def name_of(folder):
     """The name of a mirror's row: its folder's, such as inpaint or diffusion/strength0.2."""
     return str(Path(folder).resolve().relative_to(mirror_root(folder).parent))
 
 
-def measure_row(folder, features, known, args, device):
-    """All that Table 6 says of one mirror. known: see `quality_of`."""
-    views, (noted,) = mirrors_of([folder], 1)
-    data = args.data or noted["args"]["data"]
-    name = name_of(folder)
-    row = quality_of(views, data, features, known, args, name)
+def measure_row(folder, features, moments, args, device):
+    """All that Table 6 says of one mirror: of the stored images of all its views and their
+    originals. moments: {originals: theirs}, from the mirrors before this one.
+    """
+    views, (mirror,) = mirrors_of([folder], 1)
+    data, name = args.data or mirror["args"]["data"], name_of(folder)
+    pairs = []
+    for view in views:
+        for original, generated in spread(matched(data, view), args.compare):
+            pairs.append((os.path.join(data, original), os.path.join(view, generated)))
+    originals = tuple(dict.fromkeys(original for original, _ in pairs))  # equal for every view
+    how = (args.workers, args.max_unreadable)
+    if originals not in moments:
+        moments[originals] = moments_of_files(originals, features, "originals", *how)
+    images, *of_originals = moments[originals]
+    stored = [generated for _, generated in pairs]
+    _, *of_generated = moments_of_files(stored, features, name, *how)
     paths = [original for original, _ in matched(data, views[0])]
     timed = spread(spread(paths, args.compare), args.images)
-    row |= time_of(noted, data, timed, args.batch_size, device)
     gpu = device.type == "cuda"
-    return row | {
-        "strategy": noted["strategy"],
-        "made_by": made_by(noted),
+    row = {
+        "fid": frechet_distance(*of_originals, *of_generated),
+        "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
+        "images": images,
+        "unreadable": len(originals) - images,
+        "strategy": mirror["strategy"],
+        "made_by": made_by(mirror),
         "timed": len(timed),
         "device": torch.cuda.get_device_name(device) if gpu else "CPU",
     }
+    return row | time_of(mirror, data, timed, args.batch_size, device)
 
 
-def made_by(noted):
+def made_by(mirror):
     """What tells one mirror from another: the arguments and inputs that it was made with."""
-    return {"args": noted["args"], "inputs": noted.get("inputs", {})}
+    return {"args": mirror["args"], "inputs": mirror.get("inputs", {})}
 
 
-def pretraining_speed(args):
-    """(images/s of pretraining, on how many devices), or None.
-
-    It is given by a flag, or it is the median over the logs of the runs below --runs.
-    """
-    if args.pretrain_images_per_second:
-        return args.pretrain_images_per_second, args.pretrain_gpus
-    if not args.runs:
-        return None
+def pretraining_speed(runs):
+    """Images/s of pretraining on one device: of the median run below a folder; None without one."""
     speeds = []
-    for file in Path(args.runs).rglob("args.json"):
-        if run.read_json(file).get("stage") != "03_pretrain":
-            continue
-        steps = [step.get("images_per_second") for step in run_folder.read_log(file.parent, "step")]
-        steps = [speed for speed in steps if speed]
-        if steps:
-            devices = run_folder.read_log(file.parent, "start")[0]["world"]
-            speeds.append((float(np.median(steps)), devices))
-    speeds.sort()
-    return speeds[len(speeds) // 2] if speeds else None
+    for file in files_below(runs)["log.jsonl"]:
+        if run_folder.run_arguments(file.parent).get("stage") == "03_pretrain":
+            steps = run_folder.read_log(file.parent, "step")
+            if values := [
+                step["images_per_second"] for step in steps if "images_per_second" in step
+            ]:
+                devices = run_folder.read_log(file.parent, "start")[0]["world"]
+                speeds.append((float(np.median(values)), devices))
+    if not speeds:
+        return None
+    speed, devices = sorted(speeds)[len(speeds) // 2]
+    return speed / devices
 
 
-def ratios(rows, speed):
-    """The three ratios of section 5.6, as far as there are rows for them.
-
-    rows: {name: row}. speed: (images/s of pretraining, devices) or None.
+def ratios(rows, runs):
+    """The three ratios of section 5.6 for which there are rows. rows: {name: row}. runs: a folder
+    of pretrainings, or None.
     """
-    latency, batch = {}, {}
+    times = {}
     for row in rows.values():
         if row["latency_ms"]:
-            latency.setdefault(row["strategy"], row["latency_ms"])
-            batch.setdefault(row["strategy"], row["batch_ms"])
-    found = {}
-    if "inpaint" in latency:
+            times.setdefault(row["strategy"], row)
+    shares = {}
+    if inpaint := times.get("inpaint"):
         for name in ("noise", "jitter"):
-            if name in latency:
-                found[f"inpaint_over_{name}"] = latency["inpaint"] / latency[name]
-        if speed:
-            images_per_second, devices = speed
-            generating = batch["inpaint"] / 1000 / devices  # seconds for one image
-            training = 100 / images_per_second  # seconds for one image in 100 epochs
-            found["generation_share"] = 100 * generating / training
-    return found
+            if name in times:
+                shares[f"inpaint_over_{name}"] = inpaint["latency_ms"] / times[name]["latency_ms"]
+        if speed := runs and pretraining_speed(runs):
+            # One image: seconds of generating, over those of 100 epochs, in percent.
+            shares["generation_share"] = inpaint["batch_ms"] / 1000 * speed
+    return shares
+
+
+def measure(args, device):
+    """Measure the mirrors that cost.json has no row for; print Table 6."""
+    _, descriptions = mirrors_of(args.mirrors, 1)
+    names = [name_of(folder) for folder in args.mirrors]
+    if len(set(names)) < len(names):
+        run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
+    for mirror in descriptions if args.data is None else ():
+        run.keep_apart(mirror["args"]["data"], out=args.out)
+    out = Path(args.out)
+    if parallel.rank() == 0:
+        compared = ("size", "compare", "images", "batch_size", "features", "precision", "data")
+        flags = {name: getattr(args, name) for name in compared}
+        identity = {"stage": "07_metrics cost", "args": flags}
+        run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
+    parallel.barrier()
+    file = out / "cost.json"
+    cost = run.read_json(file) if file.exists() else {"rows": {}}
+    parallel.barrier()  # every process has read it before process 0 writes
+    features, moments = None, {}
+    for name, folder, mirror in zip(names, args.mirrors, descriptions, strict=True):
+        if cost["rows"].get(name, {}).get("made_by") == made_by(mirror):
+            continue
+        features = features or load_features(args, device)
+        row = measure_row(folder, features, moments, args, device)
+        warn_if_few(row["images"], features, folder)
+        cost["rows"][name] = row
+        cost["features"] = features.settings
+        if parallel.rank() == 0:
+            run.write_json(file, cost)
+    if parallel.rank() == 0:
+        cost["ratios"] = ratios(cost["rows"], args.runs)
+        run.write_json(file, cost)
+        text, _ = cost_table(cost, read_runs(args.runs) if args.runs else [])
+        run.write_text(out / "cost.txt", text + "\n")
+        print(text)
+    parallel.barrier()

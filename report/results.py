@@ -1,146 +1,132 @@
-"""Reading results: every result.json below a folder, as one flat record that says what was run.
+"""Reading results: every result.json below a folder, as one flat dict of settings.
 
-Which data set a run stands for follows from the data itself, its class names and counts. The name
-of a folder is shown, but decides nothing.
+Used by all that makes the report. Which data set a run stands for follows from the data itself, its
+class names and counts. The name of a folder is shown, but decides nothing.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from augment.registry import STRATEGIES
 from base import cli, run
 
 DISSERTATION = json.loads((run.ROOT / "report" / "dissertation.json").read_text())
 DATA_SETS = DISSERTATION["data"]
+READ = ("result.json", "cost.json", "log.jsonl", "augment.json")
 
-# Arguments that cannot tell two arms apart: places, seeds, machines, what may change when a run is
-# resumed, and what a Result names anyway. First those of a pretraining, then of an evaluation.
-PLACES = "stage data out seed seeds device precision workers checkpoint_minutes inputs images"
-SHOWN = (
-    "generated generated_by both_generated backbone method mix pair views epochs architecture "
-    "source classes"
-)
-WITHOUT_EFFECT = "log_every knn knn_every peak_lr grad_checkpoint colour_on left_out args"
-NOT_OF_AN_ARM = set(f"{PLACES} {SHOWN} {WITHOUT_EFFECT}".split())
-ASKED = "backbone architecture percent from_scratch cache_features labels_per_class draws dataset"
-NOT_OF_AN_EVALUATION = set(
-    f"{PLACES} {ASKED} knn baselines eval_every download subset_file".split()
+# Arguments that tell no two arms apart: places, seeds, machines, what may change when a run is
+# resumed, what is asked of an evaluation, and what a Result names anyway.
+IGNORED = set(
+    "stage data out seed seeds device precision workers checkpoint_minutes inputs images "
+    "generated generated_by backbone architecture source classes left_out args "
+    "log_every knn knn_every peak_lr grad_checkpoint colour_on "
+    "percent from_scratch cache_features labels_per_class draws dataset baselines eval_every "
+    "download subset_file".split()
 )
 # The same for the arguments of a mirror. Mask and strength are named in any case.
-FILES = "weights model backbone captions views positions mask strength data out seed batch_size"
-NOT_OF_A_MIRROR = set(f"{PLACES} {FILES} vae_slicing vae_tiling variant strategy".split())
+IGNORED_OF_A_MIRROR = IGNORED | set(
+    "weights model captions views positions mask strength batch_size strategy vae_slicing "
+    "vae_tiling variant".split()
+)
 
 
-@dataclass
-class Result:
-    """One result.json.
-
-    values: {metric: percent}, such as {"top1": 68.7}. evaluation: "linear", "semi1", "few5",
-    "voc07", ...; cached: by --cache-features. study: the dissertation's data set that the run
-    stands for ("" for others), data: its name for the reader, lacks: what it has less of.
-    strategy: how the generated views were made ("none", "real", "inpaint", ...), detail: with
-    which settings beyond the defaults. settings: all other arguments that could matter.
+class Data(NamedTuple):
+    """study: the dissertation's data set that these images stand for, "" for others. name: for the
+    reader. classes: their names. lacks: what it has less of than the dissertation's, in words.
     """
 
-    file: Path
+    study: str
+    name: str
+    classes: tuple
+    lacks: tuple
+
+
+class Result(NamedTuple):
+    """One result.json.
+
+    evaluation: "linear", "semi1", "few5", "voc07", "supervised", ...; cached: by --cache-features.
+    values: {metric: percent}, such as {"top1": 68.7}. baselines: {name: percent}. val: the number
+    of validation images. settings: those of the training, with "strategy": how the generated views
+    were made ("none", "real", "inpaint", ...). making: mask, strength, and what differs from the
+    defaults in the making of the views. measuring: the settings of the evaluation. mirrors: what
+    their augment.json say.
+    """
+
     evaluation: str
     cached: bool
-    values: Mapping
-    baselines: Mapping
+    values: dict
+    baselines: dict
     seed: int | None
-    study: str
-    data: str
-    classes: tuple
-    lacks: list
+    data: Data
     val: int | None
-    method: str
-    network: str
-    epochs: int | None
-    size: int | None
-    batch_size: int | None
-    strategy: str
-    detail: str
-    mix: float
-    pair: list
-    views: int
-    both_generated: bool
-    supervised: bool
-    sha256: str | None
-    backbone: str
+    settings: dict
+    making: dict
+    measuring: dict
     mirrors: list
-    settings: Mapping = field(default_factory=dict)
+    backbone: str
+    sha256: str | None
 
     @property
-    def parts(self):
-        """The details as a set: {"mask center", "steps 6"}."""
-        return set(self.detail.split(", ")) - {""}
+    def facts(self):
+        """All settings in one dict."""
+        return self.making | self.measuring | self.settings
 
-    @property
-    def reconstruction(self):
-        """Whether nothing was changed: the images only went through the generator's decoder."""
-        nothing = {"mask none", "mask random:0", "mask random:0.0", "strength 0.0"}
-        return bool(self.parts & nothing)
 
-    @property
-    def label(self):
-        """What a class-conditional generator was given: "true", "random", or "one" for all."""
-        for part in self.parts:
-            if part.startswith("label "):
-                return "random" if part == "label random" else "one"
-        return "true"
+def differing(dicts):
+    """The names, sorted, in which not all of several dicts of settings are equal."""
+    names = sorted(set().union(*dicts))
+    return [n for n in names if len({json.dumps(d.get(n), sort_keys=True) for d in dicts}) > 1]
 
-    @property
-    def control(self):
-        """Whether it is there to be compared with: nothing generated, or a wrong label."""
-        return self.strategy == "real" or self.reconstruction or self.label != "true"
+
+def in_words(name, value):
+    """A setting and its value, such as "32 px"."""
+    if name == "epochs":
+        return "1 epoch" if value == 1 else f"{value} epochs"
+    words = {"network": value, "size": f"{value} px"}
+    return words.get(name, f"{name.replace('_', ' ')} {value}")
 
 
 # ---------------------------------------------------------------- generated views
 def strengths_of(mirror):
     """The strengths of a diffusion mirror, or of the part of it that was used."""
-    places = [mirror.get("folder", ""), *mirror.get("views", [])]
-    found = []
-    for place in places:
-        if named := re.search(r"strength([\d.]+)", place):
-            found.append(float(named[1]))
-            if place is places[0]:
-                return found
-    if found:
-        return sorted(set(found))
+    for folders in ([mirror.get("folder", "")], mirror.get("views", [])):
+        named = [re.search(r"strength([\d.]+)", folder) for folder in folders]
+        if found := sorted({float(match[1]) for match in named if match}):
+            return found
     given = mirror["args"].get("strength", [])
     return [float(strength) for strength in (given if isinstance(given, list) else [given])]
 
 
-def details_of(mirror):
-    """["mask center", "steps 6", ...]: mask and strength, and what differs from the defaults."""
+def making_of(mirror):
+    """{"mask": "center", "steps": 6}: mask and strength, and what differs from the defaults."""
     name, args = mirror["strategy"], mirror["args"]
-    details = []
+    making = {}
     if "mask" in args:
-        details.append(f"mask {args['mask']}")
+        making["mask"] = re.sub(r"^random:0(\.0*)?$", "none", args["mask"])
     if strengths := strengths_of(mirror):
-        details.append("strength " + " ".join(str(strength) for strength in strengths))
+        making["strength"] = " ".join(map(str, strengths))
+    flags = cli.parser("")
     if name in STRATEGIES:
-        flags = cli.parser("")
         STRATEGIES[name].add_arguments(flags)
-        for key, value in sorted(args.items()):
-            if key not in NOT_OF_A_MIRROR and value != flags.get_default(key):
-                details.append(f"{key.replace('_', ' ')} {value}")
-    return details
+    for key in sorted(args.keys() - IGNORED_OF_A_MIRROR):
+        if args[key] and args[key] != flags.get_default(key):
+            making[key] = args[key]
+    return making
 
 
 def generation(made_by):
-    """(strategy, detail) of a run's generated views. made_by: its mirrors' augment.json."""
+    """(strategy, making) of a run's generated views. made_by: its mirrors' augment.json."""
     if not made_by:
-        return "none", ""
+        return "none", {}
     if made_by == ["real"]:
-        return "real", ""
-    names = dict.fromkeys(mirror["strategy"] for mirror in made_by)
-    details = dict.fromkeys(", ".join(details_of(mirror)) for mirror in made_by)
-    return " + ".join(names), " + ".join(detail for detail in details if detail)
+        return "real", {}
+    making = {}
+    for mirror in made_by:
+        making |= making_of(mirror)
+    return " + ".join(dict.fromkeys(mirror["strategy"] for mirror in made_by)), making
 
 
 def generators_of(mirrors):
@@ -159,16 +145,9 @@ def generators_of(mirrors):
 
 
 # ---------------------------------------------------------------- data
-def synsets():
-    """The names of the 1,000 classes of ImageNet."""
-    lines = (run.ROOT / "augment" / "imagenet_synsets.txt").read_text().split()
-    return {line for line in lines if re.fullmatch(r"n\d{8}", line)}
-
-
-def imagenet100():
-    """The names of the 100 classes of ImageNet-100."""
-    lines = (run.ROOT / "recipes" / "imagenet100.txt").read_text().split()
-    return {line for line in lines if re.fullmatch(r"n\d{8}", line)}
+def class_list(*path):
+    """The names of the classes of ImageNet in a file of this project."""
+    return set(re.findall(r"^n\d{8}", run.ROOT.joinpath(*path).read_text(), re.MULTILINE))
 
 
 def study_of(classes, images):
@@ -176,52 +155,40 @@ def study_of(classes, images):
 
     Where there are no class names, the number of training images decides.
     """
+    if not classes:
+        return next((study for study in DATA_SETS if DATA_SETS[study]["train"] == images), "")
     names = set(classes)
-    if not names:
-        found = [study for study, whole in DATA_SETS.items() if whole["train"] == images]
-        return found[0] if found else ""
-    if names <= imagenet100():
+    if names <= class_list("recipes", "imagenet100.txt"):
         return "imagenet100"
-    if names <= synsets():
+    if names <= class_list("augment", "imagenet_synsets.txt"):
         return "imagenet"
-    if names == set(DATA_SETS["satellite"]["names"]):
-        return "satellite"
-    return ""
+    return "satellite" if names == set(DATA_SETS["satellite"]["names"]) else ""
 
 
-def lacks_of(study, classes, images):
-    """What the data has less of than the dissertation's: ["4 of 1,000 classes"], ..."""
+def data_of(classes, images, folder):
+    """The Data of a run. images: number of training images. folder: where they were."""
+    study = study_of(classes, images)
     if not study:
-        return []
+        path = Path(folder or "?")
+        inner = path.name in ("train", "val", "valid", "validation", "test")
+        return Data("", path.parent.name if inner and path.parent.name else path.name, classes, ())
     whole = DATA_SETS[study]
+    lacks = ()
     if classes and len(classes) < whole["classes"]:
-        return [f"{len(classes)} of {whole['classes']:,} classes"]
-    if images and images < whole["train"]:
-        return [f"{images:,} of {whole['train']:,} training images"]
-    return []
-
-
-def name_of(study, folder):
-    """The name of the data for the reader: the dissertation's, else the folder's."""
-    if study:
-        return DATA_SETS[study]["name"]
-    path = Path(folder or "?")
-    inner = ("train", "val", "valid", "validation", "test")
-    return path.parent.name if path.name in inner and path.parent.name else path.name
+        lacks = (f"{len(classes)} of {whole['classes']:,} classes",)
+    elif images and images < whole["train"]:
+        lacks = (f"{images:,} of {whole['train']:,} training images",)
+    return Data(study, whole["name"], classes, lacks)
 
 
 # ---------------------------------------------------------------- one result
 def evaluation_of(stage, args):
-    """(evaluation, whether the network was trained from scratch with labels)."""
+    """The name of an evaluation."""
     if stage.startswith("06_transfer"):
-        return stage.split()[1], False
+        return stage.split()[1]
     if stage.startswith("05"):
-        if args.get("from_scratch"):
-            return "supervised", True
-        return f"semi{args['percent']:g}", False
-    if args.get("labels_per_class"):
-        return f"few{args['labels_per_class']}", False
-    return "linear", False
+        return "supervised" if args.get("from_scratch") else f"semi{args['percent']:g}"
+    return f"few{args['labels_per_class']}" if args.get("labels_per_class") else "linear"
 
 
 def class_names(result):
@@ -232,117 +199,92 @@ def class_names(result):
     return ()
 
 
-def means(results):
-    """{metric: mean} of the metrics that have one."""
-    found = {}
-    for metric, value in results.items():
-        if isinstance(value, dict) and "mean" in value:
-            found[metric] = value["mean"]
-    return found
-
-
 def read_result(file):
     """One result.json as a Result."""
     result = run.read_json(file)
-    args, backbone, stage = result["args"], result["backbone"], result["stage"]
-    backbone = backbone | backbone.get("args", {})
-    pretrained = "method" in backbone
-    evaluation, supervised = evaluation_of(stage, args)
+    args, stage = result["args"], result["stage"]
+    backbone = result["backbone"] | result["backbone"].get("args", {})
+    evaluation = evaluation_of(stage, args)
+    supervised = evaluation == "supervised"
     transfer = stage.startswith("06")
-    trained = args if supervised else backbone  # where the training's arguments stand
-    if pretrained:
-        strategy, detail = generation(backbone.get("generated_by", []))
-        method = backbone["method"]
-    else:
-        strategy, detail = "none", ""
-        method = "supervised" if supervised else backbone.get("source") or "?"
     mix = backbone.get("mix") or 0
-    if mix == 0:
-        strategy, detail = "none", ""
-    measured = result.get("images", {})
-    images = backbone.get("images") or measured.get("train")
-    if transfer:
-        classes = tuple(backbone.get("classes", ()))
-    else:
-        classes = class_names(result)
-    study = study_of(classes, images)
-    settings = {}
-    for key, value in backbone.items():
-        if pretrained and key not in NOT_OF_AN_ARM:
-            settings[key] = value
-    mirrors = [one for one in backbone.get("generated_by", []) if one != "real"] if mix else []
+    made_by = backbone.get("generated_by", []) if mix else []
+    mirrors = [mirror for mirror in made_by if mirror != "real"]
+    strategy, making = generation(made_by)
+    training = args if supervised else backbone
+    settings = {key: training[key] for key in training.keys() - IGNORED}
+    settings |= {
+        "method": "supervised" if supervised else backbone.get("method") or backbone.get("source"),
+        "network": training.get("backbone") or training.get("architecture") or "",
+        "epochs": training.get("epochs"),
+        "strategy": strategy,
+        "mix": mix,
+        "pair": sorted(backbone.get("pair", [])) if mix else [],
+        "views": backbone.get("views", 1) if mix else 1,
+        "both_generated": bool(mix and backbone.get("both_generated")),
+    }
     if generator := generators_of(mirrors):
         settings["generator"] = generator
-    for key, value in args.items():
-        if key not in NOT_OF_AN_EVALUATION:
-            settings[f"{evaluation} {key}"] = value
-    baselines = {}
-    for name, found in result.get("baselines", {}).items():
-        if "top1" in found:
-            baselines[name] = found["top1"]["mean"]
+    measuring = {}
+    if not supervised:
+        measuring = {f"{evaluation} {key}": args[key] for key in args.keys() - IGNORED}
+    counts = result.get("images", {})
+    classes = tuple(backbone.get("classes", ())) if transfer else class_names(result)
+    images = backbone.get("images") or counts.get("train")
+    values, baselines = {}, {}
+    for metric, value in result["results"].items():
+        if isinstance(value, dict) and "mean" in value:
+            values[metric] = value["mean"]
+    for name, measured in result.get("baselines", {}).items():
+        if "top1" in measured:
+            baselines[name] = measured["top1"]["mean"]
     return Result(
-        file=file,
         evaluation=evaluation,
         cached=bool(args.get("cache_features")),
-        values=means(result["results"]),
+        values=values,
         baselines=baselines,
         seed=backbone.get("seed", args.get("seed")),
-        study=study,
-        data=name_of(study, backbone.get("data") if transfer else args.get("data")),
-        classes=classes,
-        lacks=lacks_of(study, classes, images),
-        val=None if transfer else measured.get("val"),
-        method=method,
-        network=trained.get("backbone") or trained.get("architecture") or "",
-        epochs=trained.get("epochs"),
-        size=trained.get("size"),
-        batch_size=trained.get("batch_size"),
-        strategy=strategy,
-        detail=detail,
-        mix=mix,
-        pair=sorted(backbone.get("pair", [])) if mix else [],
-        views=backbone.get("views", 1) if mix else 1,
-        both_generated=bool(mix and backbone.get("both_generated")),
-        supervised=supervised,
-        sha256=result.get("backbone_sha256"),
-        backbone=str(args.get("backbone") or ""),
-        mirrors=mirrors,
+        data=data_of(classes, images, backbone.get("data") if transfer else args.get("data")),
+        val=None if transfer else counts.get("val"),
         settings=settings,
+        making=making,
+        measuring=measuring,
+        mirrors=mirrors,
+        backbone=str(args.get("backbone") or ""),
+        sha256=result.get("backbone_sha256"),
     )
 
 
 # ---------------------------------------------------------------- all results
+def files_below(folder):
+    """{name: [Path]} of the files below a folder that the report reads. No mirror is entered."""
+    if not Path(folder).is_dir():
+        run.fail(f"{folder} is not a folder: give the folder that holds the runs.", 2)
+    files = {name: [] for name in READ}
+    for top, folders, names in os.walk(folder, followlinks=True):
+        for name in files.keys() & names:
+            files[name].append(Path(top, name))
+        entered = "augment.json" not in names
+        folders[:] = sorted(name for name in folders if entered and not name.startswith("."))
+    return files
+
+
 def read_runs(folder):
     """All Results below a folder. A file that is not ours ends the report with its name."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        run.fail(f"{folder} is not a folder: give the folder that holds the runs.", 2)
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if "result.json" in files:
-            file = Path(place) / "result.json"
-            try:
-                found.append(read_result(file))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                run.fail(
-                    f"{file} is not a result of this project's evaluations "
-                    f"({type(error).__name__}: {error}): move it out of the folder."
-                )
-    complete_transfers(found)
-    return found
-
-
-def complete_transfers(results):
-    """Give transfers the data of their pretraining, which another result of the encoder names."""
-    of_encoder = {}
+    results = []
+    for file in files_below(folder)["result.json"]:
+        try:
+            results.append(read_result(file))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            run.fail(
+                f"{file} is not a result of this project's evaluations "
+                f"({type(error).__name__}: {error}): move it out of the folder."
+            )
+    # A transfer has the data of its pretraining, which another result of the encoder names.
+    data = {result.sha256: result.data for result in results if result.data.classes}
+    whole = []
     for result in results:
-        if result.classes and result.sha256:
-            of_encoder[result.sha256] = result
-    for result in results:
-        other = of_encoder.get(result.sha256)
-        if other and not result.classes:
-            result.study = other.study
-            result.data = other.data
-            result.lacks = other.lacks
-            result.classes = other.classes
+        if not result.data.classes and result.sha256:
+            result = result._replace(data=data.get(result.sha256, result.data))
+        whole.append(result)
+    return whole

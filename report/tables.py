@@ -6,6 +6,8 @@ from statistics import fmean, stdev
 
 def spread(values):
     """'68.70 ± 0.20 (3)': mean, sample standard deviation and number; of one value just itself."""
+    if not values:
+        return ""
     mean = f"{fmean(values):.2f}"
     if len(values) == 1:
         return mean

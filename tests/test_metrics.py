@@ -127,8 +127,12 @@ def test_cost(mirrors, backbone, tmp_path, capsys):
     assert found["rows"]["blur"]["ssim"] > found["rows"]["crop"]["ssim"]
     assert found["ratios"].keys() == {"inpaint_over_jitter"}
 
-    speed = ("--pretrain-images-per-second", 100, "--pretrain-gpus", 2)
-    call(SCRIPT, "cost", *folders, *command, *speed)  # finished rows are kept
+    pretraining = tmp_path / "runs/a"
+    pretraining.mkdir(parents=True)
+    (pretraining / "args.json").write_text('{"stage": "03_pretrain"}')
+    log = [{"event": "start", "world": 2}, {"event": "step", "images_per_second": 100.0}]
+    (pretraining / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
+    call(SCRIPT, "cost", *folders, *command, "--runs", tmp_path / "runs")  # finished rows are kept
     again = json.loads((tmp_path / "cost" / "cost.json").read_text())
     assert again["rows"] == found["rows"]
     share = found["rows"]["inpaint"]["batch_ms"] / 2 / 1000 * 100

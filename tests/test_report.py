@@ -8,12 +8,12 @@ import pytest
 from conftest import call, refused, run
 
 from images.pictures import write_image
-from report.results import generation, imagenet100, read_runs, synsets
-from report.write import TABLES, cost_table, entries, select
+from report.published import TABLES, cost_table, entries, select
+from report.results import class_list, generation, read_runs
 
 SCRIPT = "07_metrics.py"
-IMAGENET = dict.fromkeys(sorted(synsets()), 50.0)
-IMAGENET100 = dict.fromkeys(sorted(imagenet100()), 50.0)
+IMAGENET = dict.fromkeys(sorted(class_list("augment", "imagenet_synsets.txt")), 50.0)
+IMAGENET100 = dict.fromkeys(sorted(class_list("recipes", "imagenet100.txt")), 50.0)
 WILDFIRE = {"nowildfire": 50.0, "wildfire": 50.0}
 OWN = {"desert": 50.0, "forest": 50.0}
 IMAGES = {"imagenet": (1281167, 50000), "imagenet100": (126689, 5000), "wildfire": (30250, 6300)}
@@ -283,10 +283,10 @@ def test_table2(tmp_path, capsys):
     """Both views generated: those arms alone, whatever else was trained with the same mirrors."""
     aug = {"method": "simclr", "size": 128, "pair": ["crop", "flip", "jitter", "blur", "grayscale"]}
     both = aug | {"mix": 1.0, "both_generated": True}
-    steered = [*mirror("noise"), *mirror("noise", steer="gen/zoom/direction.pt")]
+    steered = [*mirror("noise"), *mirror("feature-noise", steer="gen/zoom/direction.pt")]
     write_run(tmp_path / "base", 50.0, **aug)
     write_run(tmp_path / "steered", 52.0, **both, generated_by=steered)
-    gaussian = [*mirror("noise"), *mirror("noise", feature_noise=0.01)]
+    gaussian = [*mirror("noise"), *mirror("feature-noise", feature_noise=0.01)]
     write_run(tmp_path / "gaussian", 51.0, **both, generated_by=gaussian)
     write_run(tmp_path / "one", 1.0, **both | {"both_generated": False}, generated_by=steered)
     write_run(tmp_path / "real", 49.0, **both, generated_by=["real"])
@@ -323,7 +323,9 @@ def test_arms_are_compact(tmp_path, capsys):
         few = {"top1": {"mean": 30.0 + labels}}
         more = {**own, "args": args, "baselines": beside, "batch_size": 768}
         write_run(tmp_path / f"few{labels}", 0, **more, results=few)
-    write_run(tmp_path / "one", 40.0, **own, stage="05_semisup_eval", args={"percent": 1})
+    write_run(
+        tmp_path / "one", 40.0, **own, batch_size=768, stage="05_semisup_eval", args={"percent": 1}
+    )
     call(SCRIPT, "report", tmp_path)
     rows = rows_of(tmp_path, "Your arms")
     few = ["5 labels a class, top-1", "20 labels a class, top-1"]
@@ -368,20 +370,42 @@ def test_picture_of_real_runs(tiny, tmp_path):
     assert Image.open(runs / "report.png").size[1] < sizes[1][1] - 200  # no curves
 
 
+def test_the_oracle_decides_first(tmp_path, capsys):
+    """An oracle that is clearly better than the baseline, and one that is not."""
+    planted = {"simclr": ([50, 51, 52], [52, 53.1, 53.9]), "vicreg": ([50, 51, 52], [52, 50, 53])}
+    few = {"args": {"labels_per_class": 10, "cache_features": True}}
+    for method, (baselines, oracles) in planted.items():
+        more = {"classes": OWN, "images": (4000, 1000), "method": method, **few}
+        for seed, (baseline, oracle) in enumerate(zip(baselines, oracles, strict=True)):
+            name = tmp_path / f"{method}{seed}"
+            write_run(name / "a", 0, seed, **more, results={"top1": {"mean": baseline}})
+            same = more | {"mix": 0.5, "generated_by": mirror("same-class")}
+            write_run(name / "b", 0, seed, **same, results={"top1": {"mean": oracle}})
+    call(SCRIPT, "report", tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    [simclr] = [line for line in said if line.startswith("simclr: oracle minus baseline")]
+    [vicreg] = [line for line in said if line.startswith("vicreg: oracle minus baseline")]
+    # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
+    assert "+2.00 ± 0.25 (3) 10 labels a class" in simclr
+    assert "can tell a good partner from a bad one, by 10 labels a class" in simclr
+    assert "+0.67 ± 3.79 (3)" in vicreg and "cannot tell" in vicreg
+
+
 # ---------------------------------------------------------------- generated views, bad input
 def test_generation():
-    assert generation([]) == ("none", "")
-    assert generation(["real"]) == ("real", "")
+    assert generation([]) == ("none", {})
+    assert generation(["real"]) == ("real", {})
     twelve = mirror("inpaint", mask="random:0.5", steps=12, data="x")
-    assert generation(twelve) == ("inpaint", "mask random:0.5")
+    assert generation(twelve) == ("inpaint", {"mask": "random:0.5"})
     six = mirror("inpaint", mask="center", steps=6)
-    assert generation(six) == ("inpaint", "mask center, steps 6")
-    assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", "strength 0.0")
+    assert generation(six) == ("inpaint", {"mask": "center", "steps": 6})
+    assert generation(mirror("inpaint", mask="random:0.0")) == ("inpaint", {"mask": "none"})
+    assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", {"strength": "0.0"})
     part = mirror("diffusion", "gen/strength0.2/view0")
-    assert generation(part) == ("diffusion", "strength 0.2")
+    assert generation(part) == ("diffusion", {"strength": "0.2"})
     listed = [{"strategy": "diffusion", "args": {}, "views": ["strength0.1/view0"]}]
-    assert generation(listed) == ("diffusion", "strength 0.1")
-    assert generation(mirror("mine", colour="red")) == ("mine", "")
+    assert generation(listed) == ("diffusion", {"strength": "0.1"})
+    assert generation(mirror("mine", colour="red")) == ("mine", {})
 
 
 def test_nothing_and_foreign_files(tmp_path, capsys):
