@@ -124,15 +124,6 @@ def test_a_slow_process_is_waited_for(setup, tmp_path):
     assert len(calls) == 4 and calls.count("1") <= 2  # each batch once, few by the slow process
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked(method, setup, tmp_path):
-    *_, common, reference = setup
-    out = tmp_path / "captions.jsonl"
-    arguments = [*common, "--out", out, "--workers", 1]
-    run("tests/start_method.py", method, "01_caption.py", *arguments)
-    assert out.read_bytes() == reference.read_bytes()
-
-
 # ---------------------------------------------------------------- going on
 def test_only_what_is_missing(setup, tmp_path, monkeypatch, capsys):
     """Only the images that the caption file lacks are captioned; a torn line is named.

@@ -4,15 +4,13 @@ import importlib
 import json
 import pickle
 import shutil
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from conftest import ROOT, call, command, run
+from conftest import call
 from test_caption import photographs
 
 from augment import diffusion
@@ -219,31 +217,6 @@ def test_a_strength_is_added_later(setup, tmp_path, capsys):
         assert "started with another captions sha256" in error
     finally:
         shutil.copy(tmp_path / "kept.jsonl", captions)
-
-
-def test_kill_and_two_processes(setup, tmp_path):
-    """Killed with -9 and finished by two processes: the files of an uninterrupted run, none twice.
-
-    A second start with two processes finds nothing to do."""
-    data, sdxl, _, captions = setup
-    common = ["02_augment.py", "diffusion", "--data", data, "--model", sdxl]
-    common += ["--captions", captions, "--strength", 0.1, 0.5, "--batch-size", 1, "--workers", 0]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with subprocess.Popen(command(*common, "--out", killed), cwd=ROOT) as process:
-        while len(list(killed.rglob("img*.png"))) < 4:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-    before = generated(killed)
-    finished = [name for name in before if name.replace("strength0.1", "strength0.5") in before]
-    run(*common, "--out", killed, processes=2)
-    call(*common, "--out", whole)
-    assert contents(whole) == contents(killed) and len(contents(whole)) == 12
-    after = generated(killed)
-    assert finished and all(after[name] == before[name] for name in finished)
-    assert (killed / "samples.png").exists()
-    run(*common, "--out", killed, processes=2)
-    assert generated(killed) == after
 
 
 # ---------------------------------------------------------------- bad input

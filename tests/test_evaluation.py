@@ -278,21 +278,6 @@ def test_supervised_baseline(study, tmp_path):
 
 
 # ------------------------------------------------------------------ all three
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked(study, tmp_path, method):
-    """macOS spawns; Linux uses a fork server from Python 3.14 on."""
-    small = ["--epochs", 1, "--batch-size", 20]
-    stages = {
-        LINEAR: of(study, *small, "--out", tmp_path / "linear"),
-        SEMISUP: of(study, *small, "--percent", 100, "--out", tmp_path / "semi"),
-        TRANSFER: ["folder", *of(study, "--out", tmp_path / "folder")],
-    }
-    for script, arguments in stages.items():
-        arguments = [*arguments, "--workers", 1]
-        run("tests/start_method.py", method, script, *arguments)
-    assert len(list(tmp_path.glob("*/result.json"))) == 3
-
-
 @pytest.mark.parametrize("script", (LINEAR, SEMISUP, TRANSFER))
 def test_help_is_light(script):
     """--help answers at once: it imports no torch."""

@@ -1,4 +1,5 @@
-"""Every stage: killed or stopped and continued, on one process and on several, run once more.
+"""Every stage: killed or stopped and continued, on one process and on several, run once more; its
+readers sent to other processes.
 
 One table of commands. What a stage leaves is compared with what an uninterrupted run left: tensors,
 images, captions and numbers to the last bit, and the lines of the log without their times.
@@ -99,7 +100,10 @@ STAGES = {
         ("unet/*.safetensors",),
     ),
 }
-FLAGS = {"00 vqgan": VQGAN, "00 maskgit": MASKGIT}
+STAGES["00 vqgan, random"] = STAGES["00 vqgan"]._replace(
+    words=STAGES["00 vqgan"].words + " --start-from random"
+)
+FLAGS = {"00 vqgan": VQGAN, "00 vqgan, random": VQGAN, "00 maskgit": MASKGIT}
 CASES = [
     (name, processes, number)
     for name in STAGES
@@ -170,7 +174,7 @@ def uninterrupted(places, tmp_path_factory):
     def of(name, processes):
         if (name, processes) not in made:
             out = tmp_path_factory.mktemp("whole") / "out"
-            run(*command(name, places, out), processes=processes)
+            run("tests/pickled.py", *command(name, places, out), processes=processes)
             made[name, processes] = left(name, out)
             assert len(made[name, processes]) > 0
         return made[name, processes]
@@ -205,3 +209,21 @@ def test_stopped_and_continued(name, processes, number, places, uninterrupted, t
     before = hashes(out, "[!.]*", "*/*")
     assert "is finished" in run(*words, processes=processes).stdout
     assert hashes(out, "[!.]*", "*/*") == before
+
+
+READING = (  # the other commands that read ahead
+    "02_augment.py neighbour --data {train} --backbone {encoder} --size 32 --out {out}",
+    "06_transfer.py folder --data {data} --backbone {encoder} --out {out}",
+    "07_metrics.py check {train} --workers 0",
+    "07_metrics.py fid {train} {data}/val --features {encoder} --workers 0",
+    "07_metrics.py ssim {train} {inpaint}/view0 --out {out} --workers 0",
+    "extras/train_augmenter.py steer --edit shift --data {train} --weights {icgan} --steps 2 "
+    "--batch-size 2 --out {out} --workers 0",
+)
+
+
+@pytest.mark.parametrize("words", READING, ids=lambda words: " ".join(words.split()[:2]))
+def test_readers_can_be_sent(words, places, tmp_path):
+    """The stages of the table above are run this way where nothing disturbs them."""
+    filled = [word.format(**places, out=tmp_path / "out") for word in words.split()]
+    run("tests/pickled.py", *filled)

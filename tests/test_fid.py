@@ -3,14 +3,12 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, refused, run
+from conftest import call, refused, run
 from PIL import Image
 
 from evaluate import frechet
@@ -241,24 +239,6 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
     assert len(calls) == 1 + 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert callable(pickle.loads(pickle.dumps(partial(frechet.read_batch, size=0))))
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked(method, folders, backbone, tmp_path):
-    code = (
-        "import multiprocessing, runpy, sys\n"
-        "if __name__ == '__main__':\n"
-        f"    multiprocessing.set_start_method('{method}')\n"
-        "    sys.argv = sys.argv[1:]\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    fid_flags = ["fid", "--features", backbone, "--cache", method, "--size", 32]
-    for flags in (fid_flags, ["ssim", "--out", tmp_path / "ssim"]):
-        words = [SCRIPT, flags[0], folders / "a", folders / "b", *flags[1:], "--workers", 1]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
 
 
 def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):

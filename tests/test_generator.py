@@ -118,41 +118,20 @@ def test_without_flips_nothing_is_mirrored(tmp_path):
 
 
 # ---------------------------------------------------------------- interrupted, shared, repeated
-KILLED = [(1, "random"), (2, "random"), (1, "kmeans"), (2, "kmeans")]
-
-
-@pytest.mark.parametrize("processes, start", KILLED)
-def test_killed_vqgan_ends_as_the_uninterrupted_one(tiny, tmp_path, processes, start):
-    """With the discriminator, from a tenth of the training on, and with codes that restart."""
-    more = ["--start-from", start, "--epochs", 4, "--checkpoint-minutes", 0, "--gan-weight", 0.5]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(tiny["train"], whole, *more, processes=processes, script=RESTARTS)
-    assert "critic" in read_log(whole, "epoch")[0]
-    command = [*RESTARTS, "vqgan", "--data", tiny["train"], "--out", broken, *VQGAN, *more]
-    delay = random.uniform(0, 0.3)
-    begun = (broken / "checkpoint.pth").exists
-    assert run_killed(*command, processes=processes, when=begun, delay=delay)
-    assert not (broken / "generator.pth").exists()
-    train(tiny["train"], broken, *more, processes=processes, script=RESTARTS)
-    assert equal(load(whole / "generator.pth"), load(broken / "generator.pth"))
-    assert read_log(whole, "epoch") == read_log(broken, "epoch")
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_maskgit_ends_as_the_uninterrupted_one(tiny, tmp_path, processes):
+def test_killed_maskgit_ends_as_the_uninterrupted_one(tiny, tmp_path):
     """What is resumed reads no image again: the tokens of the first start are kept."""
     more = ["--epochs", 15, "--checkpoint-minutes", 0]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    fill_in(tiny, whole, *more, processes=processes)
+    fill_in(tiny, whole, *more)
     data = shutil.copytree(tiny["train"], tmp_path / "data")
     command = ["maskgit", "--data", data, "--tokenizer", tiny["vqgan"], "--out", broken, *MASKGIT]
     command += more
     delay = random.uniform(0, 0.2)
     begun = (broken / "checkpoint.pth").exists
-    assert run_killed(STAGE, *command, processes=processes, when=begun, delay=delay)
+    assert run_killed(STAGE, *command, when=begun, delay=delay)
     for path in find_images(data):
         (data / path).write_text("no image any more")
-    run(STAGE, *command, processes=processes)
+    run(STAGE, *command)
     assert equal(load(whole / "generator.pth"), load(broken / "generator.pth"))
     assert read_log(whole, "epoch") == read_log(broken, "epoch")
     assert not list(broken.glob("tokens*")) + list(broken.glob("checkpoint*"))
@@ -186,23 +165,6 @@ def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
     assert_close(one["transformer"], two["transformer"], 1e-4)
     for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_need_not_be_forked(tiny, tmp_path, method):
-    """macOS spawns; Linux uses a fork server from Python 3.14 on."""
-    script = ("tests/start_method.py", method, STAGE)
-    for start in ("kmeans", "random"):
-        more = ["--start-from", start, "--epochs", 1]
-        train(tiny["train"], tmp_path / "here", *more)
-        train(tiny["train"], tmp_path / "there", *more, "--workers", 2, script=script)
-        here, there = (load(tmp_path / n / "generator.pth") for n in ("here", "there"))
-        assert equal(here, there)
-        shutil.rmtree(tmp_path / "here")
-        shutil.rmtree(tmp_path / "there")
-    fill_in(tiny, tmp_path / "here", "--epochs", 1)
-    fill_in(tiny, tmp_path / "there", "--epochs", 1, "--workers", 2, script=script)
-    assert equal(*(load(tmp_path / n / "generator.pth") for n in ("here", "there")))
 
 
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients():

@@ -1,13 +1,12 @@
 """03_pretrain.py, run as a user would."""
 
-import random
 import shutil
 import subprocess
 
 import pytest
 import torch
 import torchvision
-from conftest import PRETRAIN, ROOT, command, hashes, refused, run, run_killed, write_images
+from conftest import PRETRAIN, ROOT, command, refused, run, write_images
 
 from base.run import load
 from base.run_folder import read_log, run_arguments
@@ -99,52 +98,6 @@ def test_standard_stem_loads_into_torchvision(tiny, tmp_path):
     model = torchvision.models.resnet18()
     model.fc = torch.nn.Identity()
     model.load_state_dict(state, strict=True)
-
-
-@pytest.mark.parametrize("processes, method", [(1, "vicreg"), (2, "dino")])
-def test_killed_run_ends_as_the_uninterrupted_one(tiny, tmp_path, processes, method):
-    """The lines of the log, too, which are means over an epoch of three steps."""
-    fixed = [
-        "--method",
-        method,
-        "--data",
-        tiny["train"],
-        "--generated",
-        tiny["inpaint"],
-        "--mix",
-        0.5,
-        "--epochs",
-        12,
-        "--projector",
-        SMALL[method],
-        "--local-crops",
-        0,
-        "--checkpoint-minutes",
-        0,
-        *PRETRAIN,
-        "--log-every",
-        50,
-        "--workers",
-        1,
-    ]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run("03_pretrain.py", *fixed, "--out", whole, processes=processes)
-    for _ in range(2):
-        assert run_killed(
-            "03_pretrain.py",
-            *fixed,
-            "--out",
-            broken,
-            processes=processes,
-            when=(broken / "checkpoint.pth").exists,
-            delay=random.uniform(0, 0.3),
-        )
-    run("03_pretrain.py", *fixed, "--out", broken, processes=processes)
-    assert same(whole, broken)
-    assert steps(whole) == steps(broken) and len(steps(whole)) == 12
-    before = hashes(broken)
-    assert "is finished" in run("03_pretrain.py", *fixed, "--out", broken).stdout
-    assert hashes(broken) == before
 
 
 def test_gamma_0_is_the_baseline_and_never_reads_a_generated_image(tiny, tmp_path):
@@ -274,13 +227,12 @@ def test_two_processes_train_what_one_does(tiny, tmp_path):
             torch.testing.assert_close(two[name], value, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked(tiny, tmp_path, method):
+def test_workers_that_are_not_forked(tiny, tmp_path):
+    """Started as a user would. test_every_stage.py sends the readers of all stages."""
     flags = ["--data", tiny["train"], "--generated", tiny["inpaint"], "--epochs", 1]
     flags += ["--projector", "16-16", *PRETRAIN, "--workers", 1]
-    run(START, method, "03_pretrain.py", *flags, "--out", tmp_path / "x", cold=True)
+    run(START, "spawn", "03_pretrain.py", *flags, "--out", tmp_path / "x", cold=True)
     run("03_pretrain.py", *flags, "--out", tmp_path / "forked")
-    run(START, method, "03_pretrain.py", *flags, "--in-memory", "--out", tmp_path / "m", cold=True)
     assert same(tmp_path / "x", tmp_path / "forked")
 
 

@@ -179,14 +179,6 @@ def test_training_commands(photographs, release, tmp_path, capsys):
     assert "start it with python, not with torchrun" in several.stderr
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_training_with_workers_that_are_not_forked(method, photographs, release, tmp_path):
-    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", photographs)
-    flags = ("--weights", release, "--workers", 1, "--steps", 1, "--batch-size", 2)
-    stage("tests/start_method.py", method, *command, *flags, "--out", tmp_path / "s")
-    feature_noise.load_direction(tmp_path / "s" / "direction.pt", 2048)
-
-
 def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):
     """A finished run says so; with other images or weights it is refused."""
     data = tmp_path / "data"

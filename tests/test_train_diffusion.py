@@ -89,13 +89,6 @@ def test_train_with_two_processes(data, tmp_path):
     assert "is finished" in again.stdout
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_train_with_workers_that_are_not_forked(method, data, tmp_path):
-    command = ["extras/train_diffusion.py", "--data", data, *TRAIN, "--workers", 1]
-    run("tests/start_method.py", method, *command, "--out", tmp_path / "out")
-    assert trained_weights(tmp_path / "out")
-
-
 def test_train_refusals(data, tmp_path, capsys):
     command = ("extras/train_diffusion.py", "--data", data, *TRAIN, "--out", tmp_path / "out")
     error = refusal(capsys, 2, call, *command, "--size", 15)

@@ -7,7 +7,6 @@ the weight decay in two epochs of five steps.
 
 import importlib
 import json
-import random
 import shlex
 from functools import partial
 
@@ -15,9 +14,8 @@ import memory
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, refused, run, run_killed, run_recipe, write_images
+from conftest import ROOT, call, refused, run, run_recipe, write_images
 
-from base.run import load
 from base.run_folder import read_log
 from evaluate import features, linear
 from models import vit
@@ -211,25 +209,6 @@ def study(tmp_path_factory):
 def steps(folder):
     watched = ("step", "loss", "gradient", "lr")
     return [{name: line[name] for name in watched} for line in read_log(folder, "step")]
-
-
-def test_training_that_is_killed(study, tmp_path):
-    """Which branches are left out depends on the step alone. A checkpoint holds all else."""
-    killed = tmp_path / "killed"
-    flags = ["--data", study / "data/train", *TRAIN]
-    assert run_killed(
-        "03_pretrain.py",
-        *flags,
-        "--out",
-        killed,
-        when=(killed / "checkpoint.pth").exists,
-        delay=random.uniform(0, 0.3),
-    )
-    run("03_pretrain.py", *flags, "--out", killed)
-    assert steps(killed) == steps(study / "run") and len(steps(killed)) == 6
-    whole, continued = load(study / "run/backbone.pth"), load(killed / "backbone.pth")
-    assert all(torch.equal(whole[name], continued[name]) for name in whole)
-    assert {"class_token", "conv_proj.weight"} < whole.keys()
 
 
 def gradients(method, grad_checkpoint=False):
