@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from base.run import fail, read_text, warn
-from images.read import check_values, warn_once
+from images.read import check_values
 
 # Folders of systems and archives. They hold thumbnails and old copies.
 SYSTEM_FOLDERS = frozenset(
@@ -34,6 +34,8 @@ SYSTEM_FOLDERS = frozenset(
         "lost+found",  # of Linux file systems
     ]
 )
+
+warn_once = functools.cache(warn)  # however often a stage looks at the same folder
 
 # Kinds of files that Pillow registers, but that are no pictures, need another program, or will be
 # dropped (IM). A .pcd is a point cloud more often than a photograph of Kodak's.
