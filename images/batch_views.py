@@ -33,20 +33,20 @@ def is_wanted(device, colour_on, in_memory):
 # ---------------------------------------------------------------- crops, on any device
 @functools.cache
 def resampling(source, size, interpolation, device):
-    """Weights (2, source + 1, size, source + 1, source): entry [flip, width, :, source - begin].
+    """Weights (2, source + 1, source + 1, source, size): entry [flip, width, source - begin].
 
     The part of it begins at pixel `begin` of a line of `source` pixels and is `width` long. The
-    product of the matrix (size, source) with the line is the part resized to `size`, with
+    product of the line with the matrix (source, size) is the part resized to `size`, with
     antialiasing, as PIL does it, and mirrored if `flip` is 1. Entries of parts that reach beyond
     the line are not used.
     """
-    table = torch.zeros(2, source + 1, size, 2 * source)  # each part begins at pixel `source`
+    table = torch.zeros(2, source + 1, 2 * source, size)  # each part begins at pixel `source`
     for width in range(1, source + 1):
         lines = torch.eye(width)[None, None]  # resizing each pixel alone gives its weights
-        weights = F.interpolate(lines, (size, width), mode=interpolation, antialias=True)
-        table[0, width, :, source : source + width] = weights
-    table[1] = table[0].flip(1)
-    return table.to(device).unfold(3, source, 1)  # a window for each begin; nothing is copied
+        weights = F.interpolate(lines, (width, size), mode=interpolation, antialias=True)
+        table[0, width, source : source + width] = weights
+    table[1] = table[0].flip(2)
+    return table.to(device).unfold(2, source, 1).mT  # a window for each begin; nothing is copied
 
 
 def resized_crops(images, boxes, flips, size, interpolation):
@@ -59,10 +59,10 @@ def resized_crops(images, boxes, flips, size, interpolation):
     n, source, _, _ = images.shape
     table = resampling(source, size, interpolation, images.device)
     top, left, height, width = boxes.unbind(1)
-    columns = table[flips, width, :, source - left]
-    rows = table[0, height, :, source - top]
+    columns = table[flips, width, source - left]
+    rows = table[0, height, source - top].mT
     x = images.view(n, source * 3, source).float()
-    x = torch.bmm(x, columns.mT).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
+    x = torch.bmm(x, columns).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
     x = torch.bmm(rows, x.view(n, source, 3 * size)).round_().clamp_(0, 255)
     x = x.to(torch.uint8)
     if x.is_cuda:

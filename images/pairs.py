@@ -146,7 +146,7 @@ class PairDataset:
         if self.mix > 0 and self.generated != "real":
             if len(self.generated) < self.needed:
                 run.fail(
-                    f"{self.needed} folders of generated views are needed; --generated has "
+                    f"Each image needs {self.needed} folders of generated views; --generated has "
                     f"{len(self.generated)}.",
                     2,
                 )

@@ -218,7 +218,7 @@ def test_both_generated_needs_two_mirrors(folders, capsys):
     with pytest.raises(SystemExit):
         settings = dict(mix=1.0, generated=mirrors[:1], both_generated=True)
         PairDataset(root / "real", paths, SIMCLR, 16, **settings)
-    assert "2 folders of generated views are needed; --generated has 1" in capsys.readouterr().err
+    assert "needs 2 folders of generated views; --generated has 1" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(folders, tmp_path, capsys):
