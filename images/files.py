@@ -4,11 +4,14 @@ Paths are strings relative to their folder, with "/". A name that is not UTF-8 k
 Python's surrogate escapes.
 """
 
+import atexit
 import collections
 import functools
 import json
+import multiprocessing.util
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +129,10 @@ def stem_of(path):
 
 
 def _counted(others):
-    """ ": 12 .txt, 1 .csv", the commonest first."""
+    """ ": 12 .txt, 1 .csv", the six commonest first."""
     kinds = []
     for kind, number in sorted(others.items(), key=lambda item: (-item[1], item[0]))[:6]:
         kinds.append(f"{number} .{kind}" if kind.isalnum() else f"{number} without extension")
-    if len(others) > 6:
-        kinds.append("...")
     return ": " + ", ".join(kinds) if kinds else ""
 
 
@@ -213,8 +214,7 @@ def matched(a, b, common=False):
     """
     if mirror_root(b) == Path(b).resolve():
         fail(f"{b} is the root of a mirror: give one of its views, such as {b}/view0.", 2)
-    of_a = {stem_of(path): path for path in find_images(a)}
-    of_b = {stem_of(path): path for path in find_images(b)}
+    of_a, of_b = ({stem_of(path): path for path in find_images(root)} for root in (a, b))
     both = of_a.keys() & of_b.keys()
     left_out = (of_a.keys() - both) & unread(b).keys()
     if left_out:
@@ -252,6 +252,21 @@ class Reading:
         return self.read(item)
 
 
+def ignore_signals(worker):
+    """In a process that reads: a training that is told to stop goes on until its checkpoint, and so
+    do its readers (see training.Resumable)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register  # after multiprocessing.util's, so that it runs before: that would wait for ever
+def end_readers():
+    """Readers end with their process, whatever they are doing."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would call it an error
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
 def read_ahead(items, read, workers, device, prefetch=2):
     """Iterate over read(item) of the items, in their order; `workers` processes read ahead.
 
@@ -267,4 +282,5 @@ def read_ahead(items, read, workers, device, prefetch=2):
         num_workers=workers,
         pin_memory=device.type == "cuda",
         prefetch_factor=prefetch if workers else None,
+        worker_init_fn=ignore_signals,
     )
