@@ -15,7 +15,6 @@ import signal
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from base.run import fail, read_text, warn
 from images.read import check_values
@@ -40,24 +39,15 @@ SYSTEM_FOLDERS = frozenset(
 
 warn_once = functools.cache(warn)  # however often a stage looks at the same folder
 
-# Kinds of files that Pillow registers, but that are no pictures, need another program, or will be
-# dropped (IM). A .pcd is a point cloud more often than a photograph of Kodak's.
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IM", "IPTC", "MPEG", "PCD", "WMF"}
+EXTENSIONS = frozenset(  # in lower case, without the dot
+    "jpg jpeg jfif png bmp dib gif webp avif jp2 j2k tif tiff ppm pgm pbm pnm tga ico".split()
+)
 
 
 # ---------------------------------------------------------------- finding
 def is_passed_over(name):
     """Whether images are not looked for in a folder of this name: it is hidden, or a system's."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
-
-
-@functools.cache
-def extensions():
-    """The extensions of the files that read_image reads: in lower case, without the dot."""
-    Image.init()
-    readable = Image.OPEN.keys() - NO_PICTURES
-    registered = Image.registered_extensions().items()
-    return frozenset(suffix[1:] for suffix, kind in registered if kind in readable)
 
 
 def find_images(root):
@@ -75,7 +65,7 @@ def find_images(root):
     try:
         for file in _files_below(root):
             kind = extension(file)
-            if kind in extensions():
+            if kind in EXTENSIONS:
                 paths.append(file.removeprefix(os.path.join(root, "")))
             else:
                 others[kind] += 1
@@ -148,12 +138,11 @@ def views_of(mirror):
     mirror = Path(mirror)
     if not mirror.is_dir():
         fail(f"{mirror} is not a folder: give a mirror that 02_augment.py made.", 2)
-    numbered = []
+    folders = []
     for folder in mirror.iterdir():
-        number = re.fullmatch("view([0-9]+)", folder.name)
-        if number and folder.is_dir():
-            numbered.append((int(number[1]), folder))
-    return [folder for _, folder in sorted(numbered)] or [mirror]
+        if re.fullmatch("view[0-9]+", folder.name) and folder.is_dir():
+            folders.append(folder)
+    return sorted(folders, key=lambda folder: int(folder.name[4:])) or [mirror]
 
 
 def suffixes_in(view, paths):

@@ -48,7 +48,7 @@ def test_every_extension_that_the_reader_reads(tmp_path):
     Image.init()
     kinds = Image.registered_extensions()
     written = set()
-    for extension in files.extensions():
+    for extension in files.EXTENSIONS:
         kind = kinds["." + extension]
         if kind not in Image.SAVE:
             continue
@@ -70,7 +70,7 @@ def test_every_extension_that_the_reader_reads(tmp_path):
 
 
 def test_no_extension_of_what_is_no_picture():
-    assert not files.extensions() & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
+    assert not files.EXTENSIONS & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
 
 
 def test_what_is_passed_over_is_counted(tmp_path, capsys):
