@@ -185,6 +185,6 @@ def draw(path, crops, mean, std):
     std = torch.tensor(std).view(3, 1, 1)
     columns = []
     for crop in crops:
-        pixels = (crop[:8].float().cpu() * std + mean).clamp(0, 1) * 255
+        pixels = (crop[:8].cpu() * std + mean).clamp(0, 1) * 255
         columns.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
     contact_sheet(path, list(zip(*columns, strict=True)))

@@ -23,15 +23,11 @@ from images.read import check_values
 SYSTEM_FOLDERS = frozenset(
     [
         "__MACOSX",  # of macOS's zip files
-        "__pycache__",
         "@eaDir",  # of Synology's disks
         "#recycle",
         "#snapshot",
         "@Recycle",  # of QNAP's disks
-        "@Recently-Snapshot",
         "$RECYCLE.BIN",  # of Windows
-        "$Recycle.Bin",
-        "RECYCLER",
         "System Volume Information",
         "lost+found",  # of Linux file systems
     ]

@@ -300,10 +300,12 @@ class SmallPairs:
         crops = send(torch.empty(len(indices), size, size, 3, dtype=torch.uint8))
         for kind in kinds.unique().tolist():
             rows = (kinds == kind).nonzero()[:, 0]
-            images = self.images[kind][send(indices[rows])]
-            how = size, self.pairs.first["interpolation"]
             crops[send(rows)] = resized_crops(
-                images, send(boxes[rows]), send(flips[rows].long()), *how
+                self.images[kind][send(indices[rows])],
+                send(boxes[rows]),
+                send(flips[rows].long()),
+                size,
+                self.pairs.first["interpolation"],
             )
         return crops
 

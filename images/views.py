@@ -202,10 +202,15 @@ def solarize(image, _):
     return np.minimum(image, 255 - image)
 
 
-# {its place in the choices: operation}
-OPERATIONS = dict(
-    enumerate((brightness, contrast, saturation, hue, grayscale, blur, solarize), BRIGHTNESS)
-)
+OPERATIONS = (
+    brightness,
+    contrast,
+    saturation,
+    hue,
+    grayscale,
+    blur,
+    solarize,
+)  # from BRIGHTNESS on
 
 
 def colour(image, choices):
@@ -214,5 +219,5 @@ def colour(image, choices):
     jitter = [BRIGHTNESS + int(number) for number in choices[:4]]
     for operation in (*jitter, GRAYSCALE, BLUR, SOLARIZE):
         if choices[operation] != UNCHANGED[operation]:
-            image = OPERATIONS[operation](image, choices[operation])
+            image = OPERATIONS[operation - BRIGHTNESS](image, choices[operation])
     return image

@@ -26,7 +26,7 @@ SWAV = recipe_of("swav")["views"]
 VICREG = recipe_of("vicreg")["views"]
 
 GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
-NAMES = [operation.__name__ for operation in V.OPERATIONS.values()]
+NAMES = [operation.__name__ for operation in V.OPERATIONS]
 
 
 def on_device(images, params, **norm):
