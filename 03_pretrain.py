@@ -342,7 +342,7 @@ def main(args, device):
             image = image.to(device, non_blocking=True)
             crops.append(batch_views.colour_and_normalise(image, choice, mean, std))
         if step == 0 and parallel.rank() == 0:
-            batch_views.draw(out / "views.png", crops, args.views, mean, std)
+            batch_views.draw(out / "views.png", crops, mean, std)
 
         with run.autocast(device, args.precision):
             views, local = crops[: 1 + args.views], crops[1 + args.views :]

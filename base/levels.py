@@ -5,11 +5,10 @@ No file says which value is white. So the user says it, once for all stages: wit
 --bands, or with GCL_LEVELS="0 4095" and GCL_BANDS="4 3 2" in the environment. The flags set these
 variables too, because the environment reaches every process that reads images.
 
-Images of 8 bits are read as they are, whatever the levels.
+Images of 8 bits are read as they are, whatever the levels. TIFF files alone may have more bits.
 """
 
 import argparse
-import functools
 import os
 
 import numpy as np
@@ -86,7 +85,6 @@ def bands():
     return chosen
 
 
-@functools.cache  # one process reads many images under one text
 def _numbers(text, kind):
     """The numbers of a text: a tuple, empty if there are other words. None without a word."""
     try:
@@ -99,24 +97,15 @@ def _numbers(text, kind):
 def eight_bits(values):
     """Values of any type, (H, W, bands) -> uint8 of the same shape, LOW black and HIGH white.
 
-    What lies outside is cut off, NaN ("no data") is black. Without levels, 16-bit values are taken
-    to fill their range. Raises Unclear for other types without levels."""
+    What lies outside is cut off, NaN ("no data") is black. Raises Unclear without levels."""
     if values.dtype == np.uint8:
         return values
-    if values.dtype.kind not in "uif":
-        raise ValueError(f"{values.dtype} values are no image")
     low_high = levels()
     if low_high is None:
-        if values.dtype != np.uint16:
-            raise Unclear(
-                f"{values.dtype} values need --levels LOW HIGH, black and white (or set {LEVELS})"
-            )
-        if values.shape[2] == 3:
-            return (values >> 8).astype(np.uint8)  # as Pillow converts 16-bit colours
-        low_high = (0, 65535)
+        raise Unclear(
+            f"{values.dtype} values from {values.min():g} to {values.max():g} need --levels LOW "
+            f'HIGH, black and white (or set {LEVELS}="LOW HIGH" for all stages)'
+        )
     low, high = low_high
-    scaled = values.astype(np.result_type(values.dtype, np.float32))
-    scaled -= low
-    scaled *= 255 / (high - low)
-    np.nan_to_num(scaled, copy=False)
-    return scaled.round().clip(0, 255).astype(np.uint8)
+    scaled = (values.astype(np.float64, casting="same_kind") - low) * (255 / (high - low))
+    return np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8)

@@ -26,28 +26,27 @@ def is_wanted(device, colour_on, in_memory):
         return False
     if in_memory or colour_on == "gpu":
         return True
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return colour_on == "auto" and cores < 4 * parallel.local_world()
+    few = len(os.sched_getaffinity(0)) < 4 * parallel.local_world()  # cores
+    return colour_on == "auto" and few
 
 
 # ---------------------------------------------------------------- crops, on any device
 @functools.cache
 def resampling(source, size, interpolation, device):
-    """Weights (2, source, source + 1, size, source): entry [flip, begin, width] resizes a part.
+    """Weights (2, source + 1, source + 1, source, size): entry [flip, width, source - begin].
 
-    The part begins at pixel `begin` of a line of `source` pixels and is `width` long. The product
-    of its matrix (size, source) with the line is the part resized to `size`, with antialiasing, as
-    PIL does it, and mirrored if `flip` is 1. Entries of parts that reach beyond the line are not
-    used.
+    The part of it begins at pixel `begin` of a line of `source` pixels and is `width` long. The
+    product of the line with the matrix (source, size) is the part resized to `size`, with
+    antialiasing, as PIL does it, and mirrored if `flip` is 1. Entries of parts that reach beyond
+    the line are not used.
     """
-    table = torch.zeros(2, source, source + 1, size, source)
+    table = torch.zeros(2, source + 1, 2 * source, size)  # each part begins at pixel `source`
     for width in range(1, source + 1):
         lines = torch.eye(width)[None, None]  # resizing each pixel alone gives its weights
-        weights = F.interpolate(lines, (size, width), mode=interpolation, antialias=True)
-        for begin in range(source - width + 1):
-            table[0, begin, width, :, begin : begin + width] = weights
+        weights = F.interpolate(lines, (width, size), mode=interpolation, antialias=True)
+        table[0, width, source : source + width] = weights
     table[1] = table[0].flip(2)
-    return table.to(device)
+    return table.to(device).unfold(2, source, 1).mT  # a window for each begin; nothing is copied
 
 
 def resized_crops(images, boxes, flips, size, interpolation):
@@ -60,10 +59,10 @@ def resized_crops(images, boxes, flips, size, interpolation):
     n, source, _, _ = images.shape
     table = resampling(source, size, interpolation, images.device)
     top, left, height, width = boxes.unbind(1)
-    columns = table[flips, left, width]
-    rows = table[0, top, height]
+    columns = table[flips, width, source - left]
+    rows = table[0, height, source - top].mT
     x = images.view(n, source * 3, source).float()
-    x = torch.bmm(x, columns.mT).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
+    x = torch.bmm(x, columns).round_().clamp_(0, 255)  # PIL keeps 8 bits between the passes
     x = torch.bmm(rows, x.view(n, source, 3 * size)).round_().clamp_(0, 255)
     x = x.to(torch.uint8)
     if x.is_cuda:
@@ -126,10 +125,10 @@ def blur(x, sigma):
 
 
 def solarize(x, _):
-    return torch.where(x < 128, x, 255 - x)
+    return torch.minimum(x, 255 - x)
 
 
-OPERATIONS = views.table(brightness, contrast, saturation, hue, grayscale, blur, solarize)
+OPERATIONS = (brightness, contrast, saturation, hue, grayscale, blur, solarize)
 
 
 def passes(choices):
@@ -169,7 +168,7 @@ def colour_and_normalise(images, choices, mean, std):
         all_rows = send(torch.cat([rows for _, rows in todo])).split(sizes)
         for (operation, _), rows in zip(todo, all_rows, strict=True):
             factor = on_device[rows, operation].view(-1, 1, 1, 1)
-            changed = OPERATIONS[operation](x[rows].float(), factor)
+            changed = OPERATIONS[operation - views.BRIGHTNESS](x[rows].float(), factor)
             # PIL keeps 8 bits after each operation, and truncates.
             x[rows] = changed.clamp(0, 255).to(torch.uint8)
     scale = 255 * torch.tensor([mean, std], dtype=torch.float32).view(2, 1, 3, 1, 1)
@@ -177,18 +176,15 @@ def colour_and_normalise(images, choices, mean, std):
     return x.float().sub_(mean).div_(std)
 
 
-def draw(path, crops, partners, mean, std):
+def draw(path, crops, mean, std):
     """A sheet of the first images of a batch, as the network gets them.
 
-    crops: list of normalised (B, 3, H, W): the real view, its partners, the local crops.
+    crops: list of normalised (B, 3, H, W), a column each: the real view, its partners, local crops.
     """
     mean = torch.tensor(mean).view(3, 1, 1)
     std = torch.tensor(std).view(3, 1, 1)
     columns = []
     for crop in crops:
-        pixels = (crop[:8].float().cpu() * std + mean).clamp(0, 1) * 255
+        pixels = (crop[:8].cpu() * std + mean).clamp(0, 1) * 255
         columns.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
-    titles = ["real"]
-    titles += [f"partner {k + 1}" for k in range(partners)]
-    titles += [f"local {k + 1}" for k in range(len(crops) - 1 - partners)]
-    contact_sheet(path, [list(row) for row in zip(*columns, strict=True)], titles)
+    contact_sheet(path, list(zip(*columns, strict=True)))

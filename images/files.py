@@ -4,55 +4,46 @@ Paths are strings relative to their folder, with "/". A name that is not UTF-8 k
 Python's surrogate escapes.
 """
 
+import atexit
 import collections
 import functools
 import json
+import multiprocessing.util
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from base.run import fail, read_text, warn
-from images.read import check_values, warn_once
+from images.read import check_values
 
 # Folders of systems and archives. They hold thumbnails and old copies.
 SYSTEM_FOLDERS = frozenset(
     [
         "__MACOSX",  # of macOS's zip files
-        "__pycache__",
         "@eaDir",  # of Synology's disks
         "#recycle",
         "#snapshot",
         "@Recycle",  # of QNAP's disks
-        "@Recently-Snapshot",
         "$RECYCLE.BIN",  # of Windows
-        "$Recycle.Bin",
-        "RECYCLER",
         "System Volume Information",
         "lost+found",  # of Linux file systems
     ]
 )
 
-# Kinds of files that Pillow registers, but that are no pictures, need another program, or will be
-# dropped (IM). A .pcd is a point cloud more often than a photograph of Kodak's.
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IM", "IPTC", "MPEG", "PCD", "WMF"}
+warn_once = functools.cache(warn)  # however often a stage looks at the same folder
+
+EXTENSIONS = frozenset(  # in lower case, without the dot
+    "jpg jpeg jfif png bmp dib gif webp avif jp2 j2k tif tiff ppm pgm pbm pnm tga ico".split()
+)
 
 
 # ---------------------------------------------------------------- finding
 def is_passed_over(name):
     """Whether images are not looked for in a folder of this name: it is hidden, or a system's."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
-
-
-@functools.cache
-def extensions():
-    """The extensions of the files that read_image reads: in lower case, without the dot."""
-    Image.init()
-    readable = Image.OPEN.keys() - NO_PICTURES
-    registered = Image.registered_extensions().items()
-    return frozenset(suffix[1:] for suffix, kind in registered if kind in readable)
 
 
 def find_images(root):
@@ -70,7 +61,7 @@ def find_images(root):
     try:
         for file in _files_below(root):
             kind = extension(file)
-            if kind in extensions():
+            if kind in EXTENSIONS:
                 paths.append(file.removeprefix(os.path.join(root, "")))
             else:
                 others[kind] += 1
@@ -124,12 +115,10 @@ def stem_of(path):
 
 
 def _counted(others):
-    """ ": 12 .txt, 1 .csv", the commonest first."""
+    """ ": 12 .txt, 1 .csv", the six commonest first."""
     kinds = []
     for kind, number in sorted(others.items(), key=lambda item: (-item[1], item[0]))[:6]:
         kinds.append(f"{number} .{kind}" if kind.isalnum() else f"{number} without extension")
-    if len(others) > 6:
-        kinds.append("...")
     return ": " + ", ".join(kinds) if kinds else ""
 
 
@@ -145,12 +134,11 @@ def views_of(mirror):
     mirror = Path(mirror)
     if not mirror.is_dir():
         fail(f"{mirror} is not a folder: give a mirror that 02_augment.py made.", 2)
-    numbered = []
+    folders = []
     for folder in mirror.iterdir():
-        number = re.fullmatch("view([0-9]+)", folder.name)
-        if number and folder.is_dir():
-            numbered.append((int(number[1]), folder))
-    return [folder for _, folder in sorted(numbered)] or [mirror]
+        if re.fullmatch("view[0-9]+", folder.name) and folder.is_dir():
+            folders.append(folder)
+    return sorted(folders, key=lambda folder: int(folder.name[4:])) or [mirror]
 
 
 def suffixes_in(view, paths):
@@ -211,8 +199,7 @@ def matched(a, b, common=False):
     """
     if mirror_root(b) == Path(b).resolve():
         fail(f"{b} is the root of a mirror: give one of its views, such as {b}/view0.", 2)
-    of_a = {stem_of(path): path for path in find_images(a)}
-    of_b = {stem_of(path): path for path in find_images(b)}
+    of_a, of_b = ({stem_of(path): path for path in find_images(root)} for root in (a, b))
     both = of_a.keys() & of_b.keys()
     left_out = (of_a.keys() - both) & unread(b).keys()
     if left_out:
@@ -250,6 +237,21 @@ class Reading:
         return self.read(item)
 
 
+def ignore_signals(worker):
+    """In a process that reads: a training that is told to stop goes on until its checkpoint, and so
+    do its readers (see training.Resumable)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register  # after multiprocessing.util's, so that it runs before: that would wait for ever
+def end_readers():
+    """Readers end with their process, whatever they are doing."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would call it an error
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
 def read_ahead(items, read, workers, device, prefetch=2):
     """Iterate over read(item) of the items, in their order; `workers` processes read ahead.
 
@@ -265,4 +267,5 @@ def read_ahead(items, read, workers, device, prefetch=2):
         num_workers=workers,
         pin_memory=device.type == "cuda",
         prefetch_factor=prefetch if workers else None,
+        worker_init_fn=ignore_signals,
     )

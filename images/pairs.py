@@ -7,12 +7,13 @@ of a whole batch are made at once.
 import functools
 import json
 import os
+from dataclasses import KW_ONLY, InitVar, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from base import run
 from images import views
@@ -24,7 +25,7 @@ from images.unreadable import ImageList
 
 REAL = -1  # the real image, as the source of a view
 STORED = -2  # the control: the real image, stored as a generated one would be
-LARGEST = 64  # pixels of images in memory: the tables of resampling grow with the fourth power
+LARGEST = 64  # pixels of images in memory; larger ones gain little
 
 
 def mirrors_of(generated, mix):
@@ -91,7 +92,8 @@ def generated_suffixes(paths, mirrors):
     return np.stack(suffixes), failed
 
 
-class PairDataset(torch.utils.data.Dataset):
+@dataclass(eq=False)
+class PairDataset:
     """Views of each image: the first view, K partners, local crops. Asked for as (epoch, index).
 
     root, paths: the real images; paths are relative to root. specs: (first, second, local) as in
@@ -100,10 +102,9 @@ class PairDataset(torch.utils.data.Dataset):
     the control: the real image in their place, resized and stored as they were.
     Each of K = `partners` partners is, with probability `mix`, a generated image (K distinct
     mirrors) under the augmentations `pair` (names of views.PAIR), else the real image under
-    `second`. Local crops are cut from the real image; with local_from="generated" from the partners
-    in turn.
+    `second`. Local crops are cut from the real image.
     both_generated: the first view, too, is a generated image under `pair`, from yet another mirror,
-    and local crops are cut from the partners. `mix` is 1 then.
+    and local crops are cut from the partners in turn. `mix` is 1 then.
 
     Every choice is a function of (seed, epoch, index, purpose). So the real views are the same for
     every `mix`, and with mix = 0 no mirror is opened.
@@ -116,88 +117,82 @@ class PairDataset(torch.utils.data.Dataset):
     see unreadable.ImageList. A generated image that cannot be read raises an OSError.
     """
 
-    def __init__(
-        self,
-        root,
-        paths,
-        specs,
-        size,
-        *,
-        seed=0,
-        mix=0.0,
-        pair=("crop",),
-        generated=(),
-        partners=1,
-        both_generated=False,
-        local_crops=0,
-        local_size=96,
-        local_from="real",
-        store_size=256,
-        on_device=False,
-        share=0.0,
-        record=None,
-    ):
+    root: InitVar[str]
+    paths: InitVar[list]
+    specs: InitVar[tuple]
+    size: int
+    _: KW_ONLY
+    seed: int = 0
+    mix: float = 0
+    pair: InitVar[tuple] = ("crop",)
+    generated: list = ()
+    partners: int = 1
+    both_generated: bool = False
+    local_crops: int = 0
+    local_size: int = 96
+    store_size: int = 256
+    on_device: bool = False
+    share: InitVar[float] = 0
+    record: InitVar[str] = None
+
+    def __post_init__(self, root, paths, specs, pair, share, record):
         self.first, self.second, self.local = specs
         self.pair = views.pair_view(pair, self.second)
-        self.size = size
-        self.seed = seed
-        self.mix = mix
-        self.partners = partners
-        self.both_generated = both_generated
-        self.local_crops = local_crops
-        self.local_size = local_size
-        self.local_from = "generated" if both_generated else local_from
-        self.store_size = store_size
-        self.on_device = on_device
-        self.generated = generated
+        self.needed = self.partners + self.both_generated
+        if self.both_generated:
+            self.first = self.pair
+            self.local = self.pair | {"scale": self.local["scale"]}
         failed = {}
-        if mix > 0 and generated != "real":
-            needed = partners + both_generated
-            if len(generated) < needed:
-                flags = f"--views {partners}" + " --both-generated" * both_generated
+        if self.mix > 0 and self.generated != "real":
+            if len(self.generated) < self.needed:
                 run.fail(
-                    f"{flags} needs {needed} folders of generated views; --generated has "
-                    f"{len(generated)}.",
+                    f"Each image needs {self.needed} folders of generated views; --generated has "
+                    f"{len(self.generated)}.",
                     2,
                 )
-            self.suffixes, failed = generated_suffixes(paths, generated)
+            self.suffixes, failed = generated_suffixes(paths, self.generated)
         self.originals = ImageList(root, paths, share, record, failed=failed)
 
     def __len__(self):
         return len(self.originals)
 
     def sources(self, epoch, index):
-        """What each view is made of: [(image, spec, size, random generator)].
+        """The image that each view is made of: (first, [partners], [local crops]).
 
-        image: REAL, STORED (the real image in a generated one's place), or a mirror's number.
+        It is REAL, STORED (the real image in a generated one's place), or a mirror's number.
         """
         first, partners = REAL, [REAL] * self.partners
         if self.mix > 0:
             rng = run.seed_rng(self.seed, epoch, index, "mix")
             taken = rng.random(self.partners) < self.mix
-            needed = self.partners + self.both_generated
-            chosen = [STORED] * needed
+            chosen = [STORED] * self.needed
             if self.generated != "real":
-                chosen = rng.permutation(len(self.generated))[:needed].tolist()
+                chosen = rng.permutation(len(self.generated))[: self.needed].tolist()
             if self.both_generated:
                 first = chosen.pop()
             partners = [c if take else REAL for c, take in zip(chosen, taken, strict=True)]
+        of_local = partners if self.both_generated else [REAL]
+        return first, partners, [of_local[n % len(of_local)] for n in range(self.local_crops)]
 
-        def rng_of(*purpose):
-            return run.seed_rng(self.seed, epoch, index, *purpose)
+    def choose(self, epoch, index, shape):
+        """What each view is made of, and how: [(image, size, box (4,), flip, choices (11,))].
 
-        first_spec = self.first if first == REAL else self.pair
-        sources = [(first, first_spec, self.size, rng_of("first"))]
+        image: as `sources` names it. shape: a function of it that returns (height, width).
+        """
+
+        def drawn(image, spec, size, *purpose):
+            rng = run.seed_rng(self.seed, epoch, index, *purpose)
+            box, *others = views.draw_choices(spec, *shape(image), rng)
+            return image, size, np.array(box), *others
+
+        first, partners, local = self.sources(epoch, index)
+        chosen = [drawn(first, self.first, self.size, "first")]
         for k, image in enumerate(partners):
             purpose, spec = ("second", self.second) if image == REAL else ("pair", self.pair)
-            sources.append((image, spec, self.size, rng_of(purpose, k)))
-        for n in range(self.local_crops):
-            image, spec = REAL, self.local
-            partner = partners[n % self.partners]
-            if self.local_from == "generated" and partner != REAL:
-                image, spec = partner, self.pair | {"scale": self.local["scale"]}
-            sources.append((image, spec, self.local_size, rng_of("local", n)))
-        return sources
+            chosen.append(drawn(image, spec, self.size, purpose, k))
+        for n, image in enumerate(local):
+            chosen.append(drawn(image, self.local, self.local_size, "local", n))
+        return chosen
 
     def read(self, image, real, index):
         """uint8 (H, W, 3) of one of the images that `sources` names.
@@ -213,17 +208,18 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, item):
         epoch, index = item
-        sources = self.sources(epoch, index)
-        needs_real = any(image in (REAL, STORED) for image, *_ in sources)
+        needs_real = not self.both_generated or self.generated == "real"
         real, there = self.originals.read_or_next(index, pixels=needs_real)
-        images = {REAL: real}
-        crops, left = [], []
-        for image, spec, size, rng in sources:
+        images = {}
+
+        def shape(image):
             if image not in images:
                 images[image] = self.read(image, real, there)
-            pixels = images[image]
-            box, flip, choices = views.draw_choices(spec, *pixels.shape[:2], rng)
-            view = views.resized_crop(pixels, box, size, spec["interpolation"])
+            return images[image].shape[:2]
+
+        crops, left = [], []
+        for image, size, box, flip, choices in self.choose(epoch, index, shape):
+            view = views.resized_crop(images[image], box, size, self.first["interpolation"])
             if flip:
                 view = cv2.flip(view, 1)
             if not self.on_device:
@@ -235,50 +231,16 @@ class PairDataset(torch.utils.data.Dataset):
 
     def batch(self, batch):
         """The items of a list of (epoch, index), stacked: what a loader's worker reads at once."""
-        return torch.utils.data.default_collate([self[item] for item in batch])
+        return default_collate([self[item] for item in batch])
 
 
 # ---------------------------------------------------------------- small images in memory
-class ViewPlan(NamedTuple):
-    """The choices for one view of the images of a batch, on the CPU.
-
-    images (B,): which one each is made of, as `PairDataset.sources` says. boxes: int64 (B, 4).
-    flips: int64 (B,). choices: float32 (B, 11). size: pixels.
+def choose_all(batch, pairs, sides):
+    """(indices (B,), what `PairDataset.choose` returns, as tensors of B) of a list of (epoch,
+    index). sides: {image, as `sources` names it: its side in pixels}.
     """
-
-    images: torch.Tensor
-    boxes: torch.Tensor
-    flips: torch.Tensor
-    choices: torch.Tensor
-    size: int
-    interpolation: str
-
-
-def plan(batch, pairs, sides):
-    """(indices (B,), [a ViewPlan for each view]) of a batch of (epoch, index).
-
-    pairs: a PairDataset. sides: {image, as `sources` names it: its side in pixels}.
-    """
-    plans = []
-    asked = [pairs.sources(epoch, index) for epoch, index in batch]
-    for column in zip(*asked, strict=True):
-        images, specs, sizes, _ = zip(*column, strict=True)
-        drawn = [
-            views.draw_choices(spec, sides[image], sides[image], rng)
-            for image, spec, _, rng in column
-        ]
-        boxes, flips, choices = zip(*drawn, strict=True)
-        plans.append(
-            ViewPlan(
-                torch.tensor(images),
-                torch.tensor(boxes),
-                torch.tensor(flips, dtype=torch.int64),
-                torch.from_numpy(np.stack(choices)),
-                sizes[0],
-                specs[0]["interpolation"],
-            )
-        )
-    return torch.tensor([index for _, index in batch]), plans
+    chosen = [pairs.choose(*item, lambda image: (sides[image], sides[image])) for item in batch]
+    return torch.tensor([index for _, index in batch]), default_collate(chosen)
 
 
 class SmallPairs:
@@ -290,7 +252,8 @@ class SmallPairs:
 
     def __init__(self, pairs, device):
         self.pairs = pairs
-        self.images = {}
+        self.device = device
+        images = {}
         kinds = [REAL]
         if pairs.mix > 0:
             kinds += [STORED] if pairs.generated == "real" else range(len(pairs.generated))
@@ -298,60 +261,57 @@ class SmallPairs:
             for index in range(len(pairs)):
                 real, there = pairs.originals.read_or_next(index)
                 for kind in kinds:
-                    self.keep(kind, index, pairs.read(kind, real, there), there)
+                    image = pairs.read(kind, real, there)
+                    height, width, _ = image.shape
+                    if kind not in images:
+                        images[kind] = torch.zeros(len(pairs), height, 3, height, dtype=torch.uint8)
+                    if not height == width == images[kind].shape[1] <= LARGEST:
+                        run.fail(
+                            f"--in-memory needs squares of one size of at most {LARGEST} px; "
+                            f"{pairs.originals.path(there)} is {width} x {height} px: leave "
+                            "--in-memory out.",
+                            2,
+                        )
+                    images[kind][index] = torch.from_numpy(image.transpose(0, 2, 1).copy())
                 bar.update()
-        self.images = {kind: images.to(device) for kind, images in self.images.items()}
-        self.sides = {kind: images.shape[1] for kind, images in self.images.items()}
+        self.images = {kind: of_kind.to(device) for kind, of_kind in images.items()}
+        self.sides = {kind: of_kind.shape[1] for kind, of_kind in images.items()}
 
-    def keep(self, kind, index, image, there):
-        """Put an image in memory; they must all be equal small squares."""
-        if kind not in self.images:
-            side = image.shape[0]
-            empty = torch.zeros(len(self.pairs), side, 3, side, dtype=torch.uint8)
-            self.images[kind] = empty.share_memory_()
-        side = self.images[kind].shape[1]
-        if image.shape[:2] != (side, side) or side > LARGEST:
-            run.fail(
-                f"--in-memory needs squares of one size of at most {LARGEST} px; "
-                f"{self.pairs.originals.path(there)} is {image.shape[1]} x {image.shape[0]} px: "
-                "leave --in-memory out.",
-                2,
-            )
-        self.images[kind][index] = torch.from_numpy(image.transpose(0, 2, 1).copy())
-
-    def render(self, indices, plans):
+    def render(self, indices, chosen):
         """(views, choices that are left, indices), as a batch of the PairDataset.
 
-        indices, plans: what `plan` returned. views: uint8 (B, H, W, 3) each, on the device.
+        indices, chosen: what `choose_all` returned. views: uint8 (B, H, W, 3) each, on the device.
         """
-        crops = [self.crop(indices, view) for view in plans]
-        choices = [view.choices for view in plans]
-        if not self.pairs.on_device:
-            for images, wanted in zip(crops, choices, strict=True):
-                images = images.numpy()
-                for row, choice in enumerate(wanted.numpy()):
-                    images[row] = views.colour(images[row], choice)
-            neutral = torch.from_numpy(views.NEUTRAL).expand(len(indices), -1)
-            choices = [neutral] * len(crops)
-        return crops, choices, indices
+        crops, left = [], []
+        for *how, choices in chosen:
+            images = self.crop(indices, *how)
+            if not self.pairs.on_device:
+                for image, choice in zip(images.numpy(), choices.numpy(), strict=True):
+                    image[:] = views.colour(image, choice)
+                choices = torch.from_numpy(views.NEUTRAL).expand(len(indices), -1)
+            crops.append(images)
+            left.append(choices)
+        return crops, left, indices
 
-    def crop(self, indices, view):
+    def crop(self, indices, kinds, sizes, boxes, flips):
         """uint8 (B, size, size, 3): one view of each image, cut and flipped."""
-        device = self.images[REAL].device
-        send = functools.partial(torch.Tensor.to, device=device, non_blocking=True)
-        shape = (len(indices), view.size, view.size, 3)
-        crops = torch.empty(shape, dtype=torch.uint8, device=device)
-        for kind in view.images.unique().tolist():
-            rows = (view.images == kind).nonzero()[:, 0]
-            images = self.images[kind][send(indices[rows])]
-            boxes = send(view.boxes[rows])
-            flips = send(view.flips[rows])
-            crops[send(rows)] = resized_crops(images, boxes, flips, view.size, view.interpolation)
+        send = functools.partial(torch.Tensor.to, device=self.device, non_blocking=True)
+        size = int(sizes[0])
+        crops = send(torch.empty(len(indices), size, size, 3, dtype=torch.uint8))
+        for kind in kinds.unique().tolist():
+            rows = (kinds == kind).nonzero()[:, 0]
+            crops[send(rows)] = resized_crops(
+                self.images[kind][send(indices[rows])],
+                send(boxes[rows]),
+                send(flips[rows].long()),
+                size,
+                self.pairs.first["interpolation"],
+            )
         return crops
 
     def batch(self, batch):
         """The views of a batch of (epoch, index), for the workers of a loader on a CPU."""
-        return self.render(*plan(batch, self.pairs, self.sides))
+        return self.render(*choose_all(batch, self.pairs, self.sides))
 
 
 def small_loader(pairs, order, workers, device):
@@ -363,5 +323,5 @@ def small_loader(pairs, order, workers, device):
     small = SmallPairs(pairs, device)
     if device.type == "cpu":
         return read_ahead(order, small.batch, workers, device), None
-    choose = functools.partial(plan, pairs=pairs, sides=small.sides)
+    choose = functools.partial(choose_all, pairs=pairs, sides=small.sides)
     return read_ahead(order, choose, workers, device), small.render

@@ -84,13 +84,13 @@ def contact_sheet(path, rows, titles=(), labels=(), cell=None):
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((gap + column * (cell + gap), 3), _drawable(title), fill="black")
+        draw.text((gap + column * (cell + gap), 3), drawable(title), fill="black")
     for r, row in enumerate(rows):
         top = head + gap + r * (cell + gap)
         for column, image in enumerate(row):
             sheet.paste(_fitted(image, cell), (gap + column * (cell + gap), top))
         if r < len(labels):
-            text = "\n".join(textwrap.wrap(_drawable(labels[r]), 40))
+            text = "\n".join(textwrap.wrap(drawable(labels[r]), 40))
             draw.multiline_text((columns * (cell + gap) + 2 * gap, top), text, fill="black")
     with atomic(path) as temporary:
         sheet.save(temporary)
@@ -104,6 +104,6 @@ def _fitted(image, cell):
     return ImageOps.contain(picture, (cell, cell), how)
 
 
-def _drawable(text):
+def drawable(text):
     """A name that is not UTF-8 has characters that no font can draw: they become "?"."""
     return str(text).encode("utf-8", "replace").decode()

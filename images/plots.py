@@ -8,8 +8,9 @@ matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
 from matplotlib import pyplot as plt  # noqa: E402
 
 from base import run  # noqa: E402
+from images.pictures import drawable  # noqa: E402
 
-MANY_CLASSES = 60  # beyond this, names beside the bars would cover each other
+HIGHEST = 500  # inches; matplotlib draws 2**16 pixels at most
 
 
 def curves(path, events, names):
@@ -30,16 +31,9 @@ def curves(path, events, names):
 def bars(path, values, title):
     """A PNG with one bar for each class, the best on top. values: {class: percent}."""
     names = sorted(values, key=values.get)
-    few = len(names) <= MANY_CLASSES
-    height = min(max(2.5, 0.25 * len(names)), 12)
-    figure, axis = plt.subplots(figsize=(7, height))
-    axis.barh(range(len(names)), [values[name] for name in names], height=0.8 if few else 1)
-    if few:
-        # What is not UTF-8 in a name cannot be drawn: it becomes "?".
-        drawn = [name.encode("utf-8", "replace").decode() for name in names]
-        axis.set_yticks(range(len(names)), drawn)
-    else:
-        axis.set_yticks([])
+    figure, axis = plt.subplots(figsize=(7, min(max(2.5, 0.25 * len(names)), HIGHEST)))
+    drawn = [drawable(name) for name in names]
+    axis.barh(range(len(names)), [values[name] for name in names], tick_label=drawn)
     axis.set(xlim=(0, 100), xlabel="percent", title=title)
     save_figure(figure, path)
 

@@ -1,4 +1,4 @@
-"""Views: the published hand-crafted augmentations of the six methods, applied to one image.
+"""Views: hand-crafted augmentations, applied to one image.
 
 An augmentation has two halves. `draw_choices` makes every random choice, from a numpy Generator.
 `resized_crop`, a flip and `colour` apply the choices to one image, in a worker of the loader.
@@ -17,10 +17,11 @@ from base import run
 cv2.setNumThreads(0)  # the loader's processes are the parallelism
 
 # ---------------------------------------------------------------- what is published
-# A view is a dict, applied in this order. scale: share of the image's area that is cropped (None:
-# no crop). flip: a probability. jitter: strengths of brightness, contrast, saturation and hue, in
-# random order with probability jitter_p. grayscale, blur (sigma 0.1 to 2 pixels) and solarize
-# (threshold 128): probabilities. mean, std: the normalisation of pixels in [0, 1].
+# A view is a dict, applied in this order. scale: share of the image's area that is cropped (0: the
+# largest centred square). flip: a probability. jitter: strengths of brightness, contrast,
+# saturation and hue, in random order with probability jitter_p. grayscale, blur (sigma 0.1 to 2
+# pixels) and solarize (threshold 128): probabilities. mean, std: the normalisation of pixels in
+# [0, 1]. These are VICReg's; the files in models/ say what other methods change in them.
 FIRST = dict(
     scale=(0.08, 1.0),
     interpolation="bicubic",
@@ -35,26 +36,6 @@ FIRST = dict(
 )
 SECOND = FIRST | dict(blur=0.1, solarize=0.2)
 LOCAL = dict(scale=(0.05, 0.14), blur=0.5)  # of DINO and SwAV for ResNet-50; ours for the others
-
-_DINO = FIRST | dict(scale=(0.14, 1.0))
-_SIMCLR = FIRST | dict(jitter=(0.8, 0.8, 0.8, 0.2), blur=0.5, mean=(0, 0, 0), std=(1, 1, 1))
-_SWAV = _SIMCLR | dict(
-    scale=(0.14, 1.0), interpolation="bilinear", mean=FIRST["mean"], std=(0.228, 0.224, 0.225)
-)
-
-# (first view, second view, local crop) of each method. SimCLR and BYOL were published in TensorFlow
-# and JAX; they run here on the arithmetic of PIL, like the others.
-VICREG = (FIRST, SECOND, FIRST | LOCAL)  # facebookresearch/vicreg augmentations.py
-BARLOW = VICREG  # facebookresearch/barlowtwins main.py
-DINO = (_DINO, SECOND | dict(scale=_DINO["scale"]), _DINO | LOCAL)  # dino main_dino.py, README
-DINO_VIT = (  # main_dino.py:108-117
-    FIRST | dict(scale=(0.4, 1.0)),
-    SECOND | dict(scale=(0.4, 1.0)),
-    FIRST | LOCAL | dict(scale=(0.05, 0.4)),
-)
-SIMCLR = (_SIMCLR, _SIMCLR, _SIMCLR | LOCAL)  # google-research/simclr data_util.py
-BYOL = VICREG  # google-deepmind byol/utils/augmentations.py
-SWAV = (_SWAV, _SWAV, _SWAV | LOCAL)  # facebookresearch/swav multicropdataset.py
 
 # What --view-preset changes in the real views of any method, for images that are not photographs.
 # The local crops keep their scale.
@@ -79,11 +60,10 @@ PAIR = {
 def with_preset(specs, preset, crop_scale=None):
     """(first, second, local) views under a preset; crop_scale (low, high) replaces its scale."""
     first, second, local = specs
-    changes = PRESETS[preset]
+    changes = dict(PRESETS[preset])
     if crop_scale:
-        changes = changes | {"scale": tuple(crop_scale)}
-    without_scale = {key: value for key, value in changes.items() if key != "scale"}
-    return first | changes, second | changes, local | without_scale
+        changes["scale"] = tuple(crop_scale)
+    return first | changes, second | changes, local | changes | {"scale": local["scale"]}
 
 
 def pair_view(names, second):
@@ -97,10 +77,7 @@ def pair_view(names, second):
         run.fail(f"--pair takes any of {', '.join(PAIR)}, or none alone, not {' '.join(names)}.", 2)
     view = dict(second)
     for name, key in PAIR.items():
-        if name in names:
-            view[key] = second[key] or SECOND[key]
-        else:
-            view[key] = None if name == "crop" else 0.0
+        view[key] = second[key] or SECOND[key] if name in names else 0.0
     return view
 
 
@@ -110,12 +87,6 @@ def pair_view(names, second):
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, SOLARIZE = range(4, 11)
 NEUTRAL = np.array([0, 1, 2, 3, 1, 1, 1, 0, 0, 0, 0], np.float32)  # these change nothing
 UNCHANGED = NEUTRAL.tolist()
-
-
-def square_box(height, width):
-    """The largest centred square as a box (top, left, height, width)."""
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
 
 
 def draw_box(scale, height, width, rng):
@@ -139,7 +110,8 @@ def draw_choices(view, height, width, rng):
     if view["scale"]:
         box = draw_box(view["scale"], height, width, rng)
     else:
-        box = square_box(height, width)
+        side = min(height, width)
+        box = (height - side) // 2, (width - side) // 2, side, side
     # Always as many numbers are drawn: one probability then does not shift the next choice.
     u = rng.random(14).tolist()
     choices = UNCHANGED.copy()  # a list: it is filled faster than an array
@@ -161,7 +133,6 @@ def draw_choices(view, height, width, rng):
 # The arithmetic is that of PIL, up to one level in a few pixels. PIL truncates a blend of two
 # images where OpenCV rounds, so that PIL's are 0.4 levels darker on average; hence TRUNCATE.
 TRUNCATE = -0.499
-SOLARIZED = np.array([level if level < 128 else 255 - level for level in range(256)], np.uint8)
 COSINES = np.cos(2 * np.pi / 13 * np.outer(np.arange(13), np.arange(-6, 7)))
 
 
@@ -228,15 +199,18 @@ def blur(image, sigma):
 
 
 def solarize(image, _):
-    return cv2.LUT(image, SOLARIZED)
+    return np.minimum(image, 255 - image)
 
 
-def table(*operations):
-    """{its place in the choices: operation} of the seven operations, in the order of the places."""
-    return dict(enumerate(operations, BRIGHTNESS))
-
-
-OPERATIONS = table(brightness, contrast, saturation, hue, grayscale, blur, solarize)
+OPERATIONS = (
+    brightness,
+    contrast,
+    saturation,
+    hue,
+    grayscale,
+    blur,
+    solarize,
+)  # from BRIGHTNESS on
 
 
 def colour(image, choices):
@@ -245,5 +219,5 @@ def colour(image, choices):
     jitter = [BRIGHTNESS + int(number) for number in choices[:4]]
     for operation in (*jitter, GRAYSCALE, BLUR, SOLARIZE):
         if choices[operation] != UNCHANGED[operation]:
-            image = OPERATIONS[operation](image, choices[operation])
+            image = OPERATIONS[operation - BRIGHTNESS](image, choices[operation])
     return image

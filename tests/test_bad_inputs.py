@@ -205,7 +205,7 @@ VALUES = [
     Case("no data", all_of(FLOATS, no_data), f"GCL_LEVELS='0 1' {AUGMENT}", "0", spoil.same_red),
     Case("12 bits", TWELVE, TRAIN, "2 uint16...--levels"),
     Case("12 bits, levels", TWELVE, f"GCL_LEVELS='0 4080' {AUGMENT}", "0", spoil.same_red),
-    Case("16 bits", SIXTEEN, AUGMENT, "0 0 is taken for black, 65535 for white", spoil.same_red),
+    Case("16 bits, levels", SIXTEEN, f"GCL_LEVELS='0 65535' {AUGMENT}", "0", spoil.same_red),
     Case("five bands", BANDS, AUGMENT, "2 5 bands of uint16...--bands"),
     Case("five bands, chosen", BANDS, f"{CHOSEN} {AUGMENT}", "0", spoil.same_colours),
     Case("levels NaN", nothing, f"{AUGMENT} --levels nan 1", "2 --levels...two different numbers"),

@@ -1,12 +1,15 @@
 """Reading images of all kinds, walking through folders, mirrors, squares."""
 
+import multiprocessing
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from image_files import (
     BIG_TIFF,
     COLOURS,
@@ -45,7 +48,7 @@ def test_every_extension_that_the_reader_reads(tmp_path):
     Image.init()
     kinds = Image.registered_extensions()
     written = set()
-    for extension in files.extensions():
+    for extension in files.EXTENSIONS:
         kind = kinds["." + extension]
         if kind not in Image.SAVE:
             continue
@@ -67,7 +70,7 @@ def test_every_extension_that_the_reader_reads(tmp_path):
 
 
 def test_no_extension_of_what_is_no_picture():
-    assert not files.extensions() & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
+    assert not files.EXTENSIONS & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
 
 
 def test_what_is_passed_over_is_counted(tmp_path, capsys):
@@ -180,6 +183,17 @@ def test_generated_files_have_any_extension(tmp_path, capsys):
     touch(tmp_path, "a/1.png")
     said = sentence(capsys, files.suffixes_in, tmp_path, paths)
     assert "a/1.png and a/1.webp" in said
+
+
+# ---------------------------------------------------------------- reading ahead
+def test_signals_do_not_stop_readers():
+    """Those of a group or of a cluster reach them as well; the training stops when it likes."""
+    items = iter(files.read_ahead(range(40), int, 2, torch.device("cpu")))
+    assert next(items) + next(items) == 1  # one of each: both have begun
+    for reader in multiprocessing.active_children():
+        os.kill(reader.pid, signal.SIGTERM)
+        os.kill(reader.pid, signal.SIGINT)
+    assert list(items) == list(range(2, 40))
 
 
 # ---------------------------------------------------------------- damaged files

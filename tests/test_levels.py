@@ -1,6 +1,7 @@
 """Images of more than 8 bits, no data, many bands: --levels and --bands."""
 
 import struct
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from image_files import BANDS, COLOURS, RNG, png, sentence, tiff
 from PIL import Image
 
 from base import levels
+from base.run import fail
 from images import files, read
 
 
@@ -37,53 +39,42 @@ def test_8_bits_stay_as_they_are(tmp_path, monkeypatch, capsys):
     assert not capsys.readouterr().err
 
 
-def deep_files(values):
-    """The same uint16 values (H, W) in every kind of file that holds them."""
-    ok, opencv = cv2.imencode(".png", values)
-    assert ok
-    return {
-        "tifffile.tif": tiff(values),
-        "big.tif": tiff(values, bigtiff=True, byteorder=">"),
-        "deflate.tif": tiff(values, compression="deflate", predictor=2),
-        "tiles.tif": tiff(values, tile=(16, 16)),
-        "opencv.png": opencv.tobytes(),
-    }
+KINDS = {
+    "plain": {},
+    "big": {"bigtiff": True, "byteorder": ">"},
+    "deflate": {"compression": "deflate", "predictor": 2},
+    "tiles": {"tile": (16, 16)},
+}
 
 
-@pytest.mark.parametrize(
-    "kind", ["tifffile.tif", "big.tif", "deflate.tif", "tiles.tif", "opencv.png"]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_16_bits(tmp_path, monkeypatch, capsys, kind):
-    """Full-range values are scaled as ever; 12-bit ones need levels; both for the whole folder."""
-    full = RNG.integers(0, 65536, (20, 30)).astype(np.uint16)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a" / kind).write_bytes(deep_files(full)[kind])
-    expected = (full * (255 / 65535)).round().astype(np.uint8)
-    assert (read.read_image(tmp_path / "a" / kind) == expected[..., None]).all()
-    files.find_images(tmp_path / "a")
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "0 is taken for black, 65535 for white" in said[0]
-
-    twelve = full >> 4
-    (tmp_path / "b" / kind).write_bytes(deep_files(twelve)[kind])
-    said = sentence(capsys, files.find_images, tmp_path / "b")
-    assert "uint16 images with values from" in said
+    """Without levels the folder is refused, with what to choose."""
+    twelve = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
+    file = tmp_path / "x.tif"
+    file.write_bytes(tiff(twelve, **KINDS[kind]))
+    said = sentence(capsys, files.find_images, tmp_path)
+    assert f"{file}: uint16 values from {twelve.min()} to {twelve.max()}" in said
     assert "--levels LOW HIGH" in said and 'GCL_LEVELS="LOW HIGH"' in said
-    assert len(files.find_images(tmp_path)) == 2  # together they reach the upper half: one rule
     monkeypatch.setenv(levels.LEVELS, "0 4095")
-    assert files.find_images(tmp_path / "b") == [kind]
+    assert files.find_images(tmp_path) == ["x.tif"]
     expected = (twelve * (255 / 4095)).round()
-    assert np.abs(read.read_image(tmp_path / "b" / kind) - expected[..., None]).max() == 0
+    assert np.abs(read.read_image(file) - expected[..., None]).max() == 0
 
 
-def test_12_bits_that_the_file_declares(tmp_path):
-    """A PGM says how large its values are: nothing is left to guess."""
+def test_deep_files_of_other_kinds(tmp_path):
+    """One sentence: no value of theirs is cut in silence."""
     values = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
-    (tmp_path / "x.pgm").write_bytes(b"P5\n30 20\n4095\n" + values.astype(">u2").tobytes())
-    assert files.find_images(tmp_path) == ["x.pgm"]
-    difference = read.read_image(tmp_path / "x.pgm") - (values * (255 / 4095))[..., None]
-    assert np.abs(difference).max() <= 0.51
+    kinds = {
+        "gray.png": cv2.imencode(".png", values)[1].tobytes(),
+        "rgb.png": png(np.stack([values] * 3, 2)),
+        "rgba.png": png(np.stack([values] * 4, 2)),
+        "x.pgm": b"P5\n30 20\n4095\n" + values.astype(">u2").tobytes(),
+    }
+    for name, data in kinds.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(OSError, match=f"{name} cannot be read: more than 8 bits.*TIFF"):
+            read.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("bands", [1, 3])
@@ -94,7 +85,7 @@ def test_types_that_need_levels(tmp_path, monkeypatch, capsys, dtype, bands):
     stored = values[..., 0] if bands == 1 else values
     (tmp_path / "x.tif").write_bytes(tiff(stored, photometric="rgb" if bands == 3 else None))
     said = sentence(capsys, files.find_images, tmp_path)
-    assert f"{dtype} images with values from" in said and "--levels LOW HIGH" in said
+    assert f"{dtype} values from" in said and "--levels LOW HIGH" in said
     with pytest.raises(OSError, match="need --levels LOW HIGH"):
         read.read_image(tmp_path / "x.tif")
     monkeypatch.setenv(levels.LEVELS, f"0 {top}")
@@ -124,48 +115,37 @@ def test_no_data(tmp_path, monkeypatch, recwarn):
 
 def test_only_no_data(tmp_path, capsys, recwarn):
     tifffile.imwrite(tmp_path / "x.tif", np.full((4, 4), np.nan, np.float32))
-    assert "float32 images" in sentence(capsys, files.find_images, tmp_path)
+    assert "float32 values" in sentence(capsys, files.find_images, tmp_path)
     assert not recwarn.list
 
 
 def test_colours_of_16_bits(tmp_path, monkeypatch):
-    """As Pillow reads them, without levels; from all 16 bits with them. Transparency stays."""
+    """In whichever order they are stored; opacity is left out."""
     values = RNG.integers(0, 65536, (20, 30, 4)).astype(np.uint16)
     rgb = values[..., :3]
-    files = {
-        "rgb.png": png(rgb),
+    planes = np.moveaxis(rgb, 2, 0)
+    deep = {
         "rgb.tif": tiff(rgb, photometric="rgb"),
-        "planes.tif": tiff(np.moveaxis(rgb, 2, 0), photometric="rgb", planarconfig="separate"),
+        "planes.tif": tiff(planes, photometric="rgb", planarconfig="separate"),
+        "rgba.tif": tiff(values, photometric="rgb", extrasamples=["unassalpha"]),
     }
-    _, lzw = cv2.imencode(".tif", rgb[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
-    files["lzw.tif"] = lzw.tobytes()
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-        assert (read.read_image(tmp_path / name) == rgb >> 8).all(), name
-    monkeypatch.setenv(levels.LEVELS, "0 32768")
-    expected = (rgb.astype(np.float64) * 255 / 32768).round().clip(0, 255)
-    for name in files:
-        assert np.abs(read.read_image(tmp_path / name) - expected).max() <= 1, name
-    monkeypatch.setenv(levels.LEVELS, "")
-    (tmp_path / "rgba.png").write_bytes(png(values))
-    (tmp_path / "rgba.tif").write_bytes(
-        tiff(values, photometric="rgb", extrasamples=["unassalpha"])
-    )
-    eight = Image.fromarray((values >> 8).astype(np.uint8))
-    white = Image.new("RGBA", eight.size, "white")
-    expected = np.asarray(Image.alpha_composite(white, eight).convert("RGB"))
-    for name in ("rgba.png", "rgba.tif"):
-        assert (read.read_image(tmp_path / name) == expected).all(), name
+    for white in (65535, 32768):
+        monkeypatch.setenv(levels.LEVELS, f"0 {white}")
+        expected = (rgb.astype(np.float64) * 255 / white).round().clip(0, 255)
+        for name, data in deep.items():
+            (tmp_path / name).write_bytes(data)
+            assert np.abs(read.read_image(tmp_path / name) - expected).max() <= 1, name
 
 
-def test_turned_16_bits(tmp_path):
+def test_turned_16_bits(tmp_path, monkeypatch):
     """The camera's rotation is applied to deep images as well."""
+    monkeypatch.setenv(levels.LEVELS, "0 65535")
     values = RNG.integers(0, 65536, (20, 30, 3)).astype(np.uint16)
     (tmp_path / "x.tif").write_bytes(
         tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     )
     turned = read.read_image(tmp_path / "x.tif")
-    assert (turned == np.rot90(values >> 8, -1)).all()
+    assert (turned == np.rot90((values / 257).round(), -1)).all()
     (tmp_path / "gray.tif").write_bytes(tiff(values[..., 0], extratags=[(274, 3, 1, 6, True)]))
     assert read.read_image(tmp_path / "gray.tif").shape == (30, 20, 3)
 
@@ -191,7 +171,7 @@ def test_many_bands(tmp_path, monkeypatch, capsys, dtype, planar, compression):
     monkeypatch.setenv(levels.BANDS, "5")
     assert (read.read_image(file) == values[..., 4:]).all()
     monkeypatch.setenv(levels.BANDS, "6 1 2")
-    assert "number 6, there are 5 bands" in sentence(capsys, files.find_images, tmp_path)
+    assert f"5 bands of {dtype}" in sentence(capsys, files.find_images, tmp_path)
 
 
 def test_bands_of_colours_with_infrared(tmp_path, monkeypatch):
@@ -201,18 +181,6 @@ def test_bands_of_colours_with_infrared(tmp_path, monkeypatch):
     assert (read.read_image(tmp_path / "x.tif") == values[..., :3]).all()
     monkeypatch.setenv(levels.BANDS, "4 1 2")
     assert (read.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
-
-
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_four_compressed_bands(tmp_path, monkeypatch, dtype):
-    """OpenCV decompresses what tifffile cannot."""
-    values = RNG.integers(0, 256, (20, 30, 4)).astype(dtype)
-    options = [cv2.IMWRITE_TIFF_COMPRESSION, 5]  # LZW
-    _, data = cv2.imencode(".tif", values[..., [2, 1, 0, 3]], options)
-    (tmp_path / "x.tif").write_bytes(data.tobytes())
-    monkeypatch.setenv(levels.LEVELS, "0 255")
-    monkeypatch.setenv(levels.BANDS, "4 2 1")
-    assert (read.read_image(tmp_path / "x.tif") == values[..., [3, 1, 0]]).all()
 
 
 def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
@@ -226,18 +194,16 @@ def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
         read.read_image(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("text", ["1", "0 0", "a b", "0 nan", "0 1 2"])
-def test_bad_levels(tmp_path, monkeypatch, capsys, text):
-    Image.fromarray(COLOURS).save(tmp_path / "x.png")
-    monkeypatch.setenv(levels.LEVELS, text)
-    assert levels.LEVELS in sentence(capsys, files.find_images, tmp_path)
+BAD = {
+    levels.LEVELS: ["1", "0 0", "a b", "0 nan", "0 1 2"],
+    levels.BANDS: ["1 2", "0 1 2", "x", "1.5", "1 2 3 4"],
+}
 
 
-@pytest.mark.parametrize("text", ["1 2", "0 1 2", "x", "1.5", "1 2 3 4"])
-def test_bad_bands(tmp_path, monkeypatch, capsys, text):
-    Image.fromarray(COLOURS).save(tmp_path / "x.png")
-    monkeypatch.setenv(levels.BANDS, text)
-    assert levels.BANDS in sentence(capsys, files.find_images, tmp_path)
+@pytest.mark.parametrize("name, text", [(name, text) for name in BAD for text in BAD[name]])
+def test_bad_levels_and_bands(monkeypatch, capsys, name, text):
+    monkeypatch.setenv(name, text)
+    assert name in sentence(capsys, levels.check, partial(fail, code=2))
 
 
 def test_flags_reach_every_process(tmp_path, monkeypatch):

@@ -13,6 +13,10 @@ from images import views as V
 from images.pairs import PairDataset, SmallPairs, mirrors_of
 from images.pictures import square, write_image
 from images.read import read_image
+from models.registry import recipe_of
+
+SIMCLR = recipe_of("simclr")["views"]
+VICREG = recipe_of("vicreg")["views"]
 
 
 # ---------------------------------------------------------------- the data set
@@ -45,26 +49,25 @@ def level(view):
 
 def test_without_mixing_it_is_the_baseline(folders):
     root, paths, _ = folders
-    plain = items(PairDataset(root / "real", paths, V.VICREG, 32, local_crops=2, local_size=16))
+    plain = items(PairDataset(root / "real", paths, VICREG, 32, local_crops=2, local_size=16))
     absent = items(
         PairDataset(
             root / "real",
             paths,
-            V.VICREG,
+            VICREG,
             32,
             local_crops=2,
             local_size=16,
             mix=0.0,
             pair=["blur"],
             generated=[root / "nowhere"],
-            local_from="generated",
         )
     )
     mixed = items(
         PairDataset(
             root / "real",
             paths,
-            V.VICREG,
+            VICREG,
             32,
             local_crops=2,
             local_size=16,
@@ -79,48 +82,30 @@ def test_without_mixing_it_is_the_baseline(folders):
         assert level(partner) is not None or torch.equal(partner, a[1])
         del a[1]
         assert all(torch.equal(x, y) for x, y in zip(a, c, strict=True))
-    again = items(PairDataset(root / "real", paths, V.VICREG, 32), epochs=2)
+    again = items(PairDataset(root / "real", paths, VICREG, 32), epochs=2)
     assert torch.equal(again[0][0][0], plain[0][0][0])
     assert not torch.equal(again[0][0][0], again[len(paths)][0][0])  # another epoch, another view
 
 
 def test_mixing_rate_and_mirrors(folders):
     root, paths, mirrors = folders
-    data = PairDataset(
-        root / "real", paths, V.VICREG, 16, mix=0.3, pair=["none"], generated=mirrors
-    )
+    data = PairDataset(root / "real", paths, VICREG, 16, mix=0.3, pair=["none"], generated=mirrors)
     shown = [level(views[1]) for views, _, _ in items(data, epochs=60)]
     share = np.mean([m is not None for m in shown])
     assert abs(share - 0.3) < 4 * (0.21 / len(shown)) ** 0.5
     counts = np.bincount([m for m in shown if m is not None], minlength=3)
     assert len(counts) == 3 and counts.min() > 0.2 * counts.sum()  # each mirror is drawn as often
 
-    data = PairDataset(root / "real", paths, V.VICREG, 16, mix=1.0, generated=mirrors, partners=3)
+    data = PairDataset(root / "real", paths, VICREG, 16, mix=1.0, generated=mirrors, partners=3)
     orders = [tuple(level(view) for view in views[1:]) for views, _, _ in items(data, epochs=4)]
     assert {frozenset(order) for order in orders} == {frozenset({0, 1, 2})} and len(set(orders)) > 2
-
-    data = PairDataset(
-        root / "real",
-        paths,
-        V.DINO,
-        16,
-        mix=1.0,
-        generated=mirrors[:2],
-        partners=2,
-        local_crops=4,
-        local_size=8,
-        local_from="generated",
-    )
-    for views, _, _ in items(data):
-        shown = [level(view) for view in views]
-        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[3:]) == {0, 1}
 
 
 def test_both_views_generated(folders):
     """Two distinct mirrors in each pair, any order, and no real image, in local crops neither."""
     root, paths, mirrors = folders
     settings = dict(mix=1.0, both_generated=True, local_crops=2, local_size=8)
-    data = PairDataset(root / "nothing", paths, V.SIMCLR, 16, generated=mirrors, **settings)
+    data = PairDataset(root / "nothing", paths, SIMCLR, 16, generated=mirrors, **settings)
     pairs = []
     for views, _, _ in items(data, epochs=6):
         first, partner, *local = [level(view) for view in views]
@@ -129,7 +114,7 @@ def test_both_views_generated(folders):
     assert len(set(pairs)) == 6  # of three mirrors: every ordered pair
 
     control = PairDataset(
-        root / "real", paths, V.SIMCLR, 32, generated="real", pair=["none"], store_size=48,
+        root / "real", paths, SIMCLR, 32, generated="real", pair=["none"], store_size=48,
         mix=1.0, both_generated=True,
     )  # fmt: skip
     for i, (views, _, _) in enumerate(items(control)):
@@ -142,9 +127,9 @@ def test_control_takes_the_generated_image_s_way(folders):
     root, paths, mirrors = folders
     settings = dict(mix=0.5, pair=["flip"], seed=3)
     control = PairDataset(
-        root / "real", paths, V.VICREG, 32, generated="real", store_size=48, **settings
+        root / "real", paths, VICREG, 32, generated="real", store_size=48, **settings
     )
-    generated = PairDataset(root / "real", paths, V.VICREG, 32, generated=mirrors, **settings)
+    generated = PairDataset(root / "real", paths, VICREG, 32, generated=mirrors, **settings)
     taken = 0
     for i, ((views, _, _), (other, _, _)) in enumerate(
         zip(items(control), items(generated), strict=True)
@@ -164,8 +149,8 @@ def test_control_takes_the_generated_image_s_way(folders):
 def test_device_path_and_collation(folders):
     root, paths, _ = folders
     settings = dict(local_crops=1, local_size=16)
-    workers = PairDataset(root / "real", paths, V.VICREG, 32, **settings)
-    device = PairDataset(root / "real", paths, V.VICREG, 32, on_device=True, **settings)
+    workers = PairDataset(root / "real", paths, VICREG, 32, **settings)
+    device = PairDataset(root / "real", paths, VICREG, 32, on_device=True, **settings)
     order = [[(2, i) for i in range(len(paths))]]
     a, p, index = next(iter(DataLoader(workers, batch_sampler=order)))
     b, q, _ = next(iter(DataLoader(device, batch_sampler=order)))
@@ -182,6 +167,15 @@ def test_device_path_and_collation(folders):
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
 
 
+def test_local_crops_are_cut_from_the_partners_in_turn(folders):
+    root, paths, mirrors = folders
+    settings = dict(mix=1.0, both_generated=True, partners=2, local_crops=4, local_size=8)
+    data = PairDataset(root / "nothing", paths, VICREG, 16, generated=mirrors, **settings)
+    for views, _, _ in items(data):
+        shown = [level(view) for view in views]
+        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[:3]) == {0, 1, 2}
+
+
 def test_small_images_in_memory_give_the_same_views(tmp_path):
     """The same choices, crops equal up to two levels: real, generated, control, local crops."""
     photos = photographs((32, 32))
@@ -194,13 +188,12 @@ def test_small_images_in_memory_give_the_same_views(tmp_path):
         pairs = PairDataset(
             tmp_path / "real",
             paths,
-            V.SIMCLR,
+            SIMCLR,
             32,
             mix=0.5,
             generated=generated,
             local_crops=1,
             local_size=16,
-            local_from="generated",
             store_size=28,
             on_device=True,
         )
@@ -224,8 +217,8 @@ def test_both_generated_needs_two_mirrors(folders, capsys):
     root, paths, mirrors = folders
     with pytest.raises(SystemExit):
         settings = dict(mix=1.0, generated=mirrors[:1], both_generated=True)
-        PairDataset(root / "real", paths, V.SIMCLR, 16, **settings)
-    assert "--views 1 --both-generated needs 2 folders" in capsys.readouterr().err
+        PairDataset(root / "real", paths, SIMCLR, 16, **settings)
+    assert "needs 2 folders of generated views; --generated has 1" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(folders, tmp_path, capsys):
@@ -234,16 +227,16 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
         write_image((tmp_path / "part" / path).with_suffix(".jpg"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(SystemExit) as error:
         PairDataset(
-            root / "real", paths, V.VICREG, 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
+            root / "real", paths, VICREG, 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
         )
     assert error.value.code == 1
     said = capsys.readouterr().err
     assert "3 of 8" in said and paths[5] in said and "part" in said and len(said.splitlines()) == 1
     with pytest.raises(SystemExit):
-        PairDataset(root / "real", paths, V.VICREG, 32, mix=0.5, generated=mirrors, partners=4)
+        PairDataset(root / "real", paths, VICREG, 32, mix=0.5, generated=mirrors, partners=4)
     (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
     with pytest.raises(OSError, match="broken.jpg"):
-        PairDataset(tmp_path, ["broken.jpg"], V.VICREG, 32)[(0, 0)]
+        PairDataset(tmp_path, ["broken.jpg"], VICREG, 32)[(0, 0)]
 
 
 # ---------------------------------------------------------------- what --generated names

@@ -21,12 +21,14 @@ from base.run import read_json
 from base.run_folder import read_log, read_record
 from evaluate import features, frechet, ssim
 from images import labelled, read, unreadable
-from images import views as V
 from images.files import find_images
 from images.pairs import PairDataset
 from images.read import read_image
 from images.unreadable import ImageList
+from models.registry import recipe_of
 from models.resnet import load_backbone
+
+VICREG = recipe_of("vicreg")["views"]
 
 CPU = torch.device("cpu")
 __all__ = ["root", "unspoilt"]  # fixtures
@@ -134,7 +136,7 @@ def test_no_other_pair_changes(root):
     settings = {"mix": 0.5, "generated": [Path("gen/view0")], "local_crops": 1, "local_size": 16}
 
     def items(**more):
-        pairs = PairDataset("data/train", paths, V.VICREG, 32, **settings, **more)
+        pairs = PairDataset("data/train", paths, VICREG, 32, **settings, **more)
         return [pairs[epoch, index] for epoch in (0, 1) for index in range(24)]
 
     def equal(a, b):

@@ -246,7 +246,7 @@ def bench_mix(args, device):
             pairs = PairDataset(
                 real,
                 paths,
-                views.VICREG,
+                recipe_of("vicreg")["views"],
                 setting.size,
                 mix=rate,
                 generated=[mirror],

@@ -16,6 +16,7 @@ from torchvision import transforms
 from images import batch_views, views
 from images.files import read_ahead
 from images.pairs import PairDataset, SmallPairs
+from models.registry import recipe_of
 
 MEAN = views.FIRST["mean"]
 STD = views.FIRST["std"]
@@ -50,8 +51,8 @@ def bench_views(args, device):
     number = 2 if args.quick else 48
     with TemporaryDirectory() as folder:
         paths = photographs(folder, number)
-        all_on_cpu = PairDataset(folder, paths, views.VICREG, 224)
-        crops_only = PairDataset(folder, paths, views.VICREG, 224, on_device=True)
+        all_on_cpu = PairDataset(folder, paths, recipe_of("vicreg")["views"], 224)
+        crops_only = PairDataset(folder, paths, recipe_of("vicreg")["views"], 224, on_device=True)
         epochs = itertools.count()
 
         def official():
@@ -83,7 +84,7 @@ def bench_colour(args, device):
         number = 2
     with TemporaryDirectory() as folder:
         paths = photographs(folder, number)
-        pairs = PairDataset(folder, paths, views.VICREG, 224, on_device=True)
+        pairs = PairDataset(folder, paths, recipe_of("vicreg")["views"], 224, on_device=True)
         (order,) = in_batches(number, number, epoch=0)
         of_views, choices, _ = pairs.batch(order)
     images = torch.cat(of_views)
@@ -118,8 +119,8 @@ def bench_small(args, device):
     batch = number // 2
     with TemporaryDirectory() as folder:
         paths = photographs(folder, number, width=32, height=32, suffix=".png")
-        all_on_cpu = PairDataset(folder, paths, views.SIMCLR, 32)
-        crops_only = PairDataset(folder, paths, views.SIMCLR, 32, on_device=True)
+        all_on_cpu = PairDataset(folder, paths, recipe_of("simclr")["views"], 32)
+        crops_only = PairDataset(folder, paths, recipe_of("simclr")["views"], 32, on_device=True)
 
         def read(pairs, epochs):
             """All pairs in batches, as a loader of 03_pretrain.py reads them; the last crops."""
