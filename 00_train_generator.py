@@ -108,13 +108,6 @@ def maskgit_arguments(p):
     common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4, fewest=cli.above_zero)
     add = p.add_argument
     add("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
-    add(
-        "--start-from",
-        default="random",
-        choices=["codes", "random"],
-        help="the embeddings before the training: words from the tokenizer's codes and positions "
-        "from sines, which saves a third of a short training; or random, as published",
-    )
     add("--layers", type=cli.positive, default=24, help="transformer layers")
     add("--dim", type=cli.positive, default=768, help="width of the transformer")
     add("--heads", type=cli.positive, default=16, help="attention heads; --dim is a multiple of it")
@@ -345,8 +338,6 @@ def train_maskgit(args, device, paths, per_epoch, total):
         mlp=4 * args.dim,
         dropout=generator_training.DROPOUT,
     )
-    if args.start_from == "codes":
-        generator_training.start_embeddings(model, tokenizer.codebook)
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     adam = torch.optim.AdamW(

@@ -27,7 +27,6 @@ RESTART_STEPS = 100  # after so many, a code that was not used moves to a featur
 # ---- the transformer
 DROPOUT = 0.1  # MaskGIT
 LABEL_SMOOTHING = 0.1  # MaskGIT
-DEVIATION = 0.02  # of its random embeddings (MaskGIT)
 # ---- the k-means start
 SAMPLE_IMAGES = 2048  # images that patches are taken from
 PATCHES_PER_CODE = 128
@@ -269,44 +268,6 @@ def usage(counts):
     share = counts / counts.sum()
     entropy = -(share * share.clamp(min=1e-12).log()).sum()
     return {"codes_used": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
-
-
-# ---------------------------------------------------------------- the transformer's embeddings
-@torch.no_grad()
-def start_embeddings(transformer, codes):
-    """Start a MaskGIT's words as the codes (codes, dim), and its positions as 2-D sines.
-
-    Similar codes then begin as similar words, and near tokens with similar positions. Words and
-    positions keep the standard deviation of the random start.
-    """
-    width = transformer.config["dim"]
-    codes = codes.cpu()
-    projection = torch.empty(codes.shape[1], width)
-    torch.nn.init.orthogonal_(projection)
-    words = (codes - codes.mean(0)) @ projection
-    transformer.word.weight[: len(codes)] = with_deviation(words)
-
-    side = round(transformer.config["tokens"] ** 0.5)
-    waves = sines(side, width // 4)
-    transformer.position.weight[:, : waves.shape[1]] = with_deviation(waves)
-
-
-def with_deviation(values):
-    """The values times a factor, so that their standard deviation is DEVIATION."""
-    return values * DEVIATION / values.std().clamp(min=1e-6)
-
-
-def sines(side, n):
-    """(side * side, 4 * n): sines and cosines of n wavelengths, of the row and of the column.
-
-    The wavelengths are those of Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
-    """
-    frequencies = 10_000.0 ** -(torch.arange(n) / n)
-    angles = torch.arange(side)[:, None] * frequencies
-    line = torch.cat([angles.sin(), angles.cos()], 1)
-    of_the_row = line.repeat_interleave(side, 0)
-    of_the_column = line.repeat(side, 1)
-    return torch.cat([of_the_row, of_the_column], 1)
 
 
 # ---------------------------------------------------------------- pictures

@@ -4,7 +4,6 @@ The tokenizer turns an image into a grid of tokens, some are masked, the transfo
 and the tokenizer turns the tokens into an image again.
 """
 
-import argparse
 import functools
 import itertools
 from pathlib import Path
@@ -22,14 +21,6 @@ POSITIONS = (  # of a shrunken image on its canvas: the dissertation's Figure 27
 
 
 # ---------------------------------------------------------------- arguments
-def share_above_zero(text):
-    """argparse type: a number above 0, at most 1."""
-    value = cli.fraction(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 leaves no code to draw: use a number above 0")
-    return value
-
-
 def label_choice(text):
     """argparse type: 'true' -> None, 'random' as it is, a class index -> int."""
     if text == "true":
@@ -66,14 +57,6 @@ def maskgit_arguments(p):
         metavar="K",
         help="number of codes, the likeliest, from which each token is drawn; without it all; "
         "a few dozen leave fewer stray patches where the transformer is small",
-    )
-    p.add_argument(
-        "--top-p",
-        type=share_above_zero,
-        default=1.0,
-        metavar="P",
-        help="probability, above 0, that the codes have together from which each token is drawn: "
-        "the likeliest are taken; 1 takes all",
     )
     p.add_argument(
         "--softmax-temperature",
@@ -208,8 +191,7 @@ class Painter:
         self.precision = args.precision
         self.label = args.label
         schedule = masks.shares(args.schedule or "cosine", args.steps)
-        narrowing = args.top_k, args.top_p, args.softmax_temperature
-        self.sampling = Sampling(schedule, args.temperature, *narrowing)
+        self.sampling = Sampling(schedule, args.temperature, args.top_k, args.softmax_temperature)
 
         self.tokenizer, self.transformer, files = load_maskgit(args.weights)
         if predicts and self.transformer is None:
