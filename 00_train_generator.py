@@ -41,11 +41,11 @@ def arguments(argv=None):
     return p.parse_args(argv)
 
 
-def common_arguments(p, epochs, batch_size, learning_rate, fewest):
+def common_arguments(p, epochs, batch_size, learning_rate):
     add = p.add_argument
     add("--data", required=True, help="folder tree of images")
     add("--out", required=True, help="run folder")
-    add("--epochs", type=fewest, default=epochs, help="passes over the images; 0.5 is half")
+    add("--epochs", type=cli.from_zero, default=epochs, help="passes over the images; 0.5 is half")
     add("--batch-size", type=cli.positive, default=batch_size, help="images a step, all processes")
     add("--learning-rate", type=cli.from_zero, default=learning_rate, help="Adam's learning rate")
     add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
@@ -56,7 +56,7 @@ def common_arguments(p, epochs, batch_size, learning_rate, fewest):
 
 def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
-    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4, fewest=cli.from_zero)
+    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4)
     add = p.add_argument
     whole_numbers = (
         ("--size", 128, "side of the images in pixels"),
@@ -105,7 +105,7 @@ def vqgan_arguments(p):
 
 
 def maskgit_arguments(p):
-    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4, fewest=cli.above_zero)
+    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4)
     add = p.add_argument
     add("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
     add("--layers", type=cli.positive, default=24, help="transformer layers")
@@ -124,17 +124,17 @@ if __name__ == "__main__":
 
 import copy
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from augment import generator_training
+from augment.strategy import from_bytes
 from base import parallel
-from base.training import Clock, Resumable
+from base.training import Resumable
 from base.weights import weight_file
 from images.files import find_images, read_ahead
-from images.unreadable import ImageList, listed
+from images.unreadable import listed
 from models import maskgit, vqgan
 from models.published_maskgit import load_maskgit
 
@@ -158,7 +158,7 @@ def close_run(out, result):
 
 
 # ---------------------------------------------------------------- vqgan
-def check_vqgan(args, paths):
+def check_vqgan(args):
     """Refuse what cannot be trained, before anything is written."""
     patch = args.unshuffle * 2 ** (len(args.multipliers) - 1)
     if args.size % patch:
@@ -166,26 +166,15 @@ def check_vqgan(args, paths):
     widths = [args.filters * multiplier for multiplier in (1, *args.multipliers)]
     if any(width % args.groups for width in widths):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
-    image, index = ImageList(args.data, paths, share=1).read_or_next(0)
-    if min(image.shape[:2]) < patch:
-        run.fail(f"{paths[index]} is smaller than the {patch} pixels a token covers.", 2)
     if args.epochs == 0 and args.start_from == "random":
         run.fail("--epochs 0 trains nothing: it needs --start-from kmeans.", 2)
 
 
-def vgg16_file(args):
-    """The file of the perceptual loss, downloaded if need be; None where this run needs none."""
-    if not args.perceptual_weight or not args.epochs or Path(args.out, RESULT).exists():
-        return None
-    try:
-        return weight_file("vgg16")
-    except SystemExit:
-        run.fail("--perceptual-weight 0 trains without the features of vgg16.")
-
-
 def train_vqgan(args, device, paths, per_epoch, total):
-    check_vqgan(args, paths)
-    vgg16 = vgg16_file(args)
+    check_vqgan(args)
+    vgg16 = None
+    if args.perceptual_weight and total:
+        vgg16 = weight_file("vgg16")
     out, files = open_run(args, paths)
     if out is None:
         return
@@ -233,10 +222,18 @@ def train_vqgan(args, device, paths, per_epoch, total):
     batches = run.batches(len(files), args.batch_size, args.seed, state.step, total)
     loader = read_ahead(batches, read, args.workers, device)
     shown = generator_training.eight_images(files, args.size, device)
-    bar = run.progress(total, "vqgan", state.step)
-    pictures = Clock(generator_training.PICTURE_MINUTES)
-    for step, images in enumerate(loader, state.step):
-        x = generator_training.to_float(images, device)
+
+    def epoch_means():
+        means = state.meter.read() | generator_training.usage(epoch_used)
+        epoch_used.zero_()
+        return means | {"psnr": generator_training.decibels(means["mse"])}
+
+    def draw():
+        generator_training.draw_reconstructions(out, model, shown, args.precision)
+
+    steps = generator_training.steps(state, loader, per_epoch, total, epoch_means, draw)
+    for step, images in steps:
+        x = from_bytes(images, device)
         adversarial = args.gan_weight > 0 and step >= gan_start
         with run.autocast(device, args.precision):
             if step == 0 and args.start_from == "random":
@@ -283,21 +280,7 @@ def train_vqgan(args, device, paths, per_epoch, total):
             generator_training.restart(model, used == 0, features, rng)
             used.zero_()
 
-        # ---- looking and saving
-        bar.update()
-        if done % per_epoch == 0 or done == total:
-            means = state.meter.read() | generator_training.usage(epoch_used)
-            means["psnr"] = generator_training.decibels(means["mse"])
-            run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
-            bar.set_postfix(psnr=means["psnr"], perplexity=means["perplexity"])
-            epoch_used.zero_()
-            if pictures.due(step, total):
-                generator_training.draw_reconstructions(out, model, shown, args.precision)
-        state.save_if_due(step, total)
-    bar.close()
-
     # ---- result
-    generator_training.draw_reconstructions(out, model, shown, args.precision)
     result = {"tokenizer": model.state_dict(), "tokenizer_config": model.config, "size": args.size}
     close_run(out, result)
 
@@ -351,12 +334,15 @@ def train_maskgit(args, device, paths, per_epoch, total):
     network = parallel.data_parallel(model, device)
 
     # ---- training
-    bar = run.progress(total, "maskgit", state.step)
-    pictures = Clock(generator_training.PICTURE_MINUTES)
     batches = generator_training.token_batches(
         tokens, args.batch_size, args.seed, not args.no_flip, state.step, total
     )
-    for step, (target, hidden, share) in enumerate(batches, state.step):
+
+    def draw():
+        generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
+
+    steps = generator_training.steps(state, batches, per_epoch, total, state.meter.read, draw)
+    for step, (target, hidden, share) in steps:
         target = target.to(device, non_blocking=True)
         # Which tokens are hidden is known on the CPU: nothing has to wait for the GPU.
         where = hidden.flatten().nonzero()[:, 0].to(device, non_blocking=True)
@@ -379,20 +365,7 @@ def train_maskgit(args, device, paths, per_epoch, total):
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         state.meter.add(step, {"loss": loss, "accuracy": accuracy})
 
-        # ---- looking and saving
-        bar.update()
-        done = step + 1
-        if done % per_epoch == 0 or done == total:
-            means = state.meter.read()
-            run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
-            bar.set_postfix(loss=means["loss"])
-            if pictures.due(step, total):
-                generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
-        state.save_if_due(step, total)
-    bar.close()
-
     # ---- result
-    generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
     result = {
         "tokenizer": tokenizer.state_dict(),
         "tokenizer_config": tokenizer.config,

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_images
+from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed
 from PIL import Image
 
 from augment.generator_training import (
@@ -357,11 +357,8 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "does not divide" in said("--groups", 5, code=2)
     assert "--epochs 0 trains nothing" in said("--epochs", 0, "--start-from", "random", code=2)
     assert "inside --data" in said("--out", tiny["train"] / "out", code=2)
-    write_images(tmp_path / "dots", each=8, size=3)
-    assert "smaller than the 4 pixels" in said("--data", tmp_path / "dots", code=2)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-    without = said("--perceptual-weight", 1)
-    assert "vgg16" in without and "--perceptual-weight 0" in without
+    assert "vgg16" in said("--perceptual-weight", 1)
     assert not (tmp_path / "x").exists()  # so the same folder takes --perceptual-weight 0
 
     assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)
