@@ -59,24 +59,17 @@ class Layer(nn.Module):
 
 
 class MaskGIT(nn.Module):
-    """The transformer.
+    """The transformer. What is not given is as PUBLISHED.
 
     codes: the tokenizer's number of codes. classes: 0 for a network without labels. tokens: L, the
     number of an image's tokens. The vocabulary holds the codes, the classes and, last, the masked
     token. The output layer is tied to the embedding of the words.
     """
 
-    def __init__(self, codes, classes, tokens, layers, dim, heads, mlp, dropout=0.1):
+    def __init__(self, dropout=0.1, **config):
         super().__init__()
-        self.config = {
-            "codes": codes,
-            "classes": classes,
-            "tokens": tokens,
-            "layers": layers,
-            "dim": dim,
-            "heads": heads,
-            "mlp": mlp,
-        }
+        self.config = PUBLISHED | config
+        codes, classes, tokens, layers, dim, heads, mlp = self.config.values()
         self.codes = codes
         self.classes = classes
         self.dropout = dropout

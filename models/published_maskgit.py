@@ -169,7 +169,6 @@ def tokenizer_from_flax(params):
     widths = [len(state[f"encoder.blocks.{i * blocks}.conv1.weight"]) for i in range(levels)]
     codes, dim = state["codebook"].shape
     config = {
-        **vqgan.PUBLISHED,
         "filters": filters,
         "multipliers": [width // filters for width in widths],
         "blocks": blocks,

@@ -27,6 +27,8 @@ PUBLISHED = {
     "dim": 256,
     "groups": 32,
     "unshuffle": 1,
+    "convolutions": True,
+    "patches": False,
 }
 
 
@@ -111,7 +113,7 @@ class Decoder(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """Encoder, code book and decoder.
+    """Encoder, code book and decoder. What is not given is as PUBLISHED.
 
     filters: the base width. multipliers: of this width, one a level, the finest level first; n
     levels shrink an image 2^(n-1) times. blocks: residual blocks a level. codes, dim: the size of
@@ -124,30 +126,11 @@ class VQGAN(nn.Module):
     that they can only improve on the patches. convolutions=False leaves the patches alone.
     """
 
-    def __init__(
-        self,
-        filters,
-        multipliers,
-        blocks,
-        codes,
-        dim,
-        groups=32,
-        unshuffle=1,
-        convolutions=True,
-        patches=False,
-    ):
+    def __init__(self, **config):
         super().__init__()
-        self.config = {
-            "filters": filters,
-            "multipliers": list(multipliers),
-            "blocks": blocks,
-            "codes": codes,
-            "dim": dim,
-            "groups": groups,
-            "unshuffle": unshuffle,
-            "convolutions": convolutions,
-            "patches": patches,
-        }
+        self.config = PUBLISHED | config
+        filters, multipliers, blocks, codes, dim, groups, *rest = self.config.values()
+        unshuffle, convolutions, patches = rest
         self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels that a token covers, each way
         if convolutions:
             shape = filters, multipliers, blocks, dim, groups, unshuffle

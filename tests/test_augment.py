@@ -24,7 +24,9 @@ augment = importlib.import_module("02_augment")
 def write_generator(folder, seed=0):
     """The run folder of a generator for images of 32 px: 8 x 8 tokens, 16 codes, no labels."""
     torch.manual_seed(seed)
-    tokenizer = VQGAN(8, [1, 1], 1, codes=16, dim=4, groups=4, unshuffle=2)
+    tokenizer = VQGAN(
+        filters=8, multipliers=[1, 1], blocks=1, codes=16, dim=4, groups=4, unshuffle=2
+    )
     transformer = MaskGIT(codes=16, classes=0, tokens=64, layers=1, dim=16, heads=2, mlp=32)
     for parameter in [*tokenizer.parameters(), *transformer.parameters()]:
         torch.nn.init.normal_(parameter, std=0.3)

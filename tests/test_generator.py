@@ -307,7 +307,7 @@ def reconstruction_error_of_squares(folder, data):
 def test_patches_are_those_of_the_images(tiny):
     """Every sampled patch stands in an image, and each image gives equally many."""
     paths = find_images(tiny["train"])
-    model = Tokenizer(4, [1], 1, codes=4, dim=4, groups=4, unshuffle=4)
+    model = Tokenizer(filters=4, multipliers=[1], blocks=1, codes=4, dim=4, groups=4, unshuffle=4)
     read = partial(read_batch, ImageList(tiny["train"], paths), 32, None)
     patches = sample_patches(model, read, 24, seed=0, workers=0)
     assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
@@ -322,7 +322,7 @@ def test_patches_are_those_of_the_images(tiny):
 def test_the_published_topology_has_no_patches():
     """A file without the keys of the linear path loads: the published one, and older runs."""
     with torch.device("meta"):
-        tokenizer = Tokenizer(16, [1, 2], 1, codes=8, dim=4, groups=4)
+        tokenizer = Tokenizer(filters=16, multipliers=[1, 2], blocks=1, codes=8, dim=4, groups=4)
     assert not [name for name in tokenizer.state_dict() if "patch" in name or "gain" in name]
 
 

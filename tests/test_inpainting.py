@@ -168,7 +168,7 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     published = ROOT / "tests/goldens/maskgit"
     assert "holds neither" in said("--weights", tmp_path / "empty")
     assert "only a tokenizer" in said("--weights", tiny["vqgan"], code=2)
-    assert "trained without labels" in said("--label", 1, code=2)
+    assert "trained with 0 labels" in said("--label", 1, code=2)
     assert "pass --label" in said("--weights", published, code=2)
     assert "mask" in said("--mask", "random:1.5", code=2)
     assert "mask" in said("--mask", "centre", code=2)
