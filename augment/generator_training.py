@@ -158,8 +158,8 @@ def sample_patches(model, read, n, seed, workers):
     each = math.ceil(wanted / len(chosen))
     sampled = []
     for images in read_ahead(parts(chosen), read, workers, device):
-        patches = rows(F.pixel_unshuffle(from_bytes(images, device), model.patch))
-        patches = patches.unflatten(0, (len(images), -1))
+        patches = F.pixel_unshuffle(from_bytes(images, device), model.patch)
+        patches = patches.flatten(2).transpose(1, 2)
         order = rng.random(patches.shape[:2]).argsort(1)[:, :each, None]
         sampled.append(patches.take_along_dim(torch.from_numpy(order).to(device), 1))
     return torch.cat(sampled).flatten(0, 1)

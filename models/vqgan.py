@@ -149,19 +149,19 @@ class VQGAN(nn.Module):
         """(B, 3, H, W) in [0, 1] -> (B, dim, H/f, W/f): what is compared with the code book."""
         if not self.config["patches"]:
             return self.encoder(images)
-        linear = self.patch_to_code(F.pixel_unshuffle(images, self.patch))
-        if not self.config["convolutions"]:
-            return linear
-        return linear + self.encoder_gain * self.encoder(images)
+        features = self.patch_to_code(F.pixel_unshuffle(images, self.patch))
+        if self.config["convolutions"]:
+            features = features + self.encoder_gain * self.encoder(images)
+        return features
 
     def pixels(self, codes):
         """(B, dim, H/f, W/f) -> (B, 3, H, W), linear: nothing clips it to [0, 1]."""
         if not self.config["patches"]:
             return self.decoder(codes)
-        linear = F.pixel_shuffle(self.code_to_patch(codes), self.patch)
-        if not self.config["convolutions"]:
-            return linear
-        return linear + self.decoder_gain * self.decoder(codes)
+        pixels = F.pixel_shuffle(self.code_to_patch(codes), self.patch)
+        if self.config["convolutions"]:
+            pixels = pixels + self.decoder_gain * self.decoder(codes)
+        return pixels
 
     def nearest(self, features):
         """(N, dim) -> (N,) ids of the nearest codes, the first of equally near ones.
@@ -245,18 +245,16 @@ class PatchDiscriminator(nn.Module):
     not see each other.
     """
 
-    def __init__(self, width=64, layers=3):
+    def __init__(self):
         super().__init__()
-        widths = [width * min(2**i, 8) for i in range(layers + 1)]
-        stack = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for i in range(layers):
-            stride = 2 if i < layers - 1 else 1
+        stack = [nn.Conv2d(3, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for width_in, width_out, stride in ((64, 128, 2), (128, 256, 2), (256, 512, 1)):
             stack += [
-                nn.Conv2d(widths[i], widths[i + 1], 4, stride=stride, padding=1, bias=False),
-                nn.GroupNorm(min(32, widths[i] // 2), widths[i + 1]),
+                nn.Conv2d(width_in, width_out, 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(32, width_out),
                 nn.LeakyReLU(0.2),
             ]
-        stack.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        stack.append(nn.Conv2d(512, 1, 4, padding=1))
         self.layers = nn.Sequential(*stack)
 
     def forward(self, images):
