@@ -32,49 +32,66 @@ from base import cli, run, run_folder
 def arguments(argv=None):
     p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="model", required=True, metavar="vqgan | maskgit")
-    vqgan_arguments(
-        cli.subparser(commands, "vqgan", "The tokenizer: an image <-> a grid of discrete tokens.")
-    )
-    maskgit_arguments(
-        cli.subparser(commands, "maskgit", "The label-free transformer: fills in masked tokens.")
-    )
+    sentence = "The tokenizer: an image <-> a grid of discrete tokens."
+    vqgan_arguments(cli.subparser(commands, "vqgan", sentence))
+    sentence = "The label-free transformer: fills in masked tokens."
+    maskgit_arguments(cli.subparser(commands, "maskgit", sentence))
     return p.parse_args(argv)
 
 
-def common_arguments(p, epochs, batch_size, learning_rate, fewest):
-    add = p.add_argument
-    add("--data", required=True, help="folder tree of images")
-    add("--out", required=True, help="run folder")
-    add("--epochs", type=fewest, default=epochs, help="passes over the images; 0.5 is half")
-    add("--batch-size", type=cli.positive, default=batch_size, help="images a step, all processes")
-    add("--learning-rate", type=cli.from_zero, default=learning_rate, help="Adam's learning rate")
-    add("--seed", type=int, default=0, help="seed of the weights, the order, flips and masks")
-    add("--no-flip", action="store_true", help="no mirror images: for digits, letters and the like")
+def numbers(p, kind, **flags):
+    """Add flags of one type to a parser. flags: name=(default, help)."""
+    for name, (default, meaning) in flags.items():
+        p.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=meaning)
+
+
+def common_arguments(p, epochs, batch_size, learning_rate):
+    p.add_argument("--data", required=True, help="folder tree of images")
+    p.add_argument("--out", required=True, help="run folder")
+    numbers(
+        p,
+        cli.from_zero,
+        epochs=(epochs, "passes over the images; 0.5 is half"),
+        learning_rate=(learning_rate, "Adam's learning rate"),
+    )
+    numbers(p, cli.positive, batch_size=(batch_size, "images a step, all processes"))
+    numbers(p, int, seed=(0, "seed of the weights, the order, flips and masks"))
+    p.add_argument(
+        "--no-flip", action="store_true", help="no mirror images: for digits, letters and the like"
+    )
     run_folder.checkpoint_argument(p)
     cli.device_arguments(p, workers=4)
 
 
 def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
-    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4, fewest=cli.from_zero)
-    add = p.add_argument
-    whole_numbers = (
-        ("--size", 128, "side of the images in pixels"),
-        ("--filters", 128, "base width of the network, channels"),
-        ("--blocks", 2, "residual blocks of a level"),
-        ("--codes", 1024, "number of codes: the vocabulary"),
-        ("--code-dim", 256, "numbers in a code"),
-        ("--groups", 32, "groups of a norm; divides each width"),
-        (
-            "--unshuffle",
+    common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4)
+    numbers(
+        p,
+        cli.positive,
+        size=(128, "side of the images in pixels"),
+        filters=(128, "base width of the network, channels"),
+        blocks=(2, "residual blocks of a level"),
+        codes=(1024, "number of codes: the vocabulary"),
+        code_dim=(256, "numbers in a code"),
+        groups=(32, "groups of a norm; divides each width"),
+        unshuffle=(
             1,
             "pixels folded into channels before the first layer, each way; 2 is four times cheaper "
             "and a little less sharp",
         ),
     )
-    for flag, default, meaning in whole_numbers:
-        add(flag, type=cli.positive, default=default, help=meaning)
-    add(
+    numbers(
+        p,
+        cli.from_zero,
+        perceptual_weight=(
+            1.0,
+            "weight of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: "
+            "without",
+        ),
+        gan_weight=(0.8, "weight of the PatchGAN loss, from a tenth of the training on; 0: none"),
+    )
+    p.add_argument(
         "--multipliers",
         type=cli.positive,
         nargs="+",
@@ -82,48 +99,27 @@ def vqgan_arguments(p):
         help="width of each level as a multiple of --filters; with n levels a token covers "
         "2^(n-1) x --unshuffle pixels, each way",
     )
-    add(
+    p.add_argument(
         "--start-from",
         default="kmeans",
         choices=["kmeans", "random"],
         help="the network before its training: kmeans of image patches, to which convolutions are "
         "added; or random weights and convolutions alone, as published",
     )
-    add(
-        "--perceptual-weight",
-        type=cli.from_zero,
-        default=1.0,
-        help="weight of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: "
-        "without",
-    )
-    add(
-        "--gan-weight",
-        type=cli.from_zero,
-        default=0.8,
-        help="weight of the PatchGAN loss, from a tenth of the training on; 0: none",
-    )
 
 
 def maskgit_arguments(p):
-    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4, fewest=cli.above_zero)
-    add = p.add_argument
-    add("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
-    add(
-        "--start-from",
-        default="random",
-        choices=["codes", "random"],
-        help="the embeddings before the training: words from the tokenizer's codes and positions "
-        "from sines, which saves a third of a short training; or random, as published",
+    common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4)
+    p.add_argument("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
+    numbers(
+        p,
+        cli.positive,
+        layers=(24, "transformer layers"),
+        dim=(768, "width of the transformer"),
+        heads=(16, "attention heads; --dim is a multiple of it"),
     )
-    add("--layers", type=cli.positive, default=24, help="transformer layers")
-    add("--dim", type=cli.positive, default=768, help="width of the transformer")
-    add("--heads", type=cli.positive, default=16, help="attention heads; --dim is a multiple of it")
-    add(
-        "--ema",
-        type=cli.fraction,
-        default=0.9999,
-        help="decay of the weights' moving average, which is what is kept; lower for short runs",
-    )
+    decay = "decay of the weights' moving average, which is what is kept; lower for short runs"
+    numbers(p, cli.fraction, ema=(0.9999, decay))
 
 
 if __name__ == "__main__":
@@ -131,17 +127,17 @@ if __name__ == "__main__":
 
 import copy
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from augment import generator_training
+from augment.strategy import from_bytes
 from base import parallel
-from base.training import Clock, Resumable
+from base.training import Resumable
 from base.weights import weight_file
 from images.files import find_images, read_ahead
-from images.unreadable import ImageList, listed
+from images.unreadable import listed
 from models import maskgit, vqgan
 from models.published_maskgit import load_maskgit
 
@@ -149,65 +145,32 @@ RESULT = "generator.pth"
 TOKENS = "tokens.pth"  # of the images, in the folder of a maskgit that is not finished
 
 
-def open_run(args, paths, **inputs):
-    """(the run folder, or None if the run is finished; its images as an ImageList)."""
-    inputs |= {"number of images": len(paths), "list of images": run.names_hash(paths)}
-    out = run_folder.open_run(args, f"00_train_generator {args.model}", RESULT, inputs=inputs)
-    return out, listed(paths, args, "data", args.data)
-
-
-def close_run(out, result):
-    """Write the result; the run is finished."""
-    if parallel.rank() == 0:
-        run.save(out / RESULT, result)
-        (out / TOKENS).unlink(missing_ok=True)
-    run_folder.close_run(out)
-
-
 # ---------------------------------------------------------------- vqgan
-def check_vqgan(args, paths):
-    """Refuse what cannot be trained, before anything is written."""
+def check_vqgan(args, total):
+    """Refuse what cannot be trained; returns (the file of VGG-16 or None, no further inputs)."""
     patch = args.unshuffle * 2 ** (len(args.multipliers) - 1)
     if args.size % patch:
         run.fail(f"--size {args.size} is not a multiple of the {patch} pixels a token covers.", 2)
     widths = [args.filters * multiplier for multiplier in (1, *args.multipliers)]
     if any(width % args.groups for width in widths):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
-    image, index = ImageList(args.data, paths, share=1).read_or_next(0)
-    if min(image.shape[:2]) < patch:
-        run.fail(f"{paths[index]} is smaller than the {patch} pixels a token covers.", 2)
-    if args.epochs == 0 and args.start_from == "random":
+    if total == 0 and args.start_from == "random":
         run.fail("--epochs 0 trains nothing: it needs --start-from kmeans.", 2)
+    return weight_file("vgg16") if args.perceptual_weight and total else None, {}
 
 
-def vgg16_file(args):
-    """The file of the perceptual loss, downloaded if need be; None where this run needs none."""
-    if not args.perceptual_weight or not args.epochs or Path(args.out, RESULT).exists():
-        return None
-    try:
-        return weight_file("vgg16")
-    except SystemExit:
-        run.fail("--perceptual-weight 0 trains without the features of vgg16.")
-
-
-def train_vqgan(args, device, paths, per_epoch, total):
-    check_vqgan(args, paths)
-    vgg16 = vgg16_file(args)
-    out, files = open_run(args, paths)
-    if out is None:
-        return
-    gan_start = generator_training.GAN_START * total
-
+def train_vqgan(args, device, out, files, total, vgg16):
+    """Returns what generator.pth holds."""
     # ---- networks
     torch.manual_seed(run.image_seed(args.seed, "init"))
     model = vqgan.VQGAN(
-        args.filters,
-        args.multipliers,
-        args.blocks,
-        args.codes,
-        args.code_dim,
-        args.groups,
-        args.unshuffle,
+        filters=args.filters,
+        multipliers=args.multipliers,
+        blocks=args.blocks,
+        codes=args.codes,
+        dim=args.code_dim,
+        groups=args.groups,
+        unshuffle=args.unshuffle,
         convolutions=total > 0,
         patches=args.start_from == "kmeans",
     ).to(device)
@@ -240,11 +203,21 @@ def train_vqgan(args, device, paths, per_epoch, total):
     batches = run.batches(len(files), args.batch_size, args.seed, state.step, total)
     loader = read_ahead(batches, read, args.workers, device)
     shown = generator_training.eight_images(files, args.size, device)
-    bar = run.progress(total, "vqgan", state.step)
-    pictures = Clock(generator_training.PICTURE_MINUTES)
-    for step, images in enumerate(loader, state.step):
-        x = generator_training.to_float(images, device)
-        adversarial = args.gan_weight > 0 and step >= gan_start
+
+    def epoch_means():
+        means = state.meter.read() | generator_training.usage(epoch_used)
+        epoch_used.zero_()
+        return means | {"psnr": generator_training.decibels(means["mse"])}
+
+    def draw():
+        generator_training.draw_reconstructions(out, model, shown, args.precision)
+
+    steps = generator_training.steps(
+        state, loader, len(files) // args.batch_size, total, epoch_means, draw
+    )
+    for step, images in steps:
+        x = from_bytes(images, device)
+        adversarial = args.gan_weight > 0 and step >= generator_training.GAN_START * total
         with run.autocast(device, args.precision):
             if step == 0 and args.start_from == "random":
                 generator_training.start_at_features(model, x, args.seed)
@@ -289,24 +262,7 @@ def train_vqgan(args, device, paths, per_epoch, total):
             rng = run.seed_rng(args.seed, "restart", step)
             generator_training.restart(model, used == 0, features, rng)
             used.zero_()
-
-        # ---- looking and saving
-        bar.update()
-        if done % per_epoch == 0 or done == total:
-            means = state.meter.read() | generator_training.usage(epoch_used)
-            means["psnr"] = generator_training.decibels(means["mse"])
-            run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
-            bar.set_postfix(psnr=means["psnr"], perplexity=means["perplexity"])
-            epoch_used.zero_()
-            if pictures.due(step, total):
-                generator_training.draw_reconstructions(out, model, shown, args.precision)
-        state.save_if_due(step, total)
-    bar.close()
-
-    # ---- result
-    generator_training.draw_reconstructions(out, model, shown, args.precision)
-    result = {"tokenizer": model.state_dict(), "tokenizer_config": model.config, "size": args.size}
-    close_run(out, result)
+    return {"tokenizer": model.state_dict(), "tokenizer_config": model.config, "size": args.size}
 
 
 # ---------------------------------------------------------------- maskgit
@@ -321,15 +277,18 @@ def tokens_of(args, out, files, tokenizer):
     return tokens
 
 
-def train_maskgit(args, device, paths, per_epoch, total):
-    # Each step hides another number of tokens: for each, oneDNN keeps programs on a CPU with bf16.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # not 1024, which take 2 GB
+def check_maskgit(args, total):
+    """Refuse what cannot be trained; returns (the tokenizer, the inputs that it stands for)."""
     if args.dim % args.heads:
         run.fail(f"--dim {args.dim} is not a multiple of --heads {args.heads}.", 2)
     tokenizer, _, digests = load_maskgit(args.tokenizer, "--tokenizer")
-    out, files = open_run(args, paths, tokenizer=digests)
-    if out is None:
-        return
+    return tokenizer, {"tokenizer": digests}
+
+
+def train_maskgit(args, device, out, files, total, tokenizer):
+    """Returns what generator.pth holds."""
+    # Each step hides another number of tokens: for each, oneDNN keeps programs on a CPU with bf16.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # not 1024, which take 2 GB
     tokenizer.to(device)
     tokens = tokens_of(args, out, files, tokenizer)
 
@@ -345,8 +304,6 @@ def train_maskgit(args, device, paths, per_epoch, total):
         mlp=4 * args.dim,
         dropout=generator_training.DROPOUT,
     )
-    if args.start_from == "codes":
-        generator_training.start_embeddings(model, tokenizer.codebook)
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     adam = torch.optim.AdamW(
@@ -360,12 +317,17 @@ def train_maskgit(args, device, paths, per_epoch, total):
     network = parallel.data_parallel(model, device)
 
     # ---- training
-    bar = run.progress(total, "maskgit", state.step)
-    pictures = Clock(generator_training.PICTURE_MINUTES)
     batches = generator_training.token_batches(
         tokens, args.batch_size, args.seed, not args.no_flip, state.step, total
     )
-    for step, (target, hidden, share) in enumerate(batches, state.step):
+
+    def draw():
+        generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
+
+    steps = generator_training.steps(
+        state, batches, len(files) // args.batch_size, total, state.meter.read, draw
+    )
+    for step, (target, hidden, share) in steps:
         target = target.to(device, non_blocking=True)
         # Which tokens are hidden is known on the CPU: nothing has to wait for the GPU.
         where = hidden.flatten().nonzero()[:, 0].to(device, non_blocking=True)
@@ -387,29 +349,16 @@ def train_maskgit(args, device, paths, per_epoch, total):
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         state.meter.add(step, {"loss": loss, "accuracy": accuracy})
-
-        # ---- looking and saving
-        bar.update()
-        done = step + 1
-        if done % per_epoch == 0 or done == total:
-            means = state.meter.read()
-            run_folder.log(out, event="epoch", epoch=done / per_epoch, step=done, **means)
-            bar.set_postfix(loss=means["loss"])
-            if pictures.due(step, total):
-                generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
-        state.save_if_due(step, total)
-    bar.close()
-
-    # ---- result
-    generator_training.draw_samples(out, average, tokenizer, args.seed, args.precision)
-    result = {
+    return {
         "tokenizer": tokenizer.state_dict(),
         "tokenizer_config": tokenizer.config,
         "size": tokenizer.image_size,
         "transformer": average.state_dict(),
         "transformer_config": average.config,
     }
-    close_run(out, result)
+
+
+STEPS = {"vqgan": (check_vqgan, train_vqgan), "maskgit": (check_maskgit, train_maskgit)}
 
 
 def main(args, device):
@@ -418,8 +367,18 @@ def main(args, device):
     run.check_batch(len(paths), args.batch_size)
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch)) if args.epochs else 0  # steps
-    train = {"vqgan": train_vqgan, "maskgit": train_maskgit}[args.model]
-    train(args, device, paths, per_epoch, total)
+    check, train = STEPS[args.model]
+    ready, inputs = check(args, total)
+    inputs |= {"number of images": len(paths), "list of images": run.names_hash(paths)}
+    out = run_folder.open_run(args, f"00_train_generator {args.model}", RESULT, inputs=inputs)
+    if out is None:
+        return
+    files = listed(paths, args, "data", args.data)
+    result = train(args, device, out, files, total, ready)
+    if parallel.rank() == 0:
+        run.save(out / RESULT, result)
+        (out / TOKENS).unlink(missing_ok=True)
+    run_folder.close_run(out)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ extras/train_diffusion.py makes it. Used by 02; 01 reads captions and extras dra
 """
 
 import functools
+import itertools
 import json
-from pathlib import Path
+import os
 
 from base import cli, parallel, run, weights
 
@@ -19,7 +20,6 @@ PIPELINE_LAYOUT = (
 )
 LATENT = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")  # in model_index.json
 PIXEL = ("DDPMPipeline", "DDIMPipeline")
-UNCONDITIONAL_STEPS = 50  # of the whole schedule; our choice for models that are not distilled
 
 
 def diffusion_arguments(p):
@@ -52,7 +52,7 @@ def diffusion_arguments(p):
         type=cli.positive,
         help="steps of the whole schedule; int(steps x alpha) of them are computed, at least one. "
         "Without this flag they are the fewest, 1/alpha rounded up, as a distilled model such as "
-        f"SDXL-Turbo wants it, and {UNCONDITIONAL_STEPS} for an unconditional model",
+        f"SDXL-Turbo wants it, and {PixelModel.default_steps} for an unconditional model",
     )
     p.add_argument(
         "--size",
@@ -72,7 +72,7 @@ def diffusion_arguments(p):
 def read_captions(file):
     """{path: record} of a caption file of stage 01; a record has "path" and "caption", both texts.
 
-    A line that is no caption ends the run with its number.
+    A line that is no caption, or one of a path that has one, ends the run with its number.
     """
     records = {}
     lines = run.read_text(file).split("\n")  # splitlines would cut at rare characters in captions
@@ -82,14 +82,14 @@ def read_captions(file):
         try:
             record = json.loads(line)
             record["caption"].encode()  # fails for bytes that are not UTF-8
-            repeated = record["path"] in records
+            if record["path"] in records:
+                raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             run.fail(
                 f'{file}, line {number} is not {{"path": "CLASS/img.jpg", "caption": "..."}} in '
-                "UTF-8: mend or remove it, or write the file again with 01_caption.py."
+                "UTF-8, or names a path a second time: mend or remove it, or write the file again "
+                "with 01_caption.py."
             )
-        if repeated:
-            run.fail(f"{file}, line {number} names {record['path']} a second time: remove one.")
         records[record["path"]] = record
     return records
 
@@ -98,23 +98,21 @@ def captions_of(args):
     """{path: record} for every image of --data, or None with --no-caption."""
     from images.files import find_images
 
-    if args.no_caption and not args.captions:
+    if args.no_caption:
         return None
-    if args.no_caption or not Path(args.captions or "").is_file():
+    more = f"python 01_caption.py --data {args.data} --out {args.captions or 'FILE'}"
+    if not os.path.isfile(args.captions or ""):
         run.fail(
             f"{args.model} takes a text: --captions must name a file, but it is {args.captions}. "
-            f"python 01_caption.py --data {args.data} --out FILE writes one. Or give --no-caption "
-            "alone, for an empty prompt.",
+            f"{more} writes one. Or give --no-caption, for an empty prompt.",
             2,
         )
     captions = read_captions(args.captions)
-    paths = find_images(args.data)
-    missing = [path for path in paths if path not in captions]
+    missing = [path for path in find_images(args.data) if path not in captions]
     if missing:
         run.fail(
-            f"{args.captions} lacks {len(missing)} of the {len(paths)} images, the first is "
-            f"{missing[0]}: complete it with python 01_caption.py --data {args.data} --out "
-            f"{args.captions}"
+            f"{args.captions} lacks {len(missing)} images, the first is {missing[0]}: complete it "
+            f"with {more}"
         )
     return captions
 
@@ -209,10 +207,8 @@ def working_size(size, pipe):
 
 def fewest_steps(strength):
     """The smallest N with strength x N >= 1 in the floating-point product that diffusers takes."""
-    steps = max(1, int(1 / strength) - 1)
-    while strength * steps < 1:
-        steps += 1
-    return steps
+    nearly = max(1, int(1 / strength) - 1)
+    return next(steps for steps in itertools.count(nearly) if strength * steps >= 1)
 
 
 def whole_steps(strength, scheduler, steps, default):
@@ -242,6 +238,8 @@ class LatentModel:
     generator=generators) gives, with the same random draws. The image and its prompt are encoded
     once for all strengths.
     """
+
+    default_steps = 1
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -278,6 +276,8 @@ class LatentModel:
 class PixelModel:
     """An unconditional pipeline with a DDIM scheduler, which works on the pixels themselves."""
 
+    default_steps = 50  # of the whole schedule; our choice for models that are not distilled
+
     def __init__(self, pipe):
         self.unet = pipe.unet
         self.scheduler = pipe.scheduler
@@ -311,23 +311,14 @@ def diffusion(args, device):
     from augment.strategy import Strategy, from_bytes, read_square, to_bytes
 
     pipe, folder = load_pipeline(args.model, device, args.precision)
-    captions = None
-    if hasattr(pipe, "vae"):
-        model, default = LatentModel(pipe), 1
-        captions = captions_of(args)
-    else:
-        model, default = PixelModel(pipe), UNCONDITIONAL_STEPS
-        if args.captions or args.no_caption:
-            run.fail(
-                f"--captions, --no-caption: {args.model} is unconditional and takes no text; leave "
-                "them out.",
-                2,
-            )
+    latent = hasattr(pipe, "vae")
+    model = LatentModel(pipe) if latent else PixelModel(pipe)
+    captions = captions_of(args) if latent else None
     size = working_size(args.size, pipe)
     stored = min(args.store_size, size)
     steps = {}
     for strength in args.strength:
-        steps[strength] = whole_steps(strength, pipe.scheduler, args.steps, default)
+        steps[strength] = whole_steps(strength, pipe.scheduler, args.steps, model.default_steps)
 
     @torch.inference_mode()
     def generate(images, paths):
@@ -336,12 +327,10 @@ def diffusion(args, device):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         prompts = [captions[path]["caption"] if captions else "" for path in paths]
         prepared = model.prepare(x, prompts, generators)
-        states = [generator.get_state() for generator in generators]
         views = []
         for strength, number in steps.items():
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)  # the same noise at every strength
-            y = model.redraw(prepared, strength, number, generators).float()
+            same = [generator.clone_state() for generator in generators]  # noise for each strength
+            y = model.redraw(prepared, strength, number, same).float()
             if not y.isfinite().all():
                 run.fail(
                     f"{args.model} gave values that are no numbers at strength {strength:g}: try "

@@ -1,6 +1,6 @@
 """A generator's training: what it reads, the k-means start, the code book, the pictures it draws.
 
-Used by 00 alone. Images are uint8 (B, 3, size, size) as they are read and float in [0, 1] on the
+Used by 00 alone. Images are uint8 (B, size, size, 3) as they are read and float in [0, 1] on the
 device.
 """
 
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from augment.masks import shares
-from augment.strategy import to_bytes
+from augment.strategy import from_bytes, to_bytes
 from base import parallel, run, run_folder
+from base.training import Clock
 from images.files import read_ahead
 from images.pictures import contact_sheet, square
 from images.plots import curves
@@ -27,7 +28,6 @@ RESTART_STEPS = 100  # after so many, a code that was not used moves to a featur
 # ---- the transformer
 DROPOUT = 0.1  # MaskGIT
 LABEL_SMOOTHING = 0.1  # MaskGIT
-DEVIATION = 0.02  # of its random embeddings (MaskGIT)
 # ---- the k-means start
 SAMPLE_IMAGES = 2048  # images that patches are taken from
 PATCHES_PER_CODE = 128
@@ -41,38 +41,33 @@ PICTURE_MINUTES = 1  # pictures are drawn at most so often
 
 # ---------------------------------------------------------------- pixels
 def read_batch(files, size, flips, batch):
-    """[(epoch, index), ...] -> uint8 (B, 3, size, size), flipped left-right at random.
+    """[(epoch, index), ...] -> uint8 (B, size, size, 3), flipped left-right at random.
 
     files: an ImageList; where an image cannot be read, the next one stands in. flips: the seed of
     the flips; None: nothing is flipped.
     """
-    images = np.empty((len(batch), 3, size, size), np.uint8)
-    for i, (epoch, index) in enumerate(batch):
+    images = []
+    for epoch, index in batch:
         image, _ = files.read_or_next(index)
         image = square(image, size)
         if flips is not None:
             rng = run.seed_rng(flips, "flip", epoch, files.path(index))
             if rng.random() < 0.5:
                 image = image[:, ::-1]
-        images[i] = image.transpose(2, 0, 1)
-    return torch.from_numpy(images)
+        images.append(image)
+    return torch.from_numpy(np.stack(images))
 
 
 def eight_images(files, size, device):
     """Eight images from all over an ImageList: float (8, 3, size, size) in [0, 1], not flipped."""
     spread = [(0, len(files) * i // 8) for i in range(8)]
-    return to_float(read_batch(files, size, None, spread), device)
+    return from_bytes(read_batch(files, size, None, spread), device)
 
 
 def parts(indices):
     """Numbers of images -> batches of READ of them, for read_batch."""
     batch = [(0, index) for index in indices]
     return [batch[begin : begin + READ] for begin in range(0, len(batch), READ)]
-
-
-def to_float(images, device):
-    """uint8 -> float in [0, 1] on the device."""
-    return images.to(device, non_blocking=True).float() / 255
 
 
 # ---------------------------------------------------------------- tokens
@@ -92,7 +87,7 @@ def tokenize(tokenizer, files, workers, precision):
     bar = run.progress(len(mine), "encoding")
     for batch, images in zip(mine, read_ahead(mine, read, workers, device), strict=True):
         numbers = [index for _, index in batch]
-        x = to_float(images, device)
+        x = from_bytes(images, device)
         with run.autocast(device, precision):
             both = [tokenizer.encode(x), tokenizer.encode(x.flip(3))]
         tokens[numbers] = torch.stack(both, 1).int()
@@ -163,8 +158,8 @@ def sample_patches(model, read, n, seed, workers):
     each = math.ceil(wanted / len(chosen))
     sampled = []
     for images in read_ahead(parts(chosen), read, workers, device):
-        patches = rows(F.pixel_unshuffle(to_float(images, device), model.patch))
-        patches = patches.unflatten(0, (len(images), -1))
+        patches = F.pixel_unshuffle(from_bytes(images, device), model.patch)
+        patches = patches.flatten(2).transpose(1, 2)
         order = rng.random(patches.shape[:2]).argsort(1)[:, :each, None]
         sampled.append(patches.take_along_dim(torch.from_numpy(order).to(device), 1))
     return torch.cat(sampled).flatten(0, 1)
@@ -271,42 +266,28 @@ def usage(counts):
     return {"codes_used": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
 
 
-# ---------------------------------------------------------------- the transformer's embeddings
-@torch.no_grad()
-def start_embeddings(transformer, codes):
-    """Start a MaskGIT's words as the codes (codes, dim), and its positions as 2-D sines.
+# ---------------------------------------------------------------- the loop
+def steps(state, batches, per_epoch, total, means, draw):
+    """Yield (step, batch), and after each step log, draw and save what is due.
 
-    Similar codes then begin as similar words, and near tokens with similar positions. Words and
-    positions keep the standard deviation of the random start.
+    state: a Resumable. means(): {name: mean since the last line of the log}, for the next line.
+    draw(): draws the pictures; it is called at the end as well.
     """
-    width = transformer.config["dim"]
-    codes = codes.cpu()
-    projection = torch.empty(codes.shape[1], width)
-    torch.nn.init.orthogonal_(projection)
-    words = (codes - codes.mean(0)) @ projection
-    transformer.word.weight[: len(codes)] = with_deviation(words)
-
-    side = round(transformer.config["tokens"] ** 0.5)
-    waves = sines(side, width // 4)
-    transformer.position.weight[:, : waves.shape[1]] = with_deviation(waves)
-
-
-def with_deviation(values):
-    """The values times a factor, so that their standard deviation is DEVIATION."""
-    return values * DEVIATION / values.std().clamp(min=1e-6)
-
-
-def sines(side, n):
-    """(side * side, 4 * n): sines and cosines of n wavelengths, of the row and of the column.
-
-    The wavelengths are those of Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
-    """
-    frequencies = 10_000.0 ** -(torch.arange(n) / n)
-    angles = torch.arange(side)[:, None] * frequencies
-    line = torch.cat([angles.sin(), angles.cos()], 1)
-    of_the_row = line.repeat_interleave(side, 0)
-    of_the_column = line.repeat(side, 1)
-    return torch.cat([of_the_row, of_the_column], 1)
+    bar = run.progress(total, "steps", state.step)
+    pictures = Clock(PICTURE_MINUTES)
+    for step, batch in enumerate(batches, state.step):
+        yield step, batch
+        done = step + 1
+        bar.update()
+        if done % per_epoch == 0 or done == total:
+            terms = means()
+            run_folder.log(state.out, event="epoch", epoch=done / per_epoch, step=done, **terms)
+            bar.set_postfix(terms)
+            if pictures.due(step, total):
+                draw()
+        state.save_if_due(step, total)
+    bar.close()
+    draw()
 
 
 # ---------------------------------------------------------------- pictures

@@ -88,13 +88,11 @@ MASKS = {
 # ---------------------------------------------------------------- a mask by its name
 def find_mask(text):
     """'random:0.5' -> (the function `random`, [0.5]); 'center' -> (the function `center`, [])."""
-    if text in MASKS and ":" not in text:
-        return MASKS[text], []
-    name, _, parameter = text.partition(":")
+    name, colon, parameter = text.partition(":")
     for entry, function in MASKS.items():
-        entry_name, _, kind = entry.partition(":")
-        if name == entry_name and kind and parameter:
-            return function, [cli.fraction(parameter) if kind == "P" else parameter]
+        entry_name, entry_colon, kind = entry.partition(":")
+        if (name, colon) == (entry_name, entry_colon):
+            return function, [cli.fraction(parameter)] if kind == "P" else []
     raise argparse.ArgumentTypeError(f"{text} is not a mask; the masks are {', '.join(MASKS)}")
 
 
@@ -112,12 +110,7 @@ def mask_of(text, side, rng, file=None):
     function, parameters = find_mask(text)
     if function is from_file:
         parameters = [file]
-    mask = function(side, rng, *parameters)
-    if mask.shape != (side, side) or mask.dtype != bool:
-        run.fail(
-            f"--mask {text} gave {mask.dtype} {mask.shape}: a mask is an array bool {(side, side)}."
-        )
-    return mask.ravel()
+    return function(side, rng, *parameters).ravel()
 
 
 def mask_files(folder, data):
@@ -125,15 +118,16 @@ def mask_files(folder, data):
     from images.files import find_images
 
     files = {os.path.splitext(name)[0]: Path(folder, name) for name in find_images(folder)}
-    stems = {path: os.path.splitext(path)[0] for path in find_images(data)}
-    missing = [path for path, stem in stems.items() if stem not in files]
+    paths = find_images(data)
+    grey = {path: files.get(os.path.splitext(path)[0]) for path in paths}
+    missing = [path for path in paths if grey[path] is None]
     if missing:
         run.fail(
-            f"--mask file:{folder}: {len(missing)} of {len(stems)} images have no mask there, such "
+            f"--mask file:{folder}: {len(missing)} of {len(paths)} images have no mask there, such "
             f"as {', '.join(missing[:3])}.",
             2,
         )
-    return {path: files[stem] for path, stem in stems.items()}
+    return grey
 
 
 # ---------------------------------------------------------------- schedules
@@ -141,8 +135,6 @@ SCHEDULES = {  # of MaskGIT (arXiv:2202.04200), section 4.4; cosine is what the 
     "cosine": lambda done: np.cos(np.float32(math.pi / 2) * done),
     "linear": lambda done: 1 - done,
     "square": lambda done: 1 - done**2,
-    "cubic": lambda done: 1 - done**3,
-    "square-root": lambda done: 1 - done**0.5,
 }
 
 

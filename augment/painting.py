@@ -4,7 +4,6 @@ The tokenizer turns an image into a grid of tokens, some are masked, the transfo
 and the tokenizer turns the tokens into an image again.
 """
 
-import argparse
 import functools
 import itertools
 from pathlib import Path
@@ -22,14 +21,6 @@ POSITIONS = (  # of a shrunken image on its canvas: the dissertation's Figure 27
 
 
 # ---------------------------------------------------------------- arguments
-def share_above_zero(text):
-    """argparse type: a number above 0, at most 1."""
-    value = cli.fraction(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 leaves no code to draw: use a number above 0")
-    return value
-
-
 def label_choice(text):
     """argparse type: 'true' -> None, 'random' as it is, a class index -> int."""
     if text == "true":
@@ -66,14 +57,6 @@ def maskgit_arguments(p):
         metavar="K",
         help="number of codes, the likeliest, from which each token is drawn; without it all; "
         "a few dozen leave fewer stray patches where the transformer is small",
-    )
-    p.add_argument(
-        "--top-p",
-        type=share_above_zero,
-        default=1.0,
-        metavar="P",
-        help="probability, above 0, that the codes have together from which each token is drawn: "
-        "the likeliest are taken; 1 takes all",
     )
     p.add_argument(
         "--softmax-temperature",
@@ -158,20 +141,14 @@ def _synsets():
 
 def synset_index(path):
     """Index among the 1,000 ImageNet synsets of the first folder in `path` that is one, or None."""
-    for folder in path.split("/")[:-1]:
-        if folder in _synsets():
-            return _synsets()[folder]
-    return None
+    indices = [_synsets().get(folder) for folder in Path(path).parts[:-1]]
+    return next((index for index in indices if index is not None), None)
 
 
 def check_label(label, classes):
     """Refuse a --label that a model with so many classes cannot be given."""
-    if label is None:
-        return
-    if not classes:
-        run.fail("--label: this model was trained without labels; leave it out.", 2)
-    if label != "random" and label >= classes:
-        run.fail(f"--label {label}: this model knows the labels 0 to {classes - 1}.", 2)
+    if label is not None and (classes == 0 or label != "random" and label >= classes):
+        run.fail(f"--label {label}: this model was trained with {classes} labels, from 0 on.", 2)
 
 
 def label_of(path, label, classes, seed):
@@ -208,11 +185,13 @@ class Painter:
         self.precision = args.precision
         self.label = args.label
         schedule = masks.shares(args.schedule or "cosine", args.steps)
-        narrowing = args.top_k, args.top_p, args.softmax_temperature
-        self.sampling = Sampling(schedule, args.temperature, *narrowing)
-
+        self.sampling = Sampling(schedule, args.temperature, args.top_k, args.softmax_temperature)
         self.tokenizer, self.transformer, files = load_maskgit(args.weights)
-        if predicts and self.transformer is None:
+        networks = [self.tokenizer]
+        if self.transformer is not None:
+            networks.append(self.transformer)
+            check_label(self.label, self.transformer.classes)
+        elif predicts:
             run.fail(
                 f"{args.weights} holds only a tokenizer: train a transformer with "
                 "00_train_generator.py maskgit. Without one there is inpaint --mask none.",
@@ -221,24 +200,25 @@ class Painter:
         self.patch = self.tokenizer.patch
         self.size = self.tokenizer.image_size
         self.record = {"weights sha256": files}
-        self.parameters = sum(p.numel() for p in self.tokenizer.parameters())
+        self.parameters = 0
         if device.type == "cuda":
             self.tokenizer.to(memory_format=torch.channels_last)
-        self.tokenizer.to(device)
-        if self.transformer is not None:
-            self.parameters += sum(p.numel() for p in self.transformer.parameters())
-            self.transformer.to(device)
-            check_label(self.label, self.transformer.classes)
+        for network in networks:
+            network.to(device)
+            self.parameters += sum(p.numel() for p in network.parameters())
 
-    def paint(self, images, paths, hidden, rngs):
-        """Predict the tokens of images (B, S, S, 3) where hidden (B, tokens) is True.
+    def paint(self, images, paths, view, mask):
+        """Predict tokens of images, uint8 (B, S, S, 3) where S is `size`.
 
-        Images are uint8, S is `size`. rngs: one numpy Generator for each image.
+        mask(path, rng): which tokens of an image, bool (tokens,). view: the number of the view,
+        which with an image's path and the seed decides on all that is random.
         """
         import torch
 
         from models import maskgit
 
+        rngs = [run.seed_rng(self.seed, path, view) for path in paths]
+        hidden = np.stack([mask(path, rng) for path, rng in zip(paths, rngs, strict=True)])
         with torch.inference_mode(), run.autocast(self.device, self.precision):
             tokens = self.tokenizer.encode(from_bytes(images, self.device))
             if hidden.any():
@@ -252,32 +232,35 @@ class Painter:
                 tokens = maskgit.sample(self.transformer, tokens, labels, rngs, self.sampling)
             return to_bytes(self.tokenizer.decode(tokens))
 
+    def strategy(self, read_size, numbers, draw, record):
+        """The Strategy of views with these numbers; draw(images, paths, number) makes one."""
+        import torch
+
+        def generate(images, paths):
+            return torch.stack([draw(images, paths, number) for number in numbers])
+
+        views = [f"view{number}" for number in numbers]
+        read = functools.partial(read_square, size=read_size)
+        return Strategy(views, read, generate, self.size, self.parameters, self.record | record)
+
 
 def inpaint(args, device):
     """Mask tokens of an image, predict them (section 4.3; random masks: section 5.7)."""
-    import torch
-
     painter = Painter(args, device, predicts=args.mask != "none")
     side = painter.size // painter.patch
-    record = painter.record
+    record = {}
     files = {}
     if args.mask.startswith("file:"):
         files = masks.mask_files(args.mask.removeprefix("file:"), args.data)
         record["mask names"] = run.names_hash(map(str, files.values()))
 
+    def mask(path, rng):
+        return masks.mask_of(args.mask, side, rng, files.get(path))
+
     def draw(images, paths, view):
-        rngs = [run.seed_rng(args.seed, path, view) for path in paths]
-        hidden = []
-        for path, rng in zip(paths, rngs, strict=True):
-            hidden.append(masks.mask_of(args.mask, side, rng, files.get(path)))
-        return painter.paint(images, paths, np.stack(hidden), rngs)
+        return painter.paint(images, paths, view, mask)
 
-    def generate(images, paths):
-        return torch.stack([draw(images, paths, view) for view in range(args.views)])
-
-    views = [f"view{view}" for view in range(args.views)]
-    read = functools.partial(read_square, size=painter.size)
-    return Strategy(views, read, generate, painter.size, painter.parameters, record)
+    return painter.strategy(painter.size, range(args.views), draw, record)
 
 
 def outpaint(args, device):
@@ -289,21 +272,14 @@ def outpaint(args, device):
     places = positions(size)
     wanted = POSITIONS if "all" in args.positions else args.positions
     # A view keeps its position's number, so that some of the positions give the same files as all.
-    names_of_views = {f"view{number}": name for number, name in enumerate(POSITIONS)}
     numbers = [number for number, name in enumerate(POSITIONS) if name in wanted]
 
     def draw(images, paths, number):
         top, left, side = place = places[POSITIONS[number]]
         canvas = torch.zeros(len(images), size, size, 3, dtype=torch.uint8)
         canvas[:, top : top + side, left : left + side] = images
-        hidden = np.tile(uncovered(size, painter.patch, *place), (len(paths), 1))
-        rngs = [run.seed_rng(args.seed, path, number) for path in paths]
-        return painter.paint(canvas, paths, hidden, rngs)
+        hidden = uncovered(size, painter.patch, *place)
+        return painter.paint(canvas, paths, number, lambda path, rng: hidden)
 
-    def generate(images, paths):
-        return torch.stack([draw(images, paths, number) for number in numbers])
-
-    views = [f"view{number}" for number in numbers]
-    read = functools.partial(read_square, size=places["center"][2])
-    record = painter.record | {"positions": names_of_views}
-    return Strategy(views, read, generate, size, painter.parameters, record)
+    record = {"positions": {f"view{number}": name for number, name in enumerate(POSITIONS)}}
+    return painter.strategy(places["center"][2], numbers, draw, record)

@@ -59,24 +59,17 @@ class Layer(nn.Module):
 
 
 class MaskGIT(nn.Module):
-    """The transformer.
+    """The transformer. What is not given is as PUBLISHED.
 
     codes: the tokenizer's number of codes. classes: 0 for a network without labels. tokens: L, the
     number of an image's tokens. The vocabulary holds the codes, the classes and, last, the masked
     token. The output layer is tied to the embedding of the words.
     """
 
-    def __init__(self, codes, classes, tokens, layers, dim, heads, mlp, dropout=0.1):
+    def __init__(self, dropout=0.1, **config):
         super().__init__()
-        self.config = {
-            "codes": codes,
-            "classes": classes,
-            "tokens": tokens,
-            "layers": layers,
-            "dim": dim,
-            "heads": heads,
-            "mlp": mlp,
-        }
+        self.config = PUBLISHED | config
+        codes, classes, tokens, layers, dim, heads, mlp = self.config.values()
         self.codes = codes
         self.classes = classes
         self.dropout = dropout
@@ -168,7 +161,6 @@ class Sampling(NamedTuple):
     shares: list[float]
     temperature: float = 4.5
     top_k: int | None = None
-    top_p: float = 1.0
     softmax_temperature: float = 1.0
 
 
@@ -207,12 +199,11 @@ def uniforms(rngs, steps, length, device):
     return torch.from_numpy(stacked).to(device, non_blocking=True)
 
 
-def narrow(logits, top_k=None, top_p=1.0, softmax_temperature=1.0):
+def narrow(logits, top_k=None, softmax_temperature=1.0):
     """Logits (N, codes) with unlikely codes made less likely or impossible (-inf).
 
     softmax_temperature: the logits are divided by it; below 1, likely codes become likelier still.
     top_k: only the k likeliest codes remain, and those as likely as the k-th. None: all.
-    top_p: of these, only the likeliest codes remain, as many as are needed for the probability p.
     The default changes nothing: the published model draws from its plain softmax.
     """
     if softmax_temperature != 1:
@@ -221,13 +212,6 @@ def narrow(logits, top_k=None, top_p=1.0, softmax_temperature=1.0):
     if top_k is not None and top_k < logits.shape[1]:
         weakest = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < weakest, -torch.inf)
-    if top_p < 1:
-        in_order, order = logits.sort(1, descending=True)
-        probability = in_order.softmax(1)
-        of_likelier_codes = probability.cumsum(1) - probability
-        left_out = torch.zeros_like(logits, dtype=torch.bool)
-        left_out.scatter_(1, order, of_likelier_codes >= top_p)
-        logits = logits.masked_fill(left_out, -torch.inf)
     return logits
 
 

@@ -5,6 +5,7 @@ the shapes, so that a tiny file of the same format loads as well. A tensor that 
 keeps its name in the file: the strict load then lists it.
 """
 
+import re
 from pathlib import Path
 
 import msgpack
@@ -16,14 +17,31 @@ from base.weights import PUBLISHED, load_strictly, weight_file
 from models import vqgan
 from models.maskgit import MaskGIT
 
-RES_BLOCK = {
-    "GroupNorm_0": "norm1",
-    "Conv_0": "conv1",
-    "GroupNorm_1": "norm2",
-    "Conv_1": "conv2",
-    "Conv_2": "shortcut",
+OURS = {  # parts of the names in the published files, replaced one after the other
+    r"ResBlock_(\d+)": r"blocks.\1",
+    r"(blocks.*)/GroupNorm_0": r"\1/norm1",
+    r"(blocks.*)/Conv_0": r"\1/conv1",
+    r"(blocks.*)/GroupNorm_1": r"\1/norm2",
+    r"(blocks.*)/Conv_1": r"\1/conv2",
+    r"(blocks.*)/Conv_2": r"\1/shortcut",
+    "GroupNorm_0": "norm",
+    "Conv_0": "stem",
+    "encoder/Conv_1": "encoder/out",
+    "quantizer/.*": "codebook",
+    r"TransformerLayer_(\d+)": r"layers.\1",
+    "Attention_0/self_attention/": "",
+    "Attention_0/attention_output_ln": "norm1",
+    "Mlp_0/intermediate_output": "fc1",
+    "Mlp_0/layer_output_ln": "norm2",
+    "Mlp_0/layer_output": "fc2",
+    "MlmLayer_0/mlm_dense": "head",
+    "MlmLayer_0/mlm_ln": "head_norm",
+    "MlmLayer_0/mlm_bias/": "",
+    "Embed_0/embeddings_ln": "norm",
+    "Embed_0/(word|position)_embeddings": r"\1",
+    "(kernel|scale|embedding)$": "weight",
+    "/": ".",
 }
-LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 # ---------------------------------------------------------------- loading
@@ -66,17 +84,15 @@ def load_trained(path):
 def load_published(*files):
     """The same from the two published files, the tokenizer's and the transformer's."""
     try:
-        tokenizer_config, tokenizer_state = tokenizer_from_flax(read_flax(files[0]))
-        codes = tokenizer_config["codes"]
-        config, state = transformer_from_flax(read_flax(files[1]), codes)
+        tokenizer = network(vqgan.VQGAN, *tokenizer_from_flax(read_flax(files[0])), files[0])
+        codes = tokenizer.config["codes"]
+        transformer = network(MaskGIT, *transformer_from_flax(read_flax(files[1]), codes), files[1])
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         run.fail(
             f"{files[0].parent}: {error} is missing or of another shape: these are not MaskGIT's "
             "two checkpoints."
         )
-    tokenizer = network(vqgan.VQGAN, tokenizer_config, tokenizer_state, files[0])
-    transformer = network(MaskGIT, config, state, files[1])
-    tokenizer.image_size = round(config["tokens"] ** 0.5) * tokenizer.patch
+    tokenizer.image_size = round(transformer.config["tokens"] ** 0.5) * tokenizer.patch
     return tokenizer, transformer, {file.name: run.file_hash(file) for file in files}
 
 
@@ -113,131 +129,78 @@ def _array(code, data):
     return np.frombuffer(raw, dtype).reshape(shape).copy()
 
 
-def _flatten(tree, prefix=""):
-    """Nested dict -> {"name/name/...": array}."""
-    flat = {}
+def our_state(tree, prefix=""):
+    """Nested dict of flax -> {our name: tensor in our layout}."""
+    state = {}
     for name, value in tree.items():
+        path = prefix + name
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
+            state |= our_state(value, f"{path}/")
+            continue
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)  # HWIO -> OIHW
+        elif path.endswith("out/kernel"):
+            value = value.reshape(-1, value.shape[-1]).T  # (heads, width, out)
+        elif name == "kernel":
+            value = value.reshape(len(value), -1).T  # (in, out), or in attention (in, heads, width)
+        elif name == "bias":
+            value = value.ravel()
+        for theirs, ours in OURS.items():
+            path = re.sub(theirs, ours, path)
+        state[path] = torch.from_numpy(value.copy())
+    return state
 
 
-# ---------------------------------------------------------------- the tokenizer
+# ---------------------------------------------------------------- the two networks
 def tokenizer_from_flax(params):
     """{'encoder', 'decoder', 'quantizer'} of the published file -> (config, state dict of VQGAN).
 
     The decoder has one convolution a level and one more. Every level, like the middle, has the
     same number of residual blocks.
     """
-    encoder = params["encoder"]
     levels = _count(params["decoder"], "Conv_") - 1
-    blocks = _count(encoder, "ResBlock_") // (levels + 1)
-    filters = encoder["Conv_0"]["kernel"].shape[-1]
-    multipliers = []
-    for level in range(levels):
-        first_block = encoder[f"ResBlock_{level * blocks}"]
-        multipliers.append(first_block["Conv_0"]["kernel"].shape[-1] // filters)
-    (codebook,) = params["quantizer"].values()
-    codes, dim = codebook.shape
+    blocks = _count(params["encoder"], "ResBlock_") // (levels + 1)
+    state = our_state(params)
+    for part in ("weight", "bias"):
+        for level in range(1, levels):
+            state[f"decoder.ups.{level - 1}.{part}"] = state.pop(f"decoder.Conv_{level}.{part}")
+        state[f"decoder.out.{part}"] = state.pop(f"decoder.Conv_{levels}.{part}")
+    filters = len(state["encoder.stem.weight"])
+    widths = [len(state[f"encoder.blocks.{i * blocks}.conv1.weight"]) for i in range(levels)]
+    codes, dim = state["codebook"].shape
     config = {
-        **vqgan.PUBLISHED,
         "filters": filters,
-        "multipliers": multipliers,
+        "multipliers": [width // filters for width in widths],
         "blocks": blocks,
         "codes": codes,
         "dim": dim,
     }
+    return config, state
 
-    state = {"codebook": torch.from_numpy(codebook)}
-    for half, last_convolution in (("encoder", 1), ("decoder", levels)):
-        for path, value in _flatten(params[half]).items():
-            if value.ndim == 4:
-                value = value.transpose(3, 2, 0, 1).copy()  # HWIO -> OIHW
-            name = _tokenizer_name(path, last_convolution)
-            state[f"{half}.{name}"] = torch.from_numpy(value)
+
+def transformer_from_flax(params, codes):
+    """The published parameters -> (config, state dict of MaskGIT); codes: of the tokenizer."""
+    state = our_state(params)
+    layers = _count(params, "TransformerLayer_")
+    for i in range(layers):
+        for part in ("weight", "bias"):
+            three = [state.pop(f"layers.{i}.{name}.{part}") for name in ("query", "key", "value")]
+            state[f"layers.{i}.qkv.{part}"] = torch.cat(three)
+    words, dim = state["word.weight"].shape
+    positions = len(state["position.weight"])
+    classes = words - codes - 1
+    query = params["TransformerLayer_0"]["Attention_0"]["self_attention"]["query"]
+    config = {
+        "codes": codes,
+        "classes": classes,
+        "tokens": positions - 1 if classes else positions,  # a label is one more position
+        "layers": layers,
+        "dim": dim,
+        "heads": len(query["bias"]),
+        "mlp": len(state["layers.0.fc1.bias"]),
+    }
     return config, state
 
 
 def _count(tree, prefix):
     return sum(name.startswith(prefix) for name in tree)
-
-
-def _tokenizer_name(path, last_convolution):
-    """'ResBlock_3/Conv_0/kernel' -> 'blocks.3.conv1.weight', for encoder and decoder."""
-    module, *inside, leaf = path.split("/")
-    leaf = LEAF.get(leaf, leaf)
-    kind, _, number = module.rpartition("_")
-    if kind == "ResBlock":
-        inside = [RES_BLOCK.get(child, child) for child in inside]
-        return ".".join(["blocks", number, *inside, leaf])
-    if module == "GroupNorm_0":
-        return f"norm.{leaf}"
-    if module == "Conv_0":
-        return f"stem.{leaf}"
-    if module == f"Conv_{last_convolution}":
-        return f"out.{leaf}"
-    if kind == "Conv":
-        return f"ups.{int(number) - 1}.{leaf}"
-    return ".".join([module, *inside, leaf])
-
-
-# ---------------------------------------------------------------- the transformer
-def transformer_from_flax(params, codes):
-    """The published parameters -> (config, state dict of MaskGIT); codes: of the tokenizer."""
-    flat = _flatten(params)
-    words, dim = flat["Embed_0/word_embeddings/embedding"].shape
-    positions = len(flat["Embed_0/position_embeddings/embedding"])
-    classes = words - codes - 1
-    config = {
-        "codes": codes,
-        "classes": classes,
-        "tokens": positions - 1 if classes else positions,  # a label is one more position
-        "layers": _count(params, "TransformerLayer_"),
-        "dim": dim,
-        "heads": flat["TransformerLayer_0/Attention_0/self_attention/query/kernel"].shape[1],
-        "mlp": flat["TransformerLayer_0/Mlp_0/intermediate_output/kernel"].shape[1],
-    }
-
-    state = {}
-    for i in range(config["layers"]):
-        ours = f"layers.{i}"
-        theirs = f"TransformerLayer_{i}"
-        attention = f"{theirs}/Attention_0/self_attention"
-        query_key_value = [f"{attention}/query", f"{attention}/key", f"{attention}/value"]
-        state |= _linear(flat, f"{ours}.qkv", query_key_value)
-        state |= _linear(flat, f"{ours}.out", [f"{attention}/out"])
-        state |= _linear(flat, f"{ours}.fc1", [f"{theirs}/Mlp_0/intermediate_output"])
-        state |= _linear(flat, f"{ours}.fc2", [f"{theirs}/Mlp_0/layer_output"])
-        state |= _norm(flat, f"{ours}.norm1", f"{theirs}/Attention_0/attention_output_ln")
-        state |= _norm(flat, f"{ours}.norm2", f"{theirs}/Mlp_0/layer_output_ln")
-    state |= _linear(flat, "head", ["MlmLayer_0/mlm_dense"])
-    state |= _norm(flat, "head_norm", "MlmLayer_0/mlm_ln")
-    state |= _norm(flat, "norm", "Embed_0/embeddings_ln")
-    state["word.weight"] = flat.pop("Embed_0/word_embeddings/embedding")
-    state["position.weight"] = flat.pop("Embed_0/position_embeddings/embedding")
-    state["bias"] = flat.pop("MlmLayer_0/mlm_bias/bias")
-    state |= flat
-    return config, {name: torch.from_numpy(value) for name, value in state.items()}
-
-
-def _linear(flat, name, sources):
-    """One Linear from the Dense layers `sources`, one under the other; takes them out of `flat`.
-
-    flax keeps a kernel as (in, out), in attention as (in, heads, width) or (heads, width, out).
-    """
-    kernels, biases = [], []
-    for source in sources:
-        bias = flat.pop(f"{source}/bias").ravel()
-        kernels.append(flat.pop(f"{source}/kernel").reshape(-1, len(bias)).T)
-        biases.append(bias)
-    return {f"{name}.weight": np.concatenate(kernels), f"{name}.bias": np.concatenate(biases)}
-
-
-def _norm(flat, name, source):
-    """One LayerNorm; takes it out of `flat`."""
-    return {
-        f"{name}.weight": flat.pop(f"{source}/scale"),
-        f"{name}.bias": flat.pop(f"{source}/bias"),
-    }

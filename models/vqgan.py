@@ -27,6 +27,8 @@ PUBLISHED = {
     "dim": 256,
     "groups": 32,
     "unshuffle": 1,
+    "convolutions": True,
+    "patches": False,
 }
 
 
@@ -111,7 +113,7 @@ class Decoder(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """Encoder, code book and decoder.
+    """Encoder, code book and decoder. What is not given is as PUBLISHED.
 
     filters: the base width. multipliers: of this width, one a level, the finest level first; n
     levels shrink an image 2^(n-1) times. blocks: residual blocks a level. codes, dim: the size of
@@ -124,30 +126,11 @@ class VQGAN(nn.Module):
     that they can only improve on the patches. convolutions=False leaves the patches alone.
     """
 
-    def __init__(
-        self,
-        filters,
-        multipliers,
-        blocks,
-        codes,
-        dim,
-        groups=32,
-        unshuffle=1,
-        convolutions=True,
-        patches=False,
-    ):
+    def __init__(self, **config):
         super().__init__()
-        self.config = {
-            "filters": filters,
-            "multipliers": list(multipliers),
-            "blocks": blocks,
-            "codes": codes,
-            "dim": dim,
-            "groups": groups,
-            "unshuffle": unshuffle,
-            "convolutions": convolutions,
-            "patches": patches,
-        }
+        self.config = PUBLISHED | config
+        filters, multipliers, blocks, codes, dim, groups, *rest = self.config.values()
+        unshuffle, convolutions, patches = rest
         self.patch = unshuffle * 2 ** (len(multipliers) - 1)  # pixels that a token covers, each way
         if convolutions:
             shape = filters, multipliers, blocks, dim, groups, unshuffle
@@ -166,19 +149,19 @@ class VQGAN(nn.Module):
         """(B, 3, H, W) in [0, 1] -> (B, dim, H/f, W/f): what is compared with the code book."""
         if not self.config["patches"]:
             return self.encoder(images)
-        linear = self.patch_to_code(F.pixel_unshuffle(images, self.patch))
-        if not self.config["convolutions"]:
-            return linear
-        return linear + self.encoder_gain * self.encoder(images)
+        features = self.patch_to_code(F.pixel_unshuffle(images, self.patch))
+        if self.config["convolutions"]:
+            features = features + self.encoder_gain * self.encoder(images)
+        return features
 
     def pixels(self, codes):
         """(B, dim, H/f, W/f) -> (B, 3, H, W), linear: nothing clips it to [0, 1]."""
         if not self.config["patches"]:
             return self.decoder(codes)
-        linear = F.pixel_shuffle(self.code_to_patch(codes), self.patch)
-        if not self.config["convolutions"]:
-            return linear
-        return linear + self.decoder_gain * self.decoder(codes)
+        pixels = F.pixel_shuffle(self.code_to_patch(codes), self.patch)
+        if self.config["convolutions"]:
+            pixels = pixels + self.decoder_gain * self.decoder(codes)
+        return pixels
 
     def nearest(self, features):
         """(N, dim) -> (N,) ids of the nearest codes, the first of equally near ones.
@@ -262,18 +245,16 @@ class PatchDiscriminator(nn.Module):
     not see each other.
     """
 
-    def __init__(self, width=64, layers=3):
+    def __init__(self):
         super().__init__()
-        widths = [width * min(2**i, 8) for i in range(layers + 1)]
-        stack = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for i in range(layers):
-            stride = 2 if i < layers - 1 else 1
+        stack = [nn.Conv2d(3, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for width_in, width_out, stride in ((64, 128, 2), (128, 256, 2), (256, 512, 1)):
             stack += [
-                nn.Conv2d(widths[i], widths[i + 1], 4, stride=stride, padding=1, bias=False),
-                nn.GroupNorm(min(32, widths[i] // 2), widths[i + 1]),
+                nn.Conv2d(width_in, width_out, 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(32, width_out),
                 nn.LeakyReLU(0.2),
             ]
-        stack.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        stack.append(nn.Conv2d(512, 1, 4, padding=1))
         self.layers = nn.Sequential(*stack)
 
     def forward(self, images):

@@ -232,7 +232,7 @@ GOOD = b'{"path": "class0/img0.jpg", "caption": "a"}\n'
         (GOOD + b'{"path": [], "caption": "a"}\n', 'line 2 is not {"path": '),
         (GOOD + b'{"path": "class1/img1.jpg", "caption": 1}\n', 'line 2 is not {"path": '),
         (b'["a", "b"]\n', 'line 1 is not {"path": '),
-        (GOOD * 2, "line 2 names class0/img0.jpg a second time"),
+        (GOOD * 2, "line 2 is not {"),
         (GOOD + b'{"path": "class1/img1.jpg", "caption": "caf\xe9"}\n', "line 2 is not"),
     ],
 )
@@ -261,7 +261,7 @@ def test_missing_captions(setup, tmp_path, capsys):
     assert f"--captions must name a file, but it is {args.captions}" in error
     (tmp_path / "captions.jsonl").write_bytes(GOOD)
     error = refusal(capsys, 1, diffusion.captions_of, args)
-    assert "lacks 5 of the 6 images" in error
+    assert "lacks 5 images" in error
     assert f"01_caption.py --data {setup[0]} --out {args.captions}" in error
     args.captions = None
     assert "--no-caption" in refusal(capsys, 2, diffusion.captions_of, args)
@@ -278,7 +278,6 @@ def test_missing_captions(setup, tmp_path, capsys):
             "stabilityai/sdxl-none is neither a local folder nor in the cache",
         ),
         ({"model": "{data}"}, 2, "has no model_index.json. Expected: a diffusers pipeline folder"),
-        ({"model": "{ddim}"}, 2, "is unconditional and takes no text"),
         ({"size": 60}, 2, "--size 60 is not a multiple of 8"),
     ],
 )
@@ -359,7 +358,9 @@ def test_a_ddpm_folder(setup, tmp_path):
     args = arguments(setup, kind="ddim")
     args.model = str(tmp_path)
     pipe, _ = diffusion.load_pipeline(args.model, CPU, "fp32")
-    assert diffusion.whole_steps(0.2, pipe.scheduler, None, diffusion.UNCONDITIONAL_STEPS) == 50
+    assert (
+        diffusion.whole_steps(0.2, pipe.scheduler, None, diffusion.PixelModel.default_steps) == 50
+    )
     assert level(0.2, pipe.scheduler, None, 50)[0] == pytest.approx(0.2)
     strategy = build(args)
     assert strategy.record["scheduler"] == "DDIMScheduler"

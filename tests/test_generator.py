@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed, write_images
+from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed
 from PIL import Image
 
 from augment.generator_training import (
@@ -269,7 +269,7 @@ def reconstruction_error_of_squares(folder, data):
 def test_patches_are_those_of_the_images(tiny):
     """Every sampled patch stands in an image, and each image gives equally many."""
     paths = find_images(tiny["train"])
-    model = Tokenizer(4, [1], 1, codes=4, dim=4, groups=4, unshuffle=4)
+    model = Tokenizer(filters=4, multipliers=[1], blocks=1, codes=4, dim=4, groups=4, unshuffle=4)
     read = partial(read_batch, ImageList(tiny["train"], paths), 32, None)
     patches = sample_patches(model, read, 24, seed=0, workers=0)
     assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
@@ -284,7 +284,7 @@ def test_patches_are_those_of_the_images(tiny):
 def test_the_published_topology_has_no_patches():
     """A file without the keys of the linear path loads: the published one, and older runs."""
     with torch.device("meta"):
-        tokenizer = Tokenizer(16, [1, 2], 1, codes=8, dim=4, groups=4)
+        tokenizer = Tokenizer(filters=16, multipliers=[1, 2], blocks=1, codes=8, dim=4, groups=4)
     assert not [name for name in tokenizer.state_dict() if "patch" in name or "gain" in name]
 
 
@@ -319,11 +319,8 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "does not divide" in said("--groups", 5, code=2)
     assert "--epochs 0 trains nothing" in said("--epochs", 0, "--start-from", "random", code=2)
     assert "inside --data" in said("--out", tiny["train"] / "out", code=2)
-    write_images(tmp_path / "dots", each=8, size=3)
-    assert "smaller than the 4 pixels" in said("--data", tmp_path / "dots", code=2)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-    without = said("--perceptual-weight", 1)
-    assert "vgg16" in without and "--perceptual-weight 0" in without
+    assert "vgg16" in said("--perceptual-weight", 1)
     assert not (tmp_path / "x").exists()  # so the same folder takes --perceptual-weight 0
 
     assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)

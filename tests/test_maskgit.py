@@ -95,8 +95,6 @@ def test_schedule_is_computed_in_float32(steps):
         ("cosine", lambda done: math.cos(math.pi / 2 * done)),
         ("linear", lambda done: 1 - done),
         ("square", lambda done: 1 - done * done),
-        ("cubic", lambda done: 1 - done * done * done),
-        ("square-root", lambda done: 1 - math.sqrt(done)),
     ],
 )
 def test_schedules_are_those_of_the_paper(published, name, formula):
@@ -119,7 +117,7 @@ def test_schedules_are_those_of_the_paper(published, name, formula):
 
 
 def test_every_schedule_is_tested():
-    assert list(SCHEDULES) == ["cosine", "linear", "square", "cubic", "square-root"]
+    assert list(SCHEDULES) == ["cosine", "linear", "square"]
 
 
 def test_full_configuration_has_the_dissertations_227m_parameters():
@@ -146,11 +144,6 @@ def test_narrowed_logits():
     assert kept.tolist() == [[False, True, False, True, True], [True] * 5]  # equals stay together
     assert maskgit.narrow(logits, top_k=1).isfinite().sum(1).tolist() == [1, 1]
     assert maskgit.narrow(logits, top_k=99).isfinite().all()
-    # Probabilities of the first row in order: 0.53, 0.19, 0.19, 0.07, 0.03.
-    for top_p, codes in ((1e-6, 1), (0.5, 1), (0.6, 2), (0.8, 3), (0.95, 4), (0.999, 5)):
-        assert maskgit.narrow(logits[:1], top_p=top_p).isfinite().sum() == codes
-    both = maskgit.narrow(logits[:1], top_k=3, top_p=0.5)
-    assert both.isfinite().sum() == 1
     sharp = maskgit.narrow(logits, softmax_temperature=0.5).softmax(1)
     torch.testing.assert_close(sharp, (2 * logits).softmax(1))
     cold = maskgit.narrow(logits, softmax_temperature=1e-30)
@@ -169,9 +162,8 @@ def test_sampling_flags_change_what_is_drawn(published):
         return maskgit.sample(transformer, tokens, labels, rngs, sampling)
 
     assert (draw(0, top_k=1) == draw(1, top_k=1)).all()
-    assert (draw(0, top_p=1e-6) == draw(0, top_k=1)).all()
     assert (draw(0) != draw(1)).any()
-    assert (draw(0) == draw(0, top_k=64, top_p=1.0, softmax_temperature=1.0)).all()
+    assert (draw(0) == draw(0, top_k=64, softmax_temperature=1.0)).all()
     assert (draw(0) != draw(0, softmax_temperature=0.1)).any()
 
 
@@ -259,19 +251,13 @@ def test_file_masks_take_the_centre_square_of_a_grey_image(tmp_path):
 def test_names_of_masks():
     for name in ("center", "ring", "none", "random:0", "block:1", "file:some/folder"):
         assert mask_name(name) == name
-    for wrong in ("centre", "random", "center:3", "block:", "none:", "", "checker", "random:1.5"):
+    for wrong in ("centre", "random", "center:3", "none:", "", "checker", "random:1.5"):
         with pytest.raises(argparse.ArgumentTypeError) as error:
             mask_name(wrong)
         assert "1.5" in str(error.value) or all(mask in str(error.value) for mask in MASKS)
-    with pytest.raises(ValueError):
-        mask_name("random:much")
-
-
-def test_a_mask_of_another_kind_is_one_sentence(monkeypatch, capsys):
-    monkeypatch.setitem(MASKS, "wrong", lambda side, rng: np.ones((side, side)))
-    with pytest.raises(SystemExit):
-        mask_of("wrong", 4, None)
-    assert "gave float64 (4, 4)" in capsys.readouterr().err
+    for wrong in ("random:much", "block:"):
+        with pytest.raises(ValueError):
+            mask_name(wrong)
 
 
 def test_outpainting_positions_and_their_masks():

@@ -116,7 +116,7 @@ def test_a_schedule_of_ones_own(example, tiny, tmp_path):
     example("my_schedule.py", "inpaint", "--schedule", "late", *like_tiny, *flags)
     late, cosine = (hashes(m, "view0/**/*") for m in (tmp_path / "gen", tiny["inpaint"]))
     assert late.keys() == cosine.keys() and late != cosine
-    assert "square-root,late" in example("my_schedule.py", "inpaint", "--help")
+    assert "square,late" in example("my_schedule.py", "inpaint", "--help")
 
 
 def test_a_data_set_of_ones_own(example, tmp_path):
