@@ -89,13 +89,6 @@ def arguments(argv=None):
     manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
     c = cli.subparser(commands, "fid", manual)
     folder_arguments(c, "as in pytorch-fid (a backbone then gets squares of its training's size)")
-    c.add_argument(
-        "--cache",
-        default="fid",
-        metavar="NAME",
-        help="name of the file A.NAME.npz that keeps the statistics of folder A while its images "
-        "do not change",
-    )
     feature_arguments(c)
 
     manual = "Mean structural similarity of the images of A and their namesakes in B."
@@ -169,14 +162,14 @@ def arguments(argv=None):
     c.add_argument(
         "--size", type=cli.positive, default=256, metavar="PX", help="side of Figure 13's images"
     )
-    c.add_argument("--seed", type=int, default=0, help="seed of Figure 13's random choices")
+    c.add_argument("--seed", type=int, default=0, help="seed of crops, colours and blur")
 
     manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."
     c = cli.subparser(commands, "report", manual)
     c.add_argument(
         "runs",
         metavar="RUNS",
-        help="folder of runs; report.md, report.txt, report.json and report.png are written there",
+        help="folder of runs; report.md, report.json and report.png are written there",
     )
     c.add_argument(
         "--all",
@@ -258,26 +251,25 @@ def fid(args, device):
         for side, folder in zip(sides, folders, strict=True):
             chosen.append(find_images(side) if folder else None)
     features = frechet.load_features(args, device)
-    cache = None if args.common else args.cache
-    found = []
+    measured = []
     for side, paths in zip(sides, chosen, strict=True):
         if paths:
-            how = (cache, args.workers, args.max_unreadable)
+            how = (args.workers, args.max_unreadable)
             statistics = frechet.folder_statistics(side, paths, features, *how)
         else:
             statistics = frechet.read_statistics(side, features)
         frechet.warn_if_few(statistics[0], features, side)
-        found.append(statistics)
+        measured.append(statistics)
     if parallel.rank() == 0:
-        (n, mu, sigma), (other_n, other_mu, other_sigma) = found
-        value = frechet.frechet_distance(mu, sigma, other_mu, other_sigma)
+        (n, *of_a), (other_n, *of_b) = measured
+        value = frechet.frechet_distance(*of_a, *of_b)
         name = "FID"
         if features.name != "inception":
             name = f"Frechet distance ({features.name} features)"
         print(
             f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}): {value:.4f}"
         )
-        for side, paths, (read, _, _) in zip(sides, chosen, found, strict=True):
+        for side, paths, (read, _, _) in zip(sides, chosen, measured, strict=True):
             if paths and read < len(paths):
                 print(f"{len(paths) - read} images of {side} cannot be read and are left out")
     parallel.barrier()
@@ -289,11 +281,8 @@ def ssim_folder(args):
     if args.out:
         return Path(args.out)
     b = Path(args.b).resolve()
-    root = mirror_root(b)
-    if root:
-        view = ".".join(b.relative_to(root).parts)
-        return root.with_name(f"{root.name}.{view}.ssim")
-    return b.with_name(f"{b.name}.ssim")
+    root = mirror_root(b) or b
+    return root.with_name(".".join([root.name, *b.relative_to(root).parts, "ssim"]))
 
 
 def ssim(args, device):
@@ -304,19 +293,16 @@ def ssim(args, device):
     out = ssim_folder(args)
     run.keep_apart(args.a, out=out)
     run.keep_apart(args.b, out=out)
-    names = matched(args.a, args.b, args.common)
-    files = []
-    for of_a, of_b in names:
-        files.append((os.path.join(args.a, of_a), os.path.join(args.b, of_b)))
-    values = np.array(similarities(files, args.size, "ssim", args.workers, args.max_unreadable))
+    files = {}
+    for of_a, of_b in matched(args.a, args.b, args.common):
+        files[of_a] = os.path.join(args.a, of_a), os.path.join(args.b, of_b)
+    how = (args.size, "ssim", args.workers, args.max_unreadable)
+    every = dict(zip(files, similarities(list(files.values()), *how), strict=True))
     if parallel.rank() > 0:
         return
-    read = np.flatnonzero(np.isfinite(values))
-    left_out = [names[i][0] for i in np.flatnonzero(np.isnan(values))]
-    names = [names[i] for i in read]
-    files = [files[i] for i in read]
-    values = values[read]
-    order = np.argsort(values, kind="stable")
+    left_out = [name for name in every if np.isnan(every[name])]
+    order = sorted(every.keys() - left_out, key=lambda name: (every[name], name))
+    values = np.array([every[name] for name in order])
     least = order[:LEAST]
     result = {
         "mean": float(values.mean()),
@@ -326,15 +312,15 @@ def ssim(args, device):
         "a": args.a,
         "b": args.b,
         "size": args.size,
-        "least_similar": [names[i][0] for i in least],
-        "values": {names[i][0]: round(float(values[i]), 6) for i in order},
+        "least_similar": least,
+        "values": {name: round(every[name], 6) for name in order},
     }
     run.write_json(out / "ssim.json", result)
     contact_sheet(
         out / "least_similar.png",
-        [read_pair(files[i], args.size) for i in least],
+        [read_pair(files[name], args.size) for name in least],
         [Path(args.a).name, Path(args.b).name],
-        [f"{values[i]:.3f} {names[i][0]}" for i in least],
+        [f"{every[name]:.3f} {name}" for name in least],
     )
     figure, axis = plt.subplots(figsize=(6, 3.5))
     axis.hist(values, bins=50)

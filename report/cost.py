@@ -20,8 +20,10 @@ from evaluate.ssim import similarities
 from images.files import matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
-from report.published import cost_table
+from report.published import dissertation_table, fill, table6
 from report.results import files_below, read_runs
+
+WARM_UP = 10  # batches
 
 
 # ---------------------------------------------------------------- time
@@ -38,27 +40,23 @@ def rebuild(mirror, device):
     return strategy
 
 
-def milliseconds(strategy, images, paths, batch, device):
-    """Time for one generated image in batches of `batch`, from uint8 tensor to uint8 tensor."""
+def milliseconds(strategy, images, paths, batch):
+    """Time for one generated image in batches of `batch`, from uint8 tensor to uint8 tensor on the
+    CPU.
+    """
     starts = range(0, len(paths), batch)
     batches = [(images[i : i + batch], paths[i : i + batch]) for i in starts]
-    warm_up = 3 if batch > 1 else 10
-    for part in (batches[:warm_up], batches):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    for part in (batches[:WARM_UP], batches):
         begin = time.perf_counter()
         for some in part:
             strategy.generate(*some)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - begin) / (len(paths) * len(strategy.views))
 
 
 def time_of(mirror, data, paths, batch, device):
     """{latency_ms, batch_ms, parameters}: of one image alone, and of one image in batches."""
-    if mirror["strategy"] not in STRATEGIES:
-        run.warn(f"{mirror['folder']}: {mirror['strategy']} is not known here, it is not timed.")
-        return {"latency_ms": None, "batch_ms": None, "parameters": mirror.get("parameters")}
+    if mirror["strategy"] not in STRATEGIES:  # its program is not part of this project
+        return {"latency_ms": None}
     strategy = rebuild(mirror, device)
     times = {"parameters": strategy.parameters}
     if parallel.rank() == 0:
@@ -68,7 +66,7 @@ def time_of(mirror, data, paths, batch, device):
                 images[path] = strategy.read(Path(data, path))
         tensor = torch.from_numpy(np.stack(list(images.values())))
         for name, size in (("latency_ms", 1), ("batch_ms", batch)):
-            times[name] = milliseconds(strategy, tensor, list(images), size, device)
+            times[name] = milliseconds(strategy, tensor, list(images), size)
     parallel.barrier()
     return times
 
@@ -98,7 +96,6 @@ def measure_row(folder, features, moments, args, device):
     _, *of_generated = moments_of_files(stored, features, name, *how)
     paths = [original for original, _ in matched(data, views[0])]
     timed = spread(spread(paths, args.compare), args.images)
-    gpu = device.type == "cuda"
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
@@ -107,7 +104,7 @@ def measure_row(folder, features, moments, args, device):
         "strategy": mirror["strategy"],
         "made_by": made_by(mirror),
         "timed": len(timed),
-        "device": torch.cuda.get_device_name(device) if gpu else "CPU",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
     }
     return row | time_of(mirror, data, timed, args.batch_size, device)
 
@@ -118,20 +115,15 @@ def made_by(mirror):
 
 
 def pretraining_speed(runs):
-    """Images/s of pretraining on one device: of the median run below a folder; None without one."""
+    """Images/s of pretraining on one device: the median of the runs below a folder, or None."""
     speeds = []
-    for file in files_below(runs)["log.jsonl"]:
+    for file in files_below(runs, "log.jsonl"):
         if run_folder.run_arguments(file.parent).get("stage") == "03_pretrain":
             steps = run_folder.read_log(file.parent, "step")
-            if values := [
-                step["images_per_second"] for step in steps if "images_per_second" in step
-            ]:
-                devices = run_folder.read_log(file.parent, "start")[0]["world"]
-                speeds.append((float(np.median(values)), devices))
-    if not speeds:
-        return None
-    speed, devices = sorted(speeds)[len(speeds) // 2]
-    return speed / devices
+            values = [step["images_per_second"] for step in steps if "images_per_second" in step]
+            devices = run_folder.read_log(file.parent, "start")[0]["world"]
+            speeds += [float(np.median(values)) / devices] * bool(values)
+    return float(np.median(speeds)) if speeds else None
 
 
 def ratios(rows, runs):
@@ -185,7 +177,7 @@ def measure(args, device):
     if parallel.rank() == 0:
         cost["ratios"] = ratios(cost["rows"], args.runs)
         run.write_json(file, cost)
-        text, _ = cost_table(cost, read_runs(args.runs) if args.runs else [])
-        run.write_text(out / "cost.txt", text + "\n")
-        print(text)
+        about, measured = table6(cost)
+        results = read_runs(args.runs) if args.runs else []
+        print(dissertation_table(about, fill(about, results, measured)))
     parallel.barrier()

@@ -15,7 +15,6 @@ from base import cli, run
 
 DISSERTATION = json.loads((run.ROOT / "report" / "dissertation.json").read_text())
 DATA_SETS = DISSERTATION["data"]
-READ = ("result.json", "cost.json", "log.jsonl", "augment.json")
 
 # Arguments that tell no two arms apart: places, seeds, machines, what may change when a run is
 # resumed, what is asked of an evaluation, and what a Result names anyway.
@@ -35,24 +34,23 @@ IGNORED_OF_A_MIRROR = IGNORED | set(
 
 class Data(NamedTuple):
     """study: the dissertation's data set that these images stand for, "" for others. name: for the
-    reader. classes: their names. lacks: what it has less of than the dissertation's, in words.
+    reader. classes: their names. lacks: what it has less of than the dissertation's, in words, "".
     """
 
     study: str
     name: str
     classes: tuple
-    lacks: tuple
+    lacks: str
 
 
 class Result(NamedTuple):
     """One result.json.
 
     evaluation: "linear", "semi1", "few5", "voc07", "supervised", ...; cached: by --cache-features.
-    values: {metric: percent}, such as {"top1": 68.7}. baselines: {name: percent}. val: the number
-    of validation images. settings: those of the training, with "strategy": how the generated views
-    were made ("none", "real", "inpaint", ...). making: mask, strength, and what differs from the
-    defaults in the making of the views. measuring: the settings of the evaluation. mirrors: what
-    their augment.json say.
+    values: {metric: percent}, such as {"top1": 68.7}. baselines: {name: percent}. settings: those
+    of the training, with "strategy": how the generated views were made ("none", "real", "inpaint",
+    ...). making: mask, strength, and what differs from the defaults in the making of the views.
+    measuring: the settings of the evaluation. mirrors: what their augment.json say.
     """
 
     evaluation: str
@@ -61,13 +59,10 @@ class Result(NamedTuple):
     baselines: dict
     seed: int | None
     data: Data
-    val: int | None
     settings: dict
     making: dict
     measuring: dict
     mirrors: list
-    backbone: str
-    sha256: str | None
 
     @property
     def facts(self):
@@ -112,7 +107,7 @@ def making_of(mirror):
     if name in STRATEGIES:
         STRATEGIES[name].add_arguments(flags)
     for key in sorted(args.keys() - IGNORED_OF_A_MIRROR):
-        if args[key] and args[key] != flags.get_default(key):
+        if args[key] != flags.get_default(key):
             making[key] = args[key]
     return making
 
@@ -170,14 +165,13 @@ def data_of(classes, images, folder):
     study = study_of(classes, images)
     if not study:
         path = Path(folder or "?")
-        inner = path.name in ("train", "val", "valid", "validation", "test")
-        return Data("", path.parent.name if inner and path.parent.name else path.name, classes, ())
+        return Data("", path.parent.name if path.name == "train" else path.name, classes, "")
     whole = DATA_SETS[study]
-    lacks = ()
+    lacks = ""
     if classes and len(classes) < whole["classes"]:
-        lacks = (f"{len(classes)} of {whole['classes']:,} classes",)
+        lacks = f"{len(classes)} of {whole['classes']:,} classes"
     elif images and images < whole["train"]:
-        lacks = (f"{images:,} of {whole['train']:,} training images",)
+        lacks = f"{images:,} of {whole['train']:,} training images"
     return Data(study, whole["name"], classes, lacks)
 
 
@@ -228,9 +222,8 @@ def read_result(file):
     measuring = {}
     if not supervised:
         measuring = {f"{evaluation} {key}": args[key] for key in args.keys() - IGNORED}
-    counts = result.get("images", {})
     classes = tuple(backbone.get("classes", ())) if transfer else class_names(result)
-    images = backbone.get("images") or counts.get("train")
+    images = backbone.get("images") or result.get("images", {}).get("train")
     values, baselines = {}, {}
     for metric, value in result["results"].items():
         if isinstance(value, dict) and "mean" in value:
@@ -245,34 +238,30 @@ def read_result(file):
         baselines=baselines,
         seed=backbone.get("seed", args.get("seed")),
         data=data_of(classes, images, backbone.get("data") if transfer else args.get("data")),
-        val=None if transfer else counts.get("val"),
         settings=settings,
         making=making,
         measuring=measuring,
         mirrors=mirrors,
-        backbone=str(args.get("backbone") or ""),
-        sha256=result.get("backbone_sha256"),
     )
 
 
 # ---------------------------------------------------------------- all results
-def files_below(folder):
-    """{name: [Path]} of the files below a folder that the report reads. No mirror is entered."""
+def files_below(folder, name):
+    """The files of this name below a folder: [Path]. No mirror is entered."""
     if not Path(folder).is_dir():
         run.fail(f"{folder} is not a folder: give the folder that holds the runs.", 2)
-    files = {name: [] for name in READ}
+    files = []
     for top, folders, names in os.walk(folder, followlinks=True):
-        for name in files.keys() & names:
-            files[name].append(Path(top, name))
-        entered = "augment.json" not in names
-        folders[:] = sorted(name for name in folders if entered and not name.startswith("."))
+        if name in names:
+            files.append(Path(top, name))
+        folders[:] = [] if "augment.json" in names else sorted(folders)
     return files
 
 
 def read_runs(folder):
     """All Results below a folder. A file that is not ours ends the report with its name."""
     results = []
-    for file in files_below(folder)["result.json"]:
+    for file in files_below(folder, "result.json"):
         try:
             results.append(read_result(file))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -280,11 +269,4 @@ def read_runs(folder):
                 f"{file} is not a result of this project's evaluations "
                 f"({type(error).__name__}: {error}): move it out of the folder."
             )
-    # A transfer has the data of its pretraining, which another result of the encoder names.
-    data = {result.sha256: result.data for result in results if result.data.classes}
-    whole = []
-    for result in results:
-        if not result.data.classes and result.sha256:
-            result = result._replace(data=data.get(result.sha256, result.data))
-        whole.append(result)
-    return whole
+    return results
