@@ -241,15 +241,10 @@ def fid(args, device):
 
     sides = [args.a, args.b]
     folders = [not side.endswith(".npz") for side in sides]
-    if args.common and not all(folders):
-        run.fail("--common needs two folders.", 2)
-    if all(folders) and (args.common or mirror_root(args.b)):
-        pairs = matched(args.a, args.b, args.common)
-        chosen = [[of_a for of_a, _ in pairs], [of_b for _, of_b in pairs]]
+    if args.common or (all(folders) and mirror_root(args.b)):
+        chosen = list(zip(*matched(args.a, args.b, args.common), strict=True))
     else:
-        chosen = []
-        for side, folder in zip(sides, folders, strict=True):
-            chosen.append(find_images(side) if folder else None)
+        chosen = [folder and find_images(side) for side, folder in zip(sides, folders, strict=True)]
     features = frechet.load_features(args, device)
     measured = []
     for side, paths in zip(sides, chosen, strict=True):

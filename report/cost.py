@@ -27,19 +27,6 @@ WARM_UP = 10  # batches
 
 
 # ---------------------------------------------------------------- time
-def rebuild(mirror, device):
-    """The Strategy that made a mirror. mirror: what its augment.json says."""
-    entry = STRATEGIES[mirror["strategy"]]
-    flags = cli.parser("")
-    entry.add_arguments(flags)
-    cli.device_arguments(flags)
-    args = vars(flags.parse_args([])) | mirror["args"]
-    strategy = entry.build(argparse.Namespace(**args), device)
-    if strategy.prepare:
-        strategy.prepare()
-    return strategy
-
-
 def milliseconds(strategy, images, paths, batch):
     """Time for one generated image in batches of `batch`, from uint8 tensor to uint8 tensor on the
     CPU.
@@ -57,7 +44,13 @@ def time_of(mirror, data, paths, batch, device):
     """{latency_ms, batch_ms, parameters}: of one image alone, and of one image in batches."""
     if mirror["strategy"] not in STRATEGIES:  # its program is not part of this project
         return {"latency_ms": None}
-    strategy = rebuild(mirror, device)
+    entry = STRATEGIES[mirror["strategy"]]
+    flags = cli.parser("")
+    cli.device_arguments(flags)
+    args = vars(flags.parse_args([])) | mirror["args"]
+    strategy = entry.build(argparse.Namespace(**args), device)
+    if strategy.prepare:
+        strategy.prepare()
     times = {"parameters": strategy.parameters}
     if parallel.rank() == 0:
         images = {}

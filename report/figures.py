@@ -9,14 +9,14 @@ import numpy as np
 
 from base import run
 from images.files import find_images, spread, views_of
-from images.pictures import as_stored, square
+from images.pictures import square
 from images.plots import plt, save_figure
 from report.arms import all_columns, baselines_of, description
 from report.sheet import read_beside
 from report.tables import half_width
 
 COLUMNS = 8  # images of the strip
-MIRRORS = 6  # rows of the strip, beside the originals and the control
+MIRRORS = 6  # rows of the strip, beside the originals
 PANELS = 4  # kinds of measurement in report.png
 STYLES = (":", "--", "-.")
 
@@ -28,23 +28,17 @@ def draw_figure(about, rows, path):
     lines = defaultdict(list)
     own = "other data" not in str(rows)
     for row in about["rows"]:
-        x, published = row.get("x"), row["values"][0]
         (cell,) = rows[row["name"]].values()
-        if "line" not in row:
-            continue
-        if cell["here"]:
+        if "line" in row and cell["here"]:
             values = list(cell["here"][0]["values by seed"].values())
             deviation = stdev(values) if len(values) > 1 else 0
-            lines[row["line"]].append((x, fmean(values), deviation))
-        if own and published is not None:
-            axis.plot(x or 0, published, "k*", label=f"dissertation: {row['name']}")
+            lines[row["line"]].append((row["x"], fmean(values), deviation))
+        if "line" in row and own and row["values"][0] is not None:
+            axis.plot(row["x"], row["values"][0], "k*", label=f"dissertation: {row['name']}")
     for name, points in lines.items():
+        style = "--" if "control" in name else "-"
         x, y, deviation = zip(*points, strict=True)
-        if x[0] is None or name == "gamma 0":  # one number: across the whole figure
-            axis.axhline(y[0], linestyle=":", color=f"C{len(axis.lines)}", label=name)
-        else:
-            style = "--" if "control" in name else "-"
-            axis.errorbar(x, y, deviation, linestyle=style, marker="o", capsize=3, label=name)
+        axis.errorbar(x, y, deviation, linestyle=style, marker="o", capsize=3, label=name)
     axis.set(xlabel=about["xlabel"], ylabel="linear top-1 (%)", title=about["title"])
     finish(axis)
     save_figure(figure, path)
@@ -119,7 +113,7 @@ def draw_accuracies(axis, arms, names, column):
 
 def strips_of(arms):
     """[[(name, images)]]: for each folder of originals these, what the mirrors of the arms made of
-    them, as far as they are still there, and the control's images.
+    them, as far as they are still there.
     """
     mirrors_of_data = defaultdict(dict)  # real folders: each mirror once
     for arm in arms:
@@ -136,12 +130,9 @@ def strips_of(arms):
         for folder in list(folders)[:MIRRORS]:
             if made := read_beside(views_of(folder)[0], paths):
                 rows.append((f"generated: {Path(folder).name}", made))
-        if not rows:
-            continue
-        side = len(rows[0][1][0])
-        if any(arm.strategy == "real" for arm in arms):
-            rows.append(("control: real", [as_stored(image, side) for image in originals]))
-        strips.append([("original", [square(image, side) for image in originals]), *rows])
+        if rows:
+            side = len(rows[0][1][0])
+            strips.append([("original", [square(image, side) for image in originals]), *rows])
     return strips
 
 

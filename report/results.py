@@ -85,24 +85,14 @@ def in_words(name, value):
 
 
 # ---------------------------------------------------------------- generated views
-def strengths_of(mirror):
-    """The strengths of a diffusion mirror, or of the part of it that was used."""
-    for folders in ([mirror.get("folder", "")], mirror.get("views", [])):
-        named = [re.search(r"strength([\d.]+)", folder) for folder in folders]
-        if found := sorted({float(match[1]) for match in named if match}):
-            return found
-    given = mirror["args"].get("strength", [])
-    return [float(strength) for strength in (given if isinstance(given, list) else [given])]
-
-
 def making_of(mirror):
     """{"mask": "center", "steps": 6}: mask and strength, and what differs from the defaults."""
     name, args = mirror["strategy"], mirror["args"]
     making = {}
     if "mask" in args:
         making["mask"] = re.sub(r"^random:0(\.0*)?$", "none", args["mask"])
-    if strengths := strengths_of(mirror):
-        making["strength"] = " ".join(map(str, strengths))
+    if "strength" in args:  # of the part of the mirror that was used
+        making["strength"] = " ".join(map(str, args["strength"]))
     flags = cli.parser("")
     if name in STRATEGIES:
         STRATEGIES[name].add_arguments(flags)

@@ -97,7 +97,7 @@ def test_rows_of_the_dissertation(tmp_path, capsys):
     write_run(runs / "none", 61.0, mix=0.5, generated_by=mirror("inpaint", mask="none"))
     voc = {"top1": {"mean": 80.0}, "map": {"mean": 75.0}}
     write_run(runs / "voc", 0, stage="06_transfer voc07", args={}, results=voc)
-    diffusion = mirror("diffusion", "gen/strength0.2", strength=[0.1, 0.2])
+    diffusion = mirror("diffusion", strength=[0.2])
     hundred = {"classes": IMAGENET100, "images": IMAGES["imagenet100"], "mix": 0.5}
     pair = {"method": "dino", "pair": ["flip", "crop"]}
     write_run(runs / "d", 70.0, **hundred, **pair, generated_by=diffusion)
@@ -387,10 +387,8 @@ def test_generation():
     assert generation(six) == ("inpaint", {"mask": "center", "steps": 6})
     assert generation(mirror("inpaint", mask="random:0.0")) == ("inpaint", {"mask": "none"})
     assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", {"strength": "0.0"})
-    part = mirror("diffusion", "gen/strength0.2/view0")
-    assert generation(part) == ("diffusion", {"strength": "0.2"})
-    listed = [{"strategy": "diffusion", "args": {}, "views": ["strength0.1/view0"]}]
-    assert generation(listed) == ("diffusion", {"strength": "0.1"})
+    two = mirror("diffusion", strength=[0.1, 0.2])
+    assert generation(two) == ("diffusion", {"strength": "0.1 0.2"})
     assert generation(mirror("mine", colour="red")) == ("mine", {"colour": "red"})
 
 
