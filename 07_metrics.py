@@ -114,11 +114,6 @@ def arguments(argv=None):
         "--out", required=True, metavar="DIR", help="folder of cost.json, which keeps its rows"
     )
     c.add_argument(
-        "--data",
-        metavar="ROOT",
-        help="folder of the originals (default: the one that the mirror was made from)",
-    )
-    c.add_argument(
         "--size",
         type=cli.positive,
         default=256,
@@ -162,7 +157,7 @@ def arguments(argv=None):
     c.add_argument(
         "--size", type=cli.positive, default=256, metavar="PX", help="side of Figure 13's images"
     )
-    c.add_argument("--seed", type=int, default=0, help="seed of crops, colours and blur")
+    c.set_defaults(seed=0)
 
     manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."
     c = cli.subparser(commands, "report", manual)

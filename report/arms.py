@@ -115,11 +115,10 @@ def arms_of(results):
 
 def order(arm):
     """Baselines first, then generated views, then controls; a sort key."""
-    kind = 0 if arm.strategy == "none" else 2 if arm.control else 1
     training = [arm.settings[name] or 0 for name in ("method", "network", "epochs")]
     use = [arm.settings[name] for name in ("mix", "views", "pair")]
-    supervised = arm.settings["method"] == "supervised"
-    return (arm.data.name, supervised, *training, kind, arm.cells["generated view"], *use)
+    view = (arm.control, arm.strategy != "none", arm.cells["generated view"])
+    return (arm.data.name, "supervised" in training, *training, *view, *use)
 
 
 # ---------------------------------------------------------------- names
@@ -237,26 +236,22 @@ def differences(arms):
 
 
 def verdicts(rows):
-    """For each method with an oracle: is it clearly above the baseline? Sentences.
+    """For each measurement of an oracle: is it clearly above the baseline? Sentences.
 
     rows: see `differences`.
     """
-    oracles = defaultdict(dict)
+    sentences = []
     for arm, column, of_partner in rows:
         if arm.strategy == "same-class" and "minus baseline" in of_partner:
             gains = of_partner["minus baseline"]["differences"]
-            oracles[arm.settings["method"]][column.name] = gains
-    sentences = []
-    for method, gains in oracles.items():
-        listed = ", ".join(f"{interval(values)} {name}" for name, values in gains.items())
-        clear = [name for name in gains if fmean(gains[name]) > (half_width(gains[name]) or 100)]
-        verdict = (
-            "The oracle is not clearly above the baseline. This budget cannot tell whether "
-            "generated views help: train longer, or on more seeds."
-        )
-        if clear:
-            verdict = f"This budget can tell a good partner from a bad one, by {', '.join(clear)}."
-        sentences.append(f"{method}: oracle minus baseline {listed}. {verdict}")
+            verdict = (
+                "The oracle is not clearly above the baseline. This budget cannot tell whether "
+                "generated views help: train longer, or on more seeds."
+            )
+            if len(gains) > 1 and fmean(gains) > half_width(gains):
+                verdict = "This budget can tell a good partner from a bad one."
+            what = f"{arm.cells['method']}: oracle minus baseline"
+            sentences.append(f"{what} {interval(gains)} {column.name}. {verdict}")
     return sentences
 
 

@@ -75,7 +75,7 @@ def measure_row(folder, features, moments, args, device):
     originals. moments: {originals: theirs}, from the mirrors before this one.
     """
     views, (mirror,) = mirrors_of([folder], 1)
-    data, name = args.data or mirror["args"]["data"], name_of(folder)
+    data, name = mirror["args"]["data"], name_of(folder)
     pairs = []
     for view in views:
         for original, generated in spread(matched(data, view), args.compare):
@@ -123,15 +123,10 @@ def ratios(rows, runs):
     """The three ratios of section 5.6 for which there are rows. rows: {name: row}. runs: a folder
     of pretrainings, or None.
     """
-    times = {}
-    for row in rows.values():
-        if row["latency_ms"]:
-            times.setdefault(row["strategy"], row)
     shares = {}
-    if inpaint := times.get("inpaint"):
-        for name in ("noise", "jitter"):
-            if name in times:
-                shares[f"inpaint_over_{name}"] = inpaint["latency_ms"] / times[name]["latency_ms"]
+    if inpaint := rows.get("inpaint"):
+        for name in rows.keys() & {"noise", "jitter"}:
+            shares[f"inpaint_over_{name}"] = inpaint["latency_ms"] / rows[name]["latency_ms"]
         if speed := runs and pretraining_speed(runs):
             # One image: seconds of generating, over those of 100 epochs, in percent.
             shares["generation_share"] = inpaint["batch_ms"] / 1000 * speed
@@ -144,11 +139,11 @@ def measure(args, device):
     names = [name_of(folder) for folder in args.mirrors]
     if len(set(names)) < len(names):
         run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
-    for mirror in descriptions if args.data is None else ():
+    for mirror in descriptions:
         run.keep_apart(mirror["args"]["data"], out=args.out)
     out = Path(args.out)
     if parallel.rank() == 0:
-        compared = ("size", "compare", "images", "batch_size", "features", "precision", "data")
+        compared = ("size", "compare", "images", "batch_size", "features", "precision")
         flags = {name: getattr(args, name) for name in compared}
         identity = {"stage": "07_metrics cost", "args": flags}
         run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
@@ -170,7 +165,6 @@ def measure(args, device):
     if parallel.rank() == 0:
         cost["ratios"] = ratios(cost["rows"], args.runs)
         run.write_json(file, cost)
-        about, measured = table6(cost)
-        results = read_runs(args.runs) if args.runs else []
-        print(dissertation_table(about, fill(about, results, measured)))
+        about = table6(cost)
+        print(dissertation_table(about, fill(about, read_runs(args.runs) if args.runs else [])))
     parallel.barrier()

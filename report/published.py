@@ -107,20 +107,16 @@ def ours(results, about, row, column):
     return cells
 
 
-def fill(about, results, measured=None):
-    """{row: {column: {"dissertation": value, "here": see `ours`}}} of a table.
-
-    measured: {name in cost.json: its row}, for the columns of Table 6 that no evaluation has.
-    """
+def fill(about, results):
+    """{row: {column: {"dissertation": value, "here": see `ours`}}} of a table."""
     chosen = results_for(about, results)
     rows = {}
     for row in about["rows"]:
         cells = rows[row["name"]] = {}
-        cost = (measured or {}).get(row.get("cost"), {})
         for (name, column), value in zip(about["columns"], row["values"], strict=True):
             here = ours(chosen, about, row, column)
-            if cost.get(column) is not None:
-                here = [{"values by seed": {"": cost[column]}, "unlike": []}]
+            if measured := row.get("measured", {}).get(column):
+                here = [{"values by seed": {"": measured}, "unlike": []}]
             cells[name] = {"dissertation": row.get("text", value), "here": here}
     return rows
 
@@ -162,28 +158,27 @@ def dissertation_table(about, rows, everything=False):
 
 
 def table6(cost, everything=False):
-    """(Table 6, {name: row} of a cost.json): with a row for each mirror that it has none for.
-
-    A mirror's row is the one of its name. Frechet distances in other features than Inception's do
+    """Table 6 with the rows of a cost.json as "measured" in those of their names, or in further
+    ones. Frechet distances in other features than Inception's do
     not compare with the dissertation's: then the mirrors stand in a table of their own, but with
     `everything`.
     """
-    about, measured = TABLES["table6"], {}
-    for name, row in cost.get("rows", {}).items():
-        millions = row.get("parameters") and row["parameters"] / 1e6
-        measured[name] = row | {"parameters": millions}
-    rows, notes = about["rows"], list(about["notes"])
+    about, ratios = TABLES["table6"], cost.get("ratios", {})
+    rows = {row["cost"] or row["name"]: row for row in about["rows"]}
+    notes = list(about["notes"])
+    for key, (name, value) in about["ratios"].items():
+        here = f"{ratios[key]:.2g}" if key in ratios else "–"
+        notes.append(f"{name}: {value}, here {here}.")
     if cost:
         features = cost["features"]["features"]
-        devices = sorted({f"{row['device']} ({row['images']} images)" for row in measured.values()})
-        notes.append(f"Measured on {', '.join(devices)}; Frechet distance in {features} features.")
         if features != "inception" and not everything:
             about = about | {"title": "Mirrors: distance from the originals, and cost"}
-            rows, notes = [], notes[-1:]
-    own = {row["cost"] for row in rows}
-    empty = {"arm": None, "values": [None] * len(about["columns"])}
-    mine = [empty | {"name": name, "cost": name} for name in measured if name not in own]
-    for key, (name, value) in about["ratios"].items() if rows else ():
-        here = f"{cost['ratios'][key]:.2g}" if key in cost.get("ratios", {}) else "–"
-        notes.append(f"{name}: {shown(value)}, here {here}.")
-    return about | {"rows": rows + mine, "notes": notes}, measured
+            rows, notes = {}, []
+        measured = cost["rows"].values()
+        devices = sorted({f"{row['device']} ({row['images']} images)" for row in measured})
+        notes.append(f"Measured on {', '.join(devices)}; Frechet distance in {features} features.")
+    for name, row in cost.get("rows", {}).items():
+        millions = (row.get("parameters") or 0) / 1e6
+        empty = {"name": name, "arm": None, "values": [None] * len(about["columns"])}
+        rows[name] = rows.get(name, empty) | {"measured": row | {"parameters": millions}}
+    return about | {"rows": list(rows.values()), "notes": notes}

@@ -27,18 +27,16 @@ def write_report(folder, everything=False):
         parts += arms.verdicts(differences)
         for arm in every_arm:
             values = {column.name: of_seed for column, of_seed in arm.values.items()}
-            more = {"values by seed": values, "settings": arm.settings, "making": arm.making}
-            numbers["arms"].append(arm.cells | more)
+            numbers["arms"].append(arm.cells | {"values by seed": values})
         for arm, column, of_partner in differences:
             numbers["differences"].append(arm.cells | {"measured": column.name} | of_partner)
         figures.draw_report(every_arm, folder / "report.png")
         if cost:
             figures.draw_gains(every_arm, differences, cost, folder / "gains.png")
     for key, about in TABLES.items():
-        measured = {}
         if key == "table6":
-            about, measured = table6(cost, everything)
-        rows = fill(about, results, measured)
+            about = table6(cost, everything)
+        rows = fill(about, results)
         if everything or has_number(rows):
             parts.append(dissertation_table(about, rows, everything))
             numbers["tables"][key] = rows
