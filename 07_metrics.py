@@ -259,9 +259,6 @@ def fid(args, device):
         print(
             f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}): {value:.4f}"
         )
-        for side, paths, (read, _, _) in zip(sides, chosen, measured, strict=True):
-            if paths and read < len(paths):
-                print(f"{len(paths) - read} images of {side} cannot be read and are left out")
     parallel.barrier()
 
 
@@ -321,8 +318,6 @@ def ssim(args, device):
         f"SSIM of {args.a} and {args.b} ({len(values)} pairs): {values.mean():.4f} (standard "
         f"deviation {values.std():.4f}); histogram and least similar pairs in {out}"
     )
-    if left_out:
-        print(f"{len(left_out)} pairs are left out: an image cannot be read")
 
 
 # ---------------------------------------------------------------- cost

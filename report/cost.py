@@ -78,7 +78,8 @@ def measure_row(folder, features, moments, args, device):
     data, name = mirror["args"]["data"], name_of(folder)
     pairs = []
     for view in views:
-        for original, generated in spread(matched(data, view), args.compare):
+        compared = spread(matched(data, view), args.compare)
+        for original, generated in compared:
             pairs.append((os.path.join(data, original), os.path.join(view, generated)))
     originals = tuple(dict.fromkeys(original for original, _ in pairs))  # equal for every view
     how = (args.workers, args.max_unreadable)
@@ -87,13 +88,11 @@ def measure_row(folder, features, moments, args, device):
     images, *of_originals = moments[originals]
     stored = [generated for _, generated in pairs]
     _, *of_generated = moments_of_files(stored, features, name, *how)
-    paths = [original for original, _ in matched(data, views[0])]
-    timed = spread(spread(paths, args.compare), args.images)
+    timed = spread([original for original, _ in compared], args.images)
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
         "images": images,
-        "unreadable": len(originals) - images,
         "strategy": mirror["strategy"],
         "made_by": made_by(mirror),
         "timed": len(timed),

@@ -18,7 +18,6 @@ from report.tables import half_width
 COLUMNS = 8  # images of the strip
 MIRRORS = 6  # rows of the strip, beside the originals
 PANELS = 4  # kinds of measurement in report.png
-STYLES = (":", "--", "-.")
 
 
 # ---------------------------------------------------------------- the dissertation's figures
@@ -100,11 +99,10 @@ def draw_accuracies(axis, arms, names, column):
             mean = fmean(values)
             axis.errorbar(mean, place, xerr=half_width(values), fmt="o", color="C0", capsize=4)
             axis.annotate(f"{mean:.1f}", (mean, place - 0.15), fontsize=8, ha="center")
-    for number, ((name, _), values) in enumerate(baselines_of(arms).items()):
+    for number, ((name, _), values) in enumerate(baselines_of(arms).items(), 1):
         if column in values:
             label = f"{name} {values[column]:.1f}"
-            style = STYLES[number % len(STYLES)]
-            axis.axvline(values[column], color="gray", linestyle=style, label=label)
+            axis.axvline(values[column], color=f"C{number}", linestyle=":", label=label)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_title(f"{column.name}; bars: 95 % interval", fontsize=9)

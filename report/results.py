@@ -175,14 +175,6 @@ def evaluation_of(stage, args):
     return f"few{args['labels_per_class']}" if args.get("labels_per_class") else "linear"
 
 
-def class_names(result):
-    """The names of the classes that an evaluation told apart."""
-    for key in ("per_class", "average_precision", "confusion"):
-        if key in result:
-            return tuple(sorted(result[key]))
-    return ()
-
-
 def read_result(file):
     """One result.json as a Result."""
     result = run.read_json(file)
@@ -212,7 +204,8 @@ def read_result(file):
     measuring = {}
     if not supervised:
         measuring = {f"{evaluation} {key}": args[key] for key in args.keys() - IGNORED}
-    classes = tuple(backbone.get("classes", ())) if transfer else class_names(result)
+    named = backbone.get("classes", ()) if transfer else result.get("per_class", ())
+    classes = tuple(sorted(named))
     images = backbone.get("images") or result.get("images", {}).get("train")
     values, baselines = {}, {}
     for metric, value in result["results"].items():

@@ -29,15 +29,10 @@ def read_beside(folder, paths):
 
 # ---------------------------------------------------------------- Figure 13
 def sobel(image):
-    """The magnitude of the gradient of a (3, H, W) tensor, in shares of the largest."""
+    """The magnitude of the gradient of a (3, H, W) tensor."""
     gray = functional.rgb_to_grayscale(image)[0].numpy().astype(np.float32)
     magnitude = np.hypot(cv2.Sobel(gray, -1, 1, 0), cv2.Sobel(gray, -1, 0, 1))
-    return torch.from_numpy(255 * magnitude / max(magnitude.max(), 1)).expand(3, -1, -1)
-
-
-def noise(image):
-    """Gaussian, of a standard deviation of 25 grey levels."""
-    return torch.from_numpy(run.seed_rng(0).normal(0, 25, image.shape))
+    return torch.from_numpy(magnitude).expand(3, -1, -1)
 
 
 AUGMENTATIONS = {  # of uint8 (3, S, S) tensors
@@ -45,7 +40,7 @@ AUGMENTATIONS = {  # of uint8 (3, S, S) tensors
     "grayscale": lambda image: functional.rgb_to_grayscale(image, 3),
     "rotation": lambda image: functional.rotate(image, 30),
     "cutout": lambda image: functional.erase(image, *[len(image[0]) // 4] * 4, torch.tensor(0)),
-    "Gaussian noise": lambda image: image + noise(image),
+    "Gaussian noise": lambda image: torch.normal(image.float(), 25),
     "Sobel filtering": sobel,
     "solarization": lambda image: functional.solarize(image, 128),
 }
@@ -59,6 +54,7 @@ def augmented(originals, paths, args):
         columns[title] = (
             real_images.handcrafted(name, args, None).generate(images, paths)[0].numpy()
         )
+    torch.manual_seed(args.seed)  # for the noise
     for title, change in AUGMENTATIONS.items():
         changed = [change(image).clamp(0, 255).byte() for image in images.permute(0, 3, 1, 2)]
         columns[title] = torch.stack(changed).permute(0, 2, 3, 1).numpy()
