@@ -126,7 +126,8 @@ def describe(arms):
     """Write the cells of all arms, and what tells equal ones apart."""
     names = defaultdict(list)
     for arm in arms:
-        settings = arm.settings
+        settings, mix = arm.settings, arm.settings["mix"]
+        both = ", both generated" * settings["both_generated"]
         view = arm.strategy
         if arm.making:
             view += f" ({', '.join(map(in_words, arm.making, arm.making.values()))})"
@@ -137,13 +138,10 @@ def describe(arms):
             "network": settings["network"],
             "epochs": str(settings["epochs"] or ""),
             "generated view": view,
-            "gamma": "",
+            "gamma": f"{mix:g}" if mix else "",
             "pair": " ".join(settings["pair"]),
-            "views": "",
+            "views": f"{settings['views']}{both}" if mix else "",
         }
-        if settings["mix"]:
-            both = ", both generated" * settings["both_generated"]
-            arm.cells |= {"gamma": f"{settings['mix']:g}", "views": f"{settings['views']}{both}"}
         names[str(arm.cells)].append(arm)
     for group in names.values():
         unlike = differing([arm.settings for arm in group])

@@ -53,15 +53,14 @@ def finish(axis):
 
 
 # ---------------------------------------------------------------- gain against change
-def changes_of(arm, cost):
-    """{what: number} of how far an arm's images are from the originals; {} if not measured.
+def change_of(arm, cost):
+    """The row of a cost.json that tells how far an arm's images are from the originals, or {}.
 
-    cost: the content of a cost.json, whose rows are named after the folders of mirrors.
+    Rows are named after the folders of mirrors.
     """
     for name, row in cost["rows"].items():
-        for mirror in arm.mirrors:
-            if f"/{mirror.get('folder')}".endswith(f"/{name}"):
-                return {"structural similarity": row["ssim"], "Frechet distance": row["fid"]}
+        if any(f"/{mirror.get('folder')}".endswith(f"/{name}") for mirror in arm.mirrors):
+            return row
     return {}
 
 
@@ -70,20 +69,22 @@ def draw_gains(arms, differences, cost, path):
     over the baseline hollow.
     """
     columns = all_columns(arms)
-    colours = {name: f"C{i}" for i, name in enumerate({arm.strategy: 0 for arm in arms})}
+    strategies = sorted({arm.strategy for arm in arms})
     size = (10, 3.2 * len(columns))
     figure, axes = plt.subplots(len(columns), 2, figsize=size, squeeze=False)
     for arm, column, of_partner in differences:
         row = axes[columns.index(column)]
-        for axis, (what, change) in zip(row, changes_of(arm, cost).items(), strict=False):
+        change = change_of(arm, cost)
+        for axis, what in zip(row, change and ("ssim", "fid"), strict=False):
             axis.set(xlabel=what, ylabel=f"gain in points, {column.name}")
             for partner, fill in (("minus real", "full"), ("minus baseline", "none")):
                 if partner in of_partner:
                     values = of_partner[partner]["differences"]
-                    look = {"color": colours[arm.strategy], "marker": "o", "fillstyle": fill}
+                    colour = f"C{strategies.index(arm.strategy)}"
+                    look = {"color": colour, "marker": "o", "fillstyle": fill}
                     label = f"{arm.cells['method']} {arm.strategy}, {partner}"
                     bar = half_width(values)
-                    axis.errorbar(change, fmean(values), bar, capsize=3, label=label, **look)
+                    axis.errorbar(change[what], fmean(values), bar, capsize=3, label=label, **look)
     for axis in axes.flat:
         axis.axhline(0, color="black", linewidth=0.8)
         finish(axis)
@@ -98,11 +99,10 @@ def draw_accuracies(axis, arms, names, column):
             values = list(arm.values[column].values())
             mean = fmean(values)
             axis.errorbar(mean, place, xerr=half_width(values), fmt="o", color="C0", capsize=4)
-            axis.annotate(f"{mean:.1f}", (mean, place - 0.15), fontsize=8, ha="center")
+            axis.text(mean, place - 0.15, f"{mean:.1f}", fontsize=8, ha="center")
     for number, ((name, _), values) in enumerate(baselines_of(arms).items(), 1):
         if column in values:
-            label = f"{name} {values[column]:.1f}"
-            axis.axvline(values[column], color=f"C{number}", linestyle=":", label=label)
+            axis.axvline(values[column], color=f"C{number}", linestyle=":", label=name)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_title(f"{column.name}; bars: 95 % interval", fontsize=9)

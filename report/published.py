@@ -17,20 +17,17 @@ TABLES = DISSERTATION["tables"]
 
 # ---------------------------------------------------------------- which runs belong into a row
 def lengths(results):
-    """{"usual", "equal time", "long": number of epochs}, without those that there are not.
+    """{"usual", "equal time", "long": number of epochs}, 0 where there are none.
 
     They are 100, 125 and 1,000, in smaller studies what stands for them. Of equal time is what
     trains for as much longer as the generation takes, at most for twice as long.
     """
     epochs = sorted({result.settings["epochs"] or 0 for result in results} - {0})
     usual = 100 if 100 in epochs else min(epochs, default=None)
-    named = {"usual": usual}
     longer = [number for number in epochs if number > usual]
-    if longer:
-        named["long"] = 1000 if 1000 in longer else longer[-1]
-        if longer[0] <= 2 * usual:
-            named["equal time"] = longer[0]
-    return named
+    long = 1000 if 1000 in longer else max(longer, default=0)
+    equal = next((number for number in longer if number <= 2 * usual), 0)
+    return {"usual": usual, "equal time": equal, "long": long}
 
 
 def fits(value, wanted):
@@ -43,7 +40,7 @@ def select(results, arm):
     supervised = arm["method"] == "supervised"
     kind = [one for one in results if (one.settings["method"] == "supervised") == supervised]
     wanted = {"views": 1, "both_generated": False, "label": "", "length": "usual"} | arm
-    wanted["epochs"] = lengths(kind).get(wanted.pop("length"), 0)
+    wanted["epochs"] = lengths(kind)[wanted.pop("length")]
     return [one for one in kind if all(fits(one.facts.get(k, ""), wanted[k]) for k in wanted)]
 
 
@@ -121,29 +118,17 @@ def fill(about, results):
     return rows
 
 
-def has_number(rows):
-    """Whether a table has a number of ours."""
-    return any(cell["here"] for cells in rows.values() for cell in cells.values())
-
-
 # ---------------------------------------------------------------- tables
-def shown(value):
-    """A number of the dissertation; a dash where it gives none."""
-    return "–" if value is None else str(value)
-
-
 def dissertation_table(about, rows, everything=False):
     """Markdown of one table or figure. rows: see `fill`.
 
     Columns without a number of ours and rows without any number only with `everything`.
     """
-    header, notes = ["dissertation, then here"], {}
     columns = []
     for name, _ in about["columns"]:
         if everything or any(cells[name]["here"] for cells in rows.values()):
             columns.append(name)
-            header += [name, "here"]
-    lines = []
+    lines, notes = [], {}
     for row, cells in rows.items():
         line = [row]
         for name in columns:
@@ -151,9 +136,12 @@ def dissertation_table(about, rows, everything=False):
             for cell in cells[name]["here"]:
                 values = list(cell["values by seed"].values())
                 here.append(spread(values) + mark(cell["unlike"], notes))
-            line += [shown(cells[name]["dissertation"]), " / ".join(here)]
+            published = cells[name]["dissertation"]
+            line += ["–" if published is None else str(published), " / ".join(here)]
         if everything or set(line[1:]) - {"–", ""}:
             lines.append(line)
+    header = [text for name in columns for text in (name, "here")]
+    header = ["dissertation, then here", *header]
     return table(about["title"], header, lines, about.get("notes", ()), notes)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from base import run
 from report import arms, figures
-from report.published import TABLES, dissertation_table, fill, has_number, table6
+from report.published import TABLES, dissertation_table, fill, table6
 from report.results import files_below, read_runs
 
 
@@ -37,7 +37,8 @@ def write_report(folder, everything=False):
         if key == "table6":
             about = table6(cost, everything)
         rows = fill(about, results)
-        if everything or has_number(rows):
+        cells = [cell for row in rows.values() for cell in row.values()]
+        if everything or any(cell["here"] for cell in cells):
             parts.append(dissertation_table(about, rows, everything))
             numbers["tables"][key] = rows
             if "xlabel" in about:
