@@ -51,7 +51,7 @@ def feature_arguments(p):
     p.set_defaults(precision="fp32")  # published values are float32
 
 
-def folder_arguments(p, whole):
+def folder_arguments(p):
     p.add_argument("a", metavar="A", help="folder tree of images")
     p.add_argument("b", metavar="B", help="the other one; a view of a mirror needs A's images")
     p.add_argument("--common", action="store_true", help="only the images that are in both folders")
@@ -61,7 +61,7 @@ def folder_arguments(p, whole):
         default=0,
         metavar="PX",
         help="side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
-        f"images, {whole}",
+        "images, for a backbone squares of its training's size",
     )
 
 
@@ -88,12 +88,12 @@ def arguments(argv=None):
 
     manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
     c = cli.subparser(commands, "fid", manual)
-    folder_arguments(c, "as in pytorch-fid (a backbone then gets squares of its training's size)")
+    folder_arguments(c)
     feature_arguments(c)
 
     manual = "Mean structural similarity of the images of A and their namesakes in B."
     c = cli.subparser(commands, "ssim", manual)
-    folder_arguments(c, "of equal size in A and B")
+    folder_arguments(c)
     c.add_argument(
         "--out",
         metavar="DIR",
@@ -178,7 +178,6 @@ if __name__ == "__main__":
     args = arguments()
 
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -189,35 +188,30 @@ from images.pictures import contact_sheet
 from images.read import UnreadableImage, read_image
 from images.unreadable import allowed, say
 
-BATCH = 64  # images that a process of `check` is handed at a time
 LEAST = 8  # least similar pairs on the sheet of `ssim`
 
 
 # ---------------------------------------------------------------- check
-def unreadable_of(root, paths):
-    """[why] for each of these images that cannot be read."""
-    reasons = []
-    for path in paths:
-        try:
-            read_image(os.path.join(root, path))
-        except UnreadableImage as error:
-            reasons.append(str(error))
-    return reasons
+def why_unreadable(file):
+    """Why an image cannot be read; "" for one that can."""
+    try:
+        read_image(file)
+    except UnreadableImage as error:
+        return str(error)
+    return ""
 
 
 def check(args, device):
     """Name the images that cannot be read; the exit code says whether a run would end."""
     worst = 0
     for folder in args.folders:
-        paths = find_images(folder)
-        batches = [paths[first : first + BATCH] for first in range(0, len(paths), BATCH)]
-        mine = batches[parallel.rank() :: parallel.world()]
-        read = partial(unreadable_of, folder)
+        paths = [os.path.join(folder, path) for path in find_images(folder)]
+        mine = paths[parallel.rank() :: parallel.world()]
         reasons = []
-        with run.progress(len(paths), f"reading {folder}") as bar:
-            for failed in read_ahead(mine, read, args.workers, device):
-                reasons += failed
-                bar.update(min(BATCH * parallel.world(), len(paths) - bar.n))
+        with run.progress(len(mine), f"reading {folder}") as bar:
+            for reason in read_ahead(mine, why_unreadable, args.workers, device):
+                reasons += [reason] * bool(reason)
+                bar.update()
         reasons = sorted(sum(parallel.everyone(reasons), []))
         if parallel.rank() == 0:
             for reason in reasons:
@@ -225,8 +219,7 @@ def check(args, device):
             print(f"{folder}: {len(reasons)} of {len(paths)} images cannot be read")
         worst += len(reasons) > allowed(args.max_unreadable, len(paths))
     if worst:
-        share = f"{args.max_unreadable:g}"
-        run.fail(f"That is more than --max-unreadable {share} allows: mend or remove these images.")
+        run.fail("That is more than --max-unreadable allows: mend or remove these images.")
 
 
 # ---------------------------------------------------------------- fid
@@ -241,11 +234,12 @@ def fid(args, device):
     else:
         chosen = [folder and find_images(side) for side, folder in zip(sides, folders, strict=True)]
     features = frechet.load_features(args, device)
-    measured = []
+    measured, left_out = [], 0
     for side, paths in zip(sides, chosen, strict=True):
         if paths:
             how = (args.workers, args.max_unreadable)
             statistics = frechet.folder_statistics(side, paths, features, *how)
+            left_out += len(paths) - statistics[0]
         else:
             statistics = frechet.read_statistics(side, features)
         frechet.warn_if_few(statistics[0], features, side)
@@ -257,27 +251,22 @@ def fid(args, device):
         if features.name != "inception":
             name = f"Frechet distance ({features.name} features)"
         print(
-            f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}): {value:.4f}"
+            f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}), {left_out} "
+            f"left out: {value:.4f}"
         )
     parallel.barrier()
 
 
 # ---------------------------------------------------------------- ssim
-def ssim_folder(args):
-    """Where the results of ssim go: never inside a mirror, where they could be taken for a view."""
-    if args.out:
-        return Path(args.out)
-    b = Path(args.b).resolve()
-    root = mirror_root(b) or b
-    return root.with_name(".".join([root.name, *b.relative_to(root).parts, "ssim"]))
-
-
 def ssim(args, device):
     """Write and print the similarity of all pairs, with a histogram and the least similar ones."""
     from evaluate.ssim import read_pair, similarities
     from images.plots import plt, save_figure
 
-    out = ssim_folder(args)
+    b = Path(args.b).resolve()
+    mirror = mirror_root(b) or b  # inside it the results could be taken for a view
+    beside = mirror.with_name(".".join([mirror.name, *b.relative_to(mirror).parts, "ssim"]))
+    out = Path(args.out or beside)
     run.keep_apart(args.a, out=out)
     run.keep_apart(args.b, out=out)
     files = {}
@@ -315,8 +304,8 @@ def ssim(args, device):
     axis.set(xlabel="SSIM", ylabel="images", title=f"mean {values.mean():.3f}")
     save_figure(figure, out / "histogram.png")
     print(
-        f"SSIM of {args.a} and {args.b} ({len(values)} pairs): {values.mean():.4f} (standard "
-        f"deviation {values.std():.4f}); histogram and least similar pairs in {out}"
+        f"SSIM of {args.a} and {args.b} ({len(values)} pairs, {len(left_out)} left out): {values.mean():.4f} (standard "
+        f"deviation {values.std():.4f}); see {out}"
     )
 
 

@@ -122,12 +122,15 @@ def fill(about, results):
 def dissertation_table(about, rows, everything=False):
     """Markdown of one table or figure. rows: see `fill`.
 
-    Columns without a number of ours and rows without any number only with `everything`.
+    Columns without a number of ours and rows without any number only with `everything`; "" where
+    no column is left.
     """
     columns = []
     for name, _ in about["columns"]:
         if everything or any(cells[name]["here"] for cells in rows.values()):
             columns.append(name)
+    if not columns:
+        return ""
     lines, notes = [], {}
     for row, cells in rows.items():
         line = [row]

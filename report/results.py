@@ -124,7 +124,7 @@ def generators_of(mirrors):
         digests = mirror.get("inputs", {}).get("weights sha256")
         weights = mirror["args"].get("weights")
         if digests and weights:
-            digest = run.names_hash(sorted(map(str, digests.values())))
+            digest = run.names_hash(map(str, digests.values()))
             names.append(f"{Path(weights).name} {digest[:6]}")
     return " + ".join(dict.fromkeys(names))
 

@@ -37,9 +37,8 @@ def write_report(folder, everything=False):
         if key == "table6":
             about = table6(cost, everything)
         rows = fill(about, results)
-        cells = [cell for row in rows.values() for cell in row.values()]
-        if everything or any(cell["here"] for cell in cells):
-            parts.append(dissertation_table(about, rows, everything))
+        if text := dissertation_table(about, rows, everything):
+            parts.append(text)
             numbers["tables"][key] = rows
             if "xlabel" in about:
                 figures.draw_figure(about, rows, folder / f"{key}.png")
