@@ -304,8 +304,8 @@ def ssim(args, device):
     axis.set(xlabel="SSIM", ylabel="images", title=f"mean {values.mean():.3f}")
     save_figure(figure, out / "histogram.png")
     print(
-        f"SSIM of {args.a} and {args.b} ({len(values)} pairs, {len(left_out)} left out): {values.mean():.4f} (standard "
-        f"deviation {values.std():.4f}); see {out}"
+        f"SSIM of {args.a} and {args.b} ({len(values)} pairs, {len(left_out)} left out): "
+        f"{values.mean():.4f} (standard deviation {values.std():.4f}); see {out}"
     )
 
 

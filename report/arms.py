@@ -254,31 +254,24 @@ def verdicts(rows):
 
 
 # ---------------------------------------------------------------- tables
-def baselines_of(arms):
-    """{(name, data): {Column: mean percent}} of what a number must be held against: the majority
-    class, a random network, ...
-    """
-    every = defaultdict(lambda: defaultdict(list))
-    for arm in arms:
-        for name, column, value in arm.baselines:
-            every[name, arm.data.name][column].append(value)
-    return {key: {c: fmean(values[c]) for c in values} for key, values in every.items()}
-
-
 def arms_table(arms):
-    """All arms: what describes them, then one column for each kind of measurement."""
+    """All arms: what describes them, then one column for each kind of measurement. Below them
+    stands what a number must be held against: the majority class, a random network, ...
+    """
     names, common = description(arms)
     columns = all_columns(arms)
-    rows = []
+    rows, baselines = [], defaultdict(lambda: defaultdict(list))
     for arm in arms:
         cells = [arm.cells[name] for name in names]
         for column in columns:
             values = list(arm.values.get(column, {}).values())
             cells.append(spread(values) if values else "")
         rows.append(cells)
-    for (name, data), values in baselines_of(arms).items():
+        for name, column, value in arm.baselines:
+            baselines[name, arm.data.name][column].append(value)
+    for (name, data), values in baselines.items():
         cells = [{"data": data, "generated view": name}.get(column, "") for column in names]
-        rows.append(cells + [f"{values[c]:.2f}" if c in values else "" for c in columns])
+        rows.append(cells + [f"{fmean(values[c]):.2f}" if c in values else "" for c in columns])
     header = [*names, *[column.name for column in columns]]
     common.append("± is the standard deviation over the seeds, their number stands in brackets.")
     return table("Your arms", header, rows, common)

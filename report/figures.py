@@ -11,7 +11,7 @@ from base import run
 from images.files import find_images, spread, views_of
 from images.pictures import square
 from images.plots import plt, save_figure
-from report.arms import all_columns, baselines_of, description
+from report.arms import all_columns, description
 from report.sheet import read_beside
 from report.tables import half_width
 
@@ -93,16 +93,13 @@ def draw_gains(arms, differences, cost, path):
 
 # ---------------------------------------------------------------- report.png
 def draw_accuracies(axis, arms, names, column):
-    """One point with its 95 % interval for each arm, and the baselines as lines."""
+    """One point with its 95 % interval for each arm."""
     for place, arm in enumerate(arms):
         if column in arm.values:
             values = list(arm.values[column].values())
             mean = fmean(values)
             axis.errorbar(mean, place, xerr=half_width(values), fmt="o", color="C0", capsize=4)
             axis.text(mean, place - 0.15, f"{mean:.1f}", fontsize=8, ha="center")
-    for number, ((name, _), values) in enumerate(baselines_of(arms).items(), 1):
-        if column in values:
-            axis.axvline(values[column], color=f"C{number}", linestyle=":", label=name)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_title(f"{column.name}; bars: 95 % interval", fontsize=9)
