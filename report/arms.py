@@ -123,15 +123,20 @@ def order(arm):
 
 # ---------------------------------------------------------------- names
 def describe(arms):
-    """Write the cells of all arms, and what tells equal ones apart."""
-    names = defaultdict(list)
+    """Write the cells of all arms, and what tells equal ones apart.
+
+    A generated view is called after mask, strength, and what not all of its strategy have.
+    """
+    names, makings = defaultdict(list), defaultdict(list)
+    for arm in arms:
+        makings[arm.strategy].append(arm.making)
     for arm in arms:
         settings, mix = arm.settings, arm.settings["mix"]
         both = ", both generated" * settings["both_generated"]
-        view = arm.strategy
-        if arm.making:
-            view += f" ({', '.join(map(in_words, arm.making, arm.making.values()))})"
-        view += ", oracle" * (view == "same-class") + ", control" * arm.control
+        unlike = ["mask", "strength", *differing(makings[arm.strategy])]
+        words = [in_words(name, value) for name, value in arm.making.items() if name in unlike]
+        view = f"{arm.strategy} ({', '.join(words)})" if words else arm.strategy
+        view += ", oracle" * (arm.strategy == "same-class") + ", control" * arm.control
         arm.cells = {
             "data": arm.data.name + f" ({arm.data.lacks})" * bool(arm.data.lacks),
             "method": settings["method"],
