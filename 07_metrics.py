@@ -31,24 +31,16 @@ def feature_arguments(p):
         "backbone, which tells more about images unlike ImageNet's; random: an untrained ResNet-50",
     )
     p.add_argument(
-        "--prefix",
-        metavar="NAME",
-        help="which network of a weight file that holds several, such as encoder_q",
-    )
-    p.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="file pt_inception-2015-12-05-6726825d.pth, if it is not in the cache",
+        "--weights", help="file pt_inception-2015-12-05-6726825d.pth, if it is not in the cache"
     )
     p.add_argument(
         "--batch-size",
         type=cli.positive,
         default=64,
-        metavar="N",
         help="images that a process computes at a time",
     )
     cli.device_arguments(p)
-    p.set_defaults(precision="fp32")  # published values are float32
+    p.set_defaults(precision="fp32", prefix=None)  # published values are float32
 
 
 def folder_arguments(p):
@@ -59,7 +51,6 @@ def folder_arguments(p):
         "--size",
         type=cli.zero_or_more,
         default=0,
-        metavar="PX",
         help="side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
         "images, for a backbone squares of its training's size",
     )
@@ -70,7 +61,6 @@ def workers_argument(p):
         "--workers",
         type=cli.zero_or_more,
         default=8,
-        metavar="N",
         help="processes that read images; 0: the main process alone",
     )
     cli.reading_arguments(p)
@@ -117,14 +107,12 @@ def arguments(argv=None):
         "--size",
         type=cli.positive,
         default=256,
-        metavar="PX",
         help="side of the centre squares of which FID and SSIM are computed",
     )
     c.add_argument(
         "--compare",
         type=cli.positive,
         default=10000,
-        metavar="N",
         help="images for FID and SSIM, spread over the folder (our choice; the dissertation takes "
         "all). FID is unreliable with fewer images than its 2048 features",
     )
@@ -132,7 +120,6 @@ def arguments(argv=None):
         "--images",
         type=cli.positive,
         default=1000,
-        metavar="N",
         help="images that are generated to measure the time, one by one and in batches",
     )
     c.add_argument(
@@ -152,11 +139,9 @@ def arguments(argv=None):
         "augmentations",
     )
     c.add_argument("--out", required=True, metavar="FILE.png", help="the sheet")
-    c.add_argument("--titles", nargs="+", metavar="TITLE", help="text above the columns")
-    c.add_argument("--images", type=cli.positive, default=6, metavar="N", help="images, a row each")
-    c.add_argument(
-        "--size", type=cli.positive, default=256, metavar="PX", help="side of Figure 13's images"
-    )
+    c.add_argument("--titles", nargs="+", help="text above the columns")
+    c.add_argument("--images", type=cli.positive, default=6, help="images, a row each")
+    c.add_argument("--size", type=cli.positive, default=256, help="side of Figure 13's images")
     c.set_defaults(seed=0)
 
     manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."
