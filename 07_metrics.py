@@ -31,27 +31,19 @@ def feature_arguments(p):
         "backbone, which tells more about images unlike ImageNet's; random: an untrained ResNet-50",
     )
     p.add_argument(
-        "--prefix",
-        metavar="NAME",
-        help="which network of a weight file that holds several, such as encoder_q",
-    )
-    p.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="file pt_inception-2015-12-05-6726825d.pth, if it is not in the cache",
+        "--weights", help="file pt_inception-2015-12-05-6726825d.pth, if it is not in the cache"
     )
     p.add_argument(
         "--batch-size",
         type=cli.positive,
         default=64,
-        metavar="N",
         help="images that a process computes at a time",
     )
     cli.device_arguments(p)
-    p.set_defaults(precision="fp32")  # published values are float32
+    p.set_defaults(precision="fp32", prefix=None)  # published values are float32
 
 
-def folder_arguments(p, whole):
+def folder_arguments(p):
     p.add_argument("a", metavar="A", help="folder tree of images")
     p.add_argument("b", metavar="B", help="the other one; a view of a mirror needs A's images")
     p.add_argument("--common", action="store_true", help="only the images that are in both folders")
@@ -59,9 +51,8 @@ def folder_arguments(p, whole):
         "--size",
         type=cli.zero_or_more,
         default=0,
-        metavar="PX",
         help="side of the centre squares that are compared, cut as 02_augment.py does it; 0: whole "
-        f"images, {whole}",
+        "images, for a backbone squares of its training's size",
     )
 
 
@@ -70,7 +61,6 @@ def workers_argument(p):
         "--workers",
         type=cli.zero_or_more,
         default=8,
-        metavar="N",
         help="processes that read images; 0: the main process alone",
     )
     cli.reading_arguments(p)
@@ -88,19 +78,12 @@ def arguments(argv=None):
 
     manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
     c = cli.subparser(commands, "fid", manual)
-    folder_arguments(c, "as in pytorch-fid (a backbone then gets squares of its training's size)")
-    c.add_argument(
-        "--cache",
-        default="fid",
-        metavar="NAME",
-        help="name of the file A.NAME.npz that keeps the statistics of folder A while its images "
-        "do not change",
-    )
+    folder_arguments(c)
     feature_arguments(c)
 
     manual = "Mean structural similarity of the images of A and their namesakes in B."
     c = cli.subparser(commands, "ssim", manual)
-    folder_arguments(c, "of equal size in A and B")
+    folder_arguments(c)
     c.add_argument(
         "--out",
         metavar="DIR",
@@ -121,22 +104,15 @@ def arguments(argv=None):
         "--out", required=True, metavar="DIR", help="folder of cost.json, which keeps its rows"
     )
     c.add_argument(
-        "--data",
-        metavar="ROOT",
-        help="folder of the originals (default: the one that the mirror was made from)",
-    )
-    c.add_argument(
         "--size",
         type=cli.positive,
         default=256,
-        metavar="PX",
         help="side of the centre squares of which FID and SSIM are computed",
     )
     c.add_argument(
         "--compare",
         type=cli.positive,
         default=10000,
-        metavar="N",
         help="images for FID and SSIM, spread over the folder (our choice; the dissertation takes "
         "all). FID is unreliable with fewer images than its 2048 features",
     )
@@ -144,7 +120,6 @@ def arguments(argv=None):
         "--images",
         type=cli.positive,
         default=1000,
-        metavar="N",
         help="images that are generated to measure the time, one by one and in batches",
     )
     c.add_argument(
@@ -164,19 +139,17 @@ def arguments(argv=None):
         "augmentations",
     )
     c.add_argument("--out", required=True, metavar="FILE.png", help="the sheet")
-    c.add_argument("--titles", nargs="+", metavar="TITLE", help="text above the columns")
-    c.add_argument("--images", type=cli.positive, default=6, metavar="N", help="images, a row each")
-    c.add_argument(
-        "--size", type=cli.positive, default=256, metavar="PX", help="side of Figure 13's images"
-    )
-    c.add_argument("--seed", type=int, default=0, help="seed of Figure 13's random choices")
+    c.add_argument("--titles", nargs="+", help="text above the columns")
+    c.add_argument("--images", type=cli.positive, default=6, help="images, a row each")
+    c.add_argument("--size", type=cli.positive, default=256, help="side of Figure 13's images")
+    c.set_defaults(seed=0)
 
     manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."
     c = cli.subparser(commands, "report", manual)
     c.add_argument(
         "runs",
         metavar="RUNS",
-        help="folder of runs; report.md, report.txt, report.json and report.png are written there",
+        help="folder of runs; report.md, report.json and report.png are written there",
     )
     c.add_argument(
         "--all",
@@ -190,7 +163,6 @@ if __name__ == "__main__":
     args = arguments()
 
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -201,35 +173,30 @@ from images.pictures import contact_sheet
 from images.read import UnreadableImage, read_image
 from images.unreadable import allowed, say
 
-BATCH = 64  # images that a process of `check` is handed at a time
 LEAST = 8  # least similar pairs on the sheet of `ssim`
 
 
 # ---------------------------------------------------------------- check
-def unreadable_of(root, paths):
-    """[why] for each of these images that cannot be read."""
-    reasons = []
-    for path in paths:
-        try:
-            read_image(os.path.join(root, path))
-        except UnreadableImage as error:
-            reasons.append(str(error))
-    return reasons
+def why_unreadable(file):
+    """Why an image cannot be read; "" for one that can."""
+    try:
+        read_image(file)
+    except UnreadableImage as error:
+        return str(error)
+    return ""
 
 
 def check(args, device):
     """Name the images that cannot be read; the exit code says whether a run would end."""
     worst = 0
     for folder in args.folders:
-        paths = find_images(folder)
-        batches = [paths[first : first + BATCH] for first in range(0, len(paths), BATCH)]
-        mine = batches[parallel.rank() :: parallel.world()]
-        read = partial(unreadable_of, folder)
+        paths = [os.path.join(folder, path) for path in find_images(folder)]
+        mine = paths[parallel.rank() :: parallel.world()]
         reasons = []
-        with run.progress(len(paths), f"reading {folder}") as bar:
-            for failed in read_ahead(mine, read, args.workers, device):
-                reasons += failed
-                bar.update(min(BATCH * parallel.world(), len(paths) - bar.n))
+        with run.progress(len(mine), f"reading {folder}") as bar:
+            for reason in read_ahead(mine, why_unreadable, args.workers, device):
+                reasons += [reason] * bool(reason)
+                bar.update()
         reasons = sorted(sum(parallel.everyone(reasons), []))
         if parallel.rank() == 0:
             for reason in reasons:
@@ -237,8 +204,7 @@ def check(args, device):
             print(f"{folder}: {len(reasons)} of {len(paths)} images cannot be read")
         worst += len(reasons) > allowed(args.max_unreadable, len(paths))
     if worst:
-        share = f"{args.max_unreadable:g}"
-        run.fail(f"That is more than --max-unreadable {share} allows: mend or remove these images.")
+        run.fail("That is more than --max-unreadable allows: mend or remove these images.")
 
 
 # ---------------------------------------------------------------- fid
@@ -248,75 +214,56 @@ def fid(args, device):
 
     sides = [args.a, args.b]
     folders = [not side.endswith(".npz") for side in sides]
-    if args.common and not all(folders):
-        run.fail("--common needs two folders.", 2)
-    if all(folders) and (args.common or mirror_root(args.b)):
-        pairs = matched(args.a, args.b, args.common)
-        chosen = [[of_a for of_a, _ in pairs], [of_b for _, of_b in pairs]]
+    if args.common or (all(folders) and mirror_root(args.b)):
+        chosen = list(zip(*matched(args.a, args.b, args.common), strict=True))
     else:
-        chosen = []
-        for side, folder in zip(sides, folders, strict=True):
-            chosen.append(find_images(side) if folder else None)
+        chosen = [folder and find_images(side) for side, folder in zip(sides, folders, strict=True)]
     features = frechet.load_features(args, device)
-    cache = None if args.common else args.cache
-    found = []
+    measured, left_out = [], 0
     for side, paths in zip(sides, chosen, strict=True):
         if paths:
-            how = (cache, args.workers, args.max_unreadable)
+            how = (args.workers, args.max_unreadable)
             statistics = frechet.folder_statistics(side, paths, features, *how)
+            left_out += len(paths) - statistics[0]
         else:
             statistics = frechet.read_statistics(side, features)
         frechet.warn_if_few(statistics[0], features, side)
-        found.append(statistics)
+        measured.append(statistics)
     if parallel.rank() == 0:
-        (n, mu, sigma), (other_n, other_mu, other_sigma) = found
-        value = frechet.frechet_distance(mu, sigma, other_mu, other_sigma)
+        (n, *of_a), (other_n, *of_b) = measured
+        value = frechet.frechet_distance(*of_a, *of_b)
         name = "FID"
         if features.name != "inception":
             name = f"Frechet distance ({features.name} features)"
         print(
-            f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}): {value:.4f}"
+            f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}), {left_out} "
+            f"left out: {value:.4f}"
         )
-        for side, paths, (read, _, _) in zip(sides, chosen, found, strict=True):
-            if paths and read < len(paths):
-                print(f"{len(paths) - read} images of {side} cannot be read and are left out")
     parallel.barrier()
 
 
 # ---------------------------------------------------------------- ssim
-def ssim_folder(args):
-    """Where the results of ssim go: never inside a mirror, where they could be taken for a view."""
-    if args.out:
-        return Path(args.out)
-    b = Path(args.b).resolve()
-    root = mirror_root(b)
-    if root:
-        view = ".".join(b.relative_to(root).parts)
-        return root.with_name(f"{root.name}.{view}.ssim")
-    return b.with_name(f"{b.name}.ssim")
-
-
 def ssim(args, device):
     """Write and print the similarity of all pairs, with a histogram and the least similar ones."""
     from evaluate.ssim import read_pair, similarities
     from images.plots import plt, save_figure
 
-    out = ssim_folder(args)
+    b = Path(args.b).resolve()
+    mirror = mirror_root(b) or b  # inside it the results could be taken for a view
+    beside = mirror.with_name(".".join([mirror.name, *b.relative_to(mirror).parts, "ssim"]))
+    out = Path(args.out or beside)
     run.keep_apart(args.a, out=out)
     run.keep_apart(args.b, out=out)
-    names = matched(args.a, args.b, args.common)
-    files = []
-    for of_a, of_b in names:
-        files.append((os.path.join(args.a, of_a), os.path.join(args.b, of_b)))
-    values = np.array(similarities(files, args.size, "ssim", args.workers, args.max_unreadable))
+    files = {}
+    for of_a, of_b in matched(args.a, args.b, args.common):
+        files[of_a] = os.path.join(args.a, of_a), os.path.join(args.b, of_b)
+    how = (args.size, "ssim", args.workers, args.max_unreadable)
+    every = dict(zip(files, similarities(list(files.values()), *how), strict=True))
     if parallel.rank() > 0:
         return
-    read = np.flatnonzero(np.isfinite(values))
-    left_out = [names[i][0] for i in np.flatnonzero(np.isnan(values))]
-    names = [names[i] for i in read]
-    files = [files[i] for i in read]
-    values = values[read]
-    order = np.argsort(values, kind="stable")
+    left_out = [name for name in every if np.isnan(every[name])]
+    order = sorted(every.keys() - left_out, key=lambda name: (every[name], name))
+    values = np.array([every[name] for name in order])
     least = order[:LEAST]
     result = {
         "mean": float(values.mean()),
@@ -326,15 +273,15 @@ def ssim(args, device):
         "a": args.a,
         "b": args.b,
         "size": args.size,
-        "least_similar": [names[i][0] for i in least],
-        "values": {names[i][0]: round(float(values[i]), 6) for i in order},
+        "least_similar": least,
+        "values": {name: round(every[name], 6) for name in order},
     }
     run.write_json(out / "ssim.json", result)
     contact_sheet(
         out / "least_similar.png",
-        [read_pair(files[i], args.size) for i in least],
+        [read_pair(files[name], args.size) for name in least],
         [Path(args.a).name, Path(args.b).name],
-        [f"{values[i]:.3f} {names[i][0]}" for i in least],
+        [f"{every[name]:.3f} {name}" for name in least],
     )
     figure, axis = plt.subplots(figsize=(6, 3.5))
     axis.hist(values, bins=50)
@@ -342,11 +289,9 @@ def ssim(args, device):
     axis.set(xlabel="SSIM", ylabel="images", title=f"mean {values.mean():.3f}")
     save_figure(figure, out / "histogram.png")
     print(
-        f"SSIM of {args.a} and {args.b} ({len(values)} pairs): {values.mean():.4f} (standard "
-        f"deviation {values.std():.4f}); histogram and least similar pairs in {out}"
+        f"SSIM of {args.a} and {args.b} ({len(values)} pairs, {len(left_out)} left out): "
+        f"{values.mean():.4f} (standard deviation {values.std():.4f}); see {out}"
     )
-    if left_out:
-        print(f"{len(left_out)} pairs are left out: an image cannot be read")
 
 
 # ---------------------------------------------------------------- cost

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from report.results import Data, differing, in_words
-from report.tables import Notes, half_width, interval, spread, table
+from report.tables import half_width, interval, mark, spread, table
 
 NAMES = {
     "linear": "linear top-1",
@@ -30,7 +30,6 @@ NAMES = {
     "folder": "transfer top-1",
 }
 USE = ("mix", "pair", "views", "both_generated", "epochs")  # of the generated views
-ORACLE = {"same-class": ", oracle"}
 DESCRIBED = {"method", "network", "strategy", "store_size", *USE}
 
 
@@ -46,21 +45,17 @@ class Column(NamedTuple):
 class Arm:
     """Runs that differ in the seed alone.
 
-    data, settings, making: see Result. backbone: the folder of one of the encoders. mirrors: what
-    their augment.json say. values: {Column: {seed: percent}}. baselines: {name: {Column:
-    [percent]}}. cells: {name of a column: text} of all that describes the arm. note: what it has in
-    common with all arms of its strategy.
+    data, settings, making, mirrors: see Result. values: {Column: {seed: percent}}. baselines:
+    [(name, Column, percent)]. cells: {name of a column: text} of all that describes the arm.
     """
 
     data: Data
     settings: dict
     making: dict
-    backbone: str
     mirrors: list
-    values: dict
-    baselines: dict
+    values: dict = field(default_factory=lambda: defaultdict(dict))
+    baselines: list = field(default_factory=list)
     cells: dict = field(default_factory=dict)
-    note: str = ""
 
     @property
     def strategy(self):
@@ -78,24 +73,21 @@ class Arm:
 
 
 # ---------------------------------------------------------------- grouping
-def columns_of(result, unlike=()):
+def columns_of(result, unlike):
     """{Column: percent} of one result: kNN's where there is one, then its main metric.
 
     unlike: names of the settings in which evaluations of this kind differ.
     """
     kind, number = re.fullmatch(r"(\D*)(.*)", result.evaluation).groups()
-    name = NAMES.get(kind, result.evaluation).format(number)
+    name = NAMES[kind].format(number)
     if result.cached and kind != "few":  # few labels are always measured on cached features
         name += ", cached features"
     name = ", ".join([name, *[in_words(key, result.measuring.get(key)) for key in unlike]])
-    place = list(NAMES).index(kind) if kind in NAMES else len(NAMES)
-    main = Column(place, int(number or 0), name)
     columns = {}
     if "knn_top1" in result.values:
         columns[Column(1, 0, NAMES["knn"])] = result.values["knn_top1"]
-    for metric in ("top1", "map"):
-        if metric in result.values:
-            columns[main] = result.values[metric]
+    main = result.values.get("map", result.values.get("top1"))
+    columns[Column(list(NAMES).index(kind), int(number or 0), name)] = main
     return columns
 
 
@@ -106,71 +98,56 @@ def all_columns(arms):
 
 def arms_of(results):
     """All arms, in the order of their data, method, network, epochs and generated views."""
-    kinds, groups = defaultdict(list), defaultdict(list)
+    kinds, arms = defaultdict(list), {}
     for result in results:
         kinds[result.evaluation, result.cached].append(result.measuring)
+    for result in results:
         identity = (result.data, result.settings, result.making)
-        groups[json.dumps(identity, sort_keys=True)].append(result)
-    unlike = {kind: differing(settings) for kind, settings in kinds.items()}
-    arms = []
-    for group in groups.values():
-        first = group[0]
-        values = defaultdict(lambda: defaultdict(list))
-        baselines = defaultdict(lambda: defaultdict(list))
-        for result in group:
-            columns = columns_of(result, unlike[result.evaluation, result.cached])
-            for column, value in columns.items():
-                values[column][result.seed].append(value)
-            for name, value in result.baselines.items():
-                baselines[name][list(columns)[-1]].append(value)
-        for of_seed in values.values():
-            for seed in of_seed:
-                of_seed[seed] = fmean(of_seed[seed])
-        mirrors = [mirror for result in group for mirror in result.mirrors]
-        arm = Arm(
-            first.data, first.settings, first.making, first.backbone, mirrors, values, baselines
-        )
-        arms.append(arm)
-    describe(arms)
-    return sorted(arms, key=order)
+        arm = arms.setdefault(json.dumps(identity, sort_keys=True), Arm(*identity, []))
+        arm.mirrors += result.mirrors
+        columns = columns_of(result, differing(kinds[result.evaluation, result.cached]))
+        for column, value in columns.items():
+            arm.values[column][result.seed] = value
+        arm.baselines += [(name, column, value) for name, value in result.baselines.items()]
+    describe(arms.values())
+    return sorted(arms.values(), key=order)
 
 
 def order(arm):
     """Baselines first, then generated views, then controls; a sort key."""
-    kind = 0 if arm.strategy == "none" else 2 if arm.control else 1
-    training = [arm.settings[name] or 0 for name in ("method", "network", "epochs", "mix", "views")]
-    view = (kind, arm.cells["generated view"], *training[3:], arm.settings["pair"])
-    return (arm.data.name, arm.settings["method"] == "supervised", *training[:3], *view)
+    training = [arm.settings[name] or 0 for name in ("method", "network", "epochs")]
+    use = [arm.settings[name] for name in ("mix", "views", "pair")]
+    view = (arm.control, arm.strategy != "none", arm.cells["generated view"])
+    return (arm.data.name, "supervised" in training, *training, *view, *use)
 
 
 # ---------------------------------------------------------------- names
 def describe(arms):
-    """Write the cells of all arms: names within one method, and what tells equal names apart."""
-    kinds, names = defaultdict(list), defaultdict(list)
+    """Write the cells of all arms, and what tells equal ones apart.
+
+    A generated view is called after mask, strength, and what not all of its strategy have.
+    """
+    names, makings = defaultdict(list), defaultdict(list)
     for arm in arms:
-        kinds[arm.settings["method"], arm.strategy].append(arm.making)
+        makings[arm.strategy].append(arm.making)
     for arm in arms:
-        settings, lacks = arm.settings, ", ".join(arm.data.lacks)
-        unlike = {"mask", "strength", *differing(kinds[settings["method"], arm.strategy])}
-        words = [in_words(name, arm.making[name]) for name in arm.making if name in unlike]
-        same = [in_words(name, arm.making[name]) for name in arm.making if name not in unlike]
-        if same:
-            kind = f"{settings['method']} arms with {arm.strategy}"
-            arm.note = f"Common to all {kind}: {', '.join(same)}."
+        settings, mix = arm.settings, arm.settings["mix"]
+        both = ", both generated" * settings["both_generated"]
+        unlike = ["mask", "strength", *differing(makings[arm.strategy])]
+        words = [in_words(name, value) for name, value in arm.making.items() if name in unlike]
         view = f"{arm.strategy} ({', '.join(words)})" if words else arm.strategy
+        view += ", oracle" * (arm.strategy == "same-class") + ", control" * arm.control
         arm.cells = {
-            "data": f"{arm.data.name} ({lacks})" if lacks else arm.data.name,
+            "data": arm.data.name + f" ({arm.data.lacks})" * bool(arm.data.lacks),
             "method": settings["method"],
             "network": settings["network"],
             "epochs": str(settings["epochs"] or ""),
-            "generated view": view + ", control" * arm.control + ORACLE.get(arm.strategy, ""),
-            "gamma": f"{settings['mix']:g}" if settings["mix"] else "",
+            "generated view": view,
+            "gamma": f"{mix:g}" if mix else "",
             "pair": " ".join(settings["pair"]),
-            "views": f"{settings['views']}" + ", both generated" * settings["both_generated"],
+            "views": f"{settings['views']}{both}" if mix else "",
         }
-        if not settings["mix"]:
-            arm.cells["views"] = ""
-        names[json.dumps([arm.cells, arm.data])].append(arm)
+        names[str(arm.cells)].append(arm)
     for group in names.values():
         unlike = differing([arm.settings for arm in group])
         for arm in group:
@@ -179,23 +156,15 @@ def describe(arms):
 
 
 def description(arms):
-    """(names of the columns that describe these arms, notes on what is the same for all).
-
-    A column is left out if it is the same everywhere, or wherever there is a generated view.
-    """
-    names, common, of_views = [], [], []
+    """(names of the columns that describe these arms, [sentence] on what is the same for all)."""
+    names, common = [], []
     for name in arms[0].cells:
-        of_all = {arm.cells[name] for arm in arms}
-        of_generated = {arm.cells[name] for arm in arms if arm.cells["gamma"]}
-        if name in ("gamma", "pair", "views") and len(of_generated) == 1:
-            of_views.append(f"{name} {of_generated.pop()}")
-        elif len(of_all) > 1 or name == "generated view":
+        values = {arm.cells[name] for arm in arms} - {""}
+        if len(values) > 1 or name == "generated view" or name == "other" and values:
             names.append(name)
-        elif of_all != {""}:
-            common.append(f"{name} {of_all.pop()}")
-    notes = [f"Common to all: {', '.join(common)}."] * bool(common)
-    notes += [f"Common to all with a generated view: {', '.join(of_views)}."] * bool(of_views)
-    return names, notes + sorted({arm.note for arm in arms} - {""})
+        elif values:
+            common.append(f"{name} {values.pop()}")
+    return names, [f"Common to all that have it: {', '.join(common)}."] * bool(common)
 
 
 # ---------------------------------------------------------------- partners
@@ -234,28 +203,26 @@ def different_settings(arm, other):
     words = []
     for name in differing([arm.settings, other.settings]):
         if name in arm.settings and name in other.settings and name not in DESCRIBED:
-            values = f"{arm.settings[name]} / {other.settings[name]}"
-            words.append(f"{name.replace('_', ' ')} {values}")
+            words.append(f"{in_words(name, arm.settings[name])} / {other.settings[name]}")
     return words
 
 
 def partners_of(arm, arms):
     """{name of a difference: the arm}: of those that fit, the one with the most equal settings."""
-    fitting = defaultdict(list)
+    alike = []
     for other in arms:
-        alike = arm.data == other.data and equal(arm, other, ("method", "network"))
-        if other is not arm and alike:
-            for name, fit in fits(arm, other).items():
-                fitting[name] += [other] * fit
-    return {
-        name: min(others, key=lambda other: len(different_settings(arm, other)))
-        for name, others in fitting.items()
-        if others
-    }
+        if other is not arm and arm.data == other.data and equal(arm, other, ["method", "network"]):
+            alike.append(other)
+    partners = {}
+    for other in sorted(alike, key=lambda other: len(different_settings(arm, other))):
+        for name, fit in fits(arm, other).items():
+            if fit:
+                partners.setdefault(name, other)
+    return partners
 
 
 def differences(arms):
-    """[(arm, Column, {partner: (differences over the same seeds, different settings)})]."""
+    """[(arm, Column, {partner: {"differences" over the same seeds, "different settings"}})]."""
     rows = []
     for arm in arms:
         partners = partners_of(arm, arms)
@@ -264,97 +231,71 @@ def differences(arms):
             for name, other in partners.items():
                 theirs = other.values.get(column, {})
                 if pairs := [ours[seed] - theirs[seed] for seed in ours if seed in theirs]:
-                    of_partner[name] = pairs, different_settings(arm, other)
+                    settings = different_settings(arm, other)
+                    of_partner[name] = {"differences": pairs, "different settings": settings}
             if of_partner:
                 rows.append((arm, column, of_partner))
     return rows
 
 
-def verdicts(arms):
-    """For each method with an oracle: is it clearly above the baseline? Sentences."""
-    oracles = defaultdict(dict)
-    for arm, column, of_partner in differences(arms):
-        if arm.strategy == "same-class" and "minus baseline" in of_partner:
-            oracles[arm.settings["method"]][column.name], _ = of_partner["minus baseline"]
+def verdicts(rows):
+    """For each measurement of an oracle: is it clearly above the baseline? Sentences.
+
+    rows: see `differences`.
+    """
     sentences = []
-    for method, gains in oracles.items():
-        listed = ", ".join(f"{interval(values)} {name}" for name, values in gains.items())
-        clear = [name for name in gains if fmean(gains[name]) > (half_width(gains[name]) or 100)]
-        verdict = (
-            "The oracle is not clearly above the baseline. This budget cannot tell whether "
-            "generated views help: train longer, or on more seeds."
-        )
-        if clear:
-            verdict = f"This budget can tell a good partner from a bad one, by {', '.join(clear)}."
-        sentences.append(f"{method}: oracle minus baseline {listed}. {verdict}")
+    for arm, column, of_partner in rows:
+        if arm.strategy == "same-class" and "minus baseline" in of_partner:
+            gains = of_partner["minus baseline"]["differences"]
+            verdict = (
+                "The oracle is not clearly above the baseline. This budget cannot tell whether "
+                "generated views help: train longer, or on more seeds."
+            )
+            if len(gains) > 1 and fmean(gains) > half_width(gains):
+                verdict = "This budget can tell a good partner from a bad one."
+            what = f"{arm.cells['method']}: oracle minus baseline"
+            sentences.append(f"{what} {interval(gains)} {column.name}. {verdict}")
     return sentences
 
 
 # ---------------------------------------------------------------- tables
-def baselines_of(arms):
-    """{(name, data): {Column: mean percent}} of what a number must be held against: the majority
-    class, a random network, ...
-    """
-    every = defaultdict(lambda: defaultdict(list))
-    for arm in arms:
-        for name, of_column in arm.baselines.items():
-            for column, values in of_column.items():
-                every[name, arm.data.name][column] += values
-    means = {}
-    for key, of_column in every.items():
-        means[key] = {column: fmean(values) for column, values in of_column.items()}
-    return means
-
-
 def arms_table(arms):
-    """All arms: what describes them, then one column for each kind of measurement."""
-    names, notes = description(arms)
+    """All arms: what describes them, then one column for each kind of measurement. Below them
+    stands what a number must be held against: the majority class, a random network, ...
+    """
+    names, common = description(arms)
     columns = all_columns(arms)
-    rows = []
+    rows, baselines = [], defaultdict(lambda: defaultdict(list))
     for arm in arms:
         cells = [arm.cells[name] for name in names]
-        rows.append(cells + [spread(list(arm.values.get(c, {}).values())) for c in columns])
-    for (name, data), values in baselines_of(arms).items():
+        for column in columns:
+            values = list(arm.values.get(column, {}).values())
+            cells.append(spread(values) if values else "")
+        rows.append(cells)
+        for name, column, value in arm.baselines:
+            baselines[name, arm.data.name][column].append(value)
+    for (name, data), values in baselines.items():
         cells = [{"data": data, "generated view": name}.get(column, "") for column in names]
-        rows.append(cells + [f"{values[c]:.2f}" if c in values else "" for c in columns])
+        rows.append(cells + [f"{fmean(values[c]):.2f}" if c in values else "" for c in columns])
     header = [*names, *[column.name for column in columns]]
-    notes.append("± is the standard deviation over the seeds, their number stands in brackets.")
-    return table("Your arms", header, rows, notes)
+    common.append("± is the standard deviation over the seeds, their number stands in brackets.")
+    return table("Your arms", header, rows, common)
 
 
-def differences_table(arms):
-    """Every arm minus its baseline and its controls, over the same seeds; None if there is none."""
-    every = differences(arms)
-    if not every:
-        return None
+def differences_table(arms, every):
+    """Every arm minus its baseline and its controls, over the same seeds. every: `differences`."""
     names, _ = description(arms)
-    notes = Notes()
     partners = [name for name in fits(arms[0], arms[0]) if any(name in of for _, _, of in every)]
-    several = ["measured"] * (len({column for _, column, _ in every}) > 1)
-    rows = []
+    header = [*names, "measured", *partners]
+    rows, notes = [], {}
     for arm, column, of_partner in every:
         cells = arm.cells | {"measured": column.name}
-        for name, (values, settings) in of_partner.items():
-            cells[name] = interval(values) + notes.mark(settings)
-        rows.append([cells.get(name, "") for name in (*names, *several, *partners)])
+        for name, about in of_partner.items():
+            settings = mark(about["different settings"], notes)
+            cells[name] = interval(about["differences"]) + settings
+        rows.append([cells.get(name, "") for name in header])
     note = (
         "Mean over the seeds that both have, ± half its 95 % interval (t distribution), number of "
         "seeds."
     )
-    header = [*names, *several, *partners]
-    return table("Paired differences", header, rows, [note, *notes.lines()])
-
-
-def as_json(arms):
-    """The same as numbers: {"arms": [...], "differences": [...]}."""
-    every_arm, every_difference = [], []
-    for arm in arms:
-        values = {column.name: of_seed for column, of_seed in arm.values.items()}
-        settings = {"settings": arm.settings, "making": arm.making}
-        every_arm.append(arm.cells | {"values by seed": values} | settings)
-    for arm, column, of_partner in differences(arms):
-        row = arm.cells | {"measured": column.name}
-        for name, (values, settings) in of_partner.items():
-            row[name] = {"differences": values, "different settings": settings}
-        every_difference.append(row)
-    return {"arms": every_arm, "differences": every_difference}
+    return table("Paired differences", header, rows, [note], notes)

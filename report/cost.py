@@ -20,46 +20,37 @@ from evaluate.ssim import similarities
 from images.files import matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
-from report.published import cost_table
+from report.published import dissertation_table, fill, table6
 from report.results import files_below, read_runs
+
+WARM_UP = 10  # batches
 
 
 # ---------------------------------------------------------------- time
-def rebuild(mirror, device):
-    """The Strategy that made a mirror. mirror: what its augment.json says."""
-    entry = STRATEGIES[mirror["strategy"]]
-    flags = cli.parser("")
-    entry.add_arguments(flags)
-    cli.device_arguments(flags)
-    args = vars(flags.parse_args([])) | mirror["args"]
-    strategy = entry.build(argparse.Namespace(**args), device)
-    if strategy.prepare:
-        strategy.prepare()
-    return strategy
-
-
-def milliseconds(strategy, images, paths, batch, device):
-    """Time for one generated image in batches of `batch`, from uint8 tensor to uint8 tensor."""
+def milliseconds(strategy, images, paths, batch):
+    """Time for one generated image in batches of `batch`, from uint8 tensor to uint8 tensor on the
+    CPU.
+    """
     starts = range(0, len(paths), batch)
     batches = [(images[i : i + batch], paths[i : i + batch]) for i in starts]
-    warm_up = 3 if batch > 1 else 10
-    for part in (batches[:warm_up], batches):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    for part in (batches[:WARM_UP], batches):
         begin = time.perf_counter()
         for some in part:
             strategy.generate(*some)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - begin) / (len(paths) * len(strategy.views))
 
 
 def time_of(mirror, data, paths, batch, device):
     """{latency_ms, batch_ms, parameters}: of one image alone, and of one image in batches."""
-    if mirror["strategy"] not in STRATEGIES:
-        run.warn(f"{mirror['folder']}: {mirror['strategy']} is not known here, it is not timed.")
-        return {"latency_ms": None, "batch_ms": None, "parameters": mirror.get("parameters")}
-    strategy = rebuild(mirror, device)
+    if mirror["strategy"] not in STRATEGIES:  # its program is not part of this project
+        return {"latency_ms": None}
+    entry = STRATEGIES[mirror["strategy"]]
+    flags = cli.parser("")
+    cli.device_arguments(flags)
+    args = vars(flags.parse_args([])) | mirror["args"]
+    strategy = entry.build(argparse.Namespace(**args), device)
+    if strategy.prepare:
+        strategy.prepare()
     times = {"parameters": strategy.parameters}
     if parallel.rank() == 0:
         images = {}
@@ -68,7 +59,7 @@ def time_of(mirror, data, paths, batch, device):
                 images[path] = strategy.read(Path(data, path))
         tensor = torch.from_numpy(np.stack(list(images.values())))
         for name, size in (("latency_ms", 1), ("batch_ms", batch)):
-            times[name] = milliseconds(strategy, tensor, list(images), size, device)
+            times[name] = milliseconds(strategy, tensor, list(images), size)
     parallel.barrier()
     return times
 
@@ -84,10 +75,11 @@ def measure_row(folder, features, moments, args, device):
     originals. moments: {originals: theirs}, from the mirrors before this one.
     """
     views, (mirror,) = mirrors_of([folder], 1)
-    data, name = args.data or mirror["args"]["data"], name_of(folder)
+    data, name = mirror["args"]["data"], name_of(folder)
     pairs = []
     for view in views:
-        for original, generated in spread(matched(data, view), args.compare):
+        compared = spread(matched(data, view), args.compare)
+        for original, generated in compared:
             pairs.append((os.path.join(data, original), os.path.join(view, generated)))
     originals = tuple(dict.fromkeys(original for original, _ in pairs))  # equal for every view
     how = (args.workers, args.max_unreadable)
@@ -96,18 +88,15 @@ def measure_row(folder, features, moments, args, device):
     images, *of_originals = moments[originals]
     stored = [generated for _, generated in pairs]
     _, *of_generated = moments_of_files(stored, features, name, *how)
-    paths = [original for original, _ in matched(data, views[0])]
-    timed = spread(spread(paths, args.compare), args.images)
-    gpu = device.type == "cuda"
+    timed = spread([original for original, _ in compared], args.images)
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
         "images": images,
-        "unreadable": len(originals) - images,
         "strategy": mirror["strategy"],
         "made_by": made_by(mirror),
         "timed": len(timed),
-        "device": torch.cuda.get_device_name(device) if gpu else "CPU",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
     }
     return row | time_of(mirror, data, timed, args.batch_size, device)
 
@@ -118,35 +107,25 @@ def made_by(mirror):
 
 
 def pretraining_speed(runs):
-    """Images/s of pretraining on one device: of the median run below a folder; None without one."""
+    """Images/s of pretraining on one device: the median of the runs below a folder, or None."""
     speeds = []
-    for file in files_below(runs)["log.jsonl"]:
+    for file in files_below(runs, "log.jsonl"):
         if run_folder.run_arguments(file.parent).get("stage") == "03_pretrain":
             steps = run_folder.read_log(file.parent, "step")
-            if values := [
-                step["images_per_second"] for step in steps if "images_per_second" in step
-            ]:
-                devices = run_folder.read_log(file.parent, "start")[0]["world"]
-                speeds.append((float(np.median(values)), devices))
-    if not speeds:
-        return None
-    speed, devices = sorted(speeds)[len(speeds) // 2]
-    return speed / devices
+            values = [step["images_per_second"] for step in steps if "images_per_second" in step]
+            devices = run_folder.read_log(file.parent, "start")[0]["world"]
+            speeds += [float(np.median(values)) / devices] * bool(values)
+    return float(np.median(speeds)) if speeds else None
 
 
 def ratios(rows, runs):
     """The three ratios of section 5.6 for which there are rows. rows: {name: row}. runs: a folder
     of pretrainings, or None.
     """
-    times = {}
-    for row in rows.values():
-        if row["latency_ms"]:
-            times.setdefault(row["strategy"], row)
     shares = {}
-    if inpaint := times.get("inpaint"):
-        for name in ("noise", "jitter"):
-            if name in times:
-                shares[f"inpaint_over_{name}"] = inpaint["latency_ms"] / times[name]["latency_ms"]
+    if inpaint := rows.get("inpaint"):
+        for name in rows.keys() & {"noise", "jitter"}:
+            shares[f"inpaint_over_{name}"] = inpaint["latency_ms"] / rows[name]["latency_ms"]
         if speed := runs and pretraining_speed(runs):
             # One image: seconds of generating, over those of 100 epochs, in percent.
             shares["generation_share"] = inpaint["batch_ms"] / 1000 * speed
@@ -159,11 +138,11 @@ def measure(args, device):
     names = [name_of(folder) for folder in args.mirrors]
     if len(set(names)) < len(names):
         run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
-    for mirror in descriptions if args.data is None else ():
+    for mirror in descriptions:
         run.keep_apart(mirror["args"]["data"], out=args.out)
     out = Path(args.out)
     if parallel.rank() == 0:
-        compared = ("size", "compare", "images", "batch_size", "features", "precision", "data")
+        compared = ("size", "compare", "images", "batch_size", "features", "precision")
         flags = {name: getattr(args, name) for name in compared}
         identity = {"stage": "07_metrics cost", "args": flags}
         run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
@@ -185,7 +164,6 @@ def measure(args, device):
     if parallel.rank() == 0:
         cost["ratios"] = ratios(cost["rows"], args.runs)
         run.write_json(file, cost)
-        text, _ = cost_table(cost, read_runs(args.runs) if args.runs else [])
-        run.write_text(out / "cost.txt", text + "\n")
-        print(text)
+        about = table6(cost)
+        print(dissertation_table(about, fill(about, read_runs(args.runs) if args.runs else [])))
     parallel.barrier()

@@ -15,7 +15,6 @@ from base import cli, run
 
 DISSERTATION = json.loads((run.ROOT / "report" / "dissertation.json").read_text())
 DATA_SETS = DISSERTATION["data"]
-READ = ("result.json", "cost.json", "log.jsonl", "augment.json")
 
 # Arguments that tell no two arms apart: places, seeds, machines, what may change when a run is
 # resumed, what is asked of an evaluation, and what a Result names anyway.
@@ -35,24 +34,23 @@ IGNORED_OF_A_MIRROR = IGNORED | set(
 
 class Data(NamedTuple):
     """study: the dissertation's data set that these images stand for, "" for others. name: for the
-    reader. classes: their names. lacks: what it has less of than the dissertation's, in words.
+    reader. classes: their names. lacks: what it has less of than the dissertation's, in words, "".
     """
 
     study: str
     name: str
     classes: tuple
-    lacks: tuple
+    lacks: str
 
 
 class Result(NamedTuple):
     """One result.json.
 
     evaluation: "linear", "semi1", "few5", "voc07", "supervised", ...; cached: by --cache-features.
-    values: {metric: percent}, such as {"top1": 68.7}. baselines: {name: percent}. val: the number
-    of validation images. settings: those of the training, with "strategy": how the generated views
-    were made ("none", "real", "inpaint", ...). making: mask, strength, and what differs from the
-    defaults in the making of the views. measuring: the settings of the evaluation. mirrors: what
-    their augment.json say.
+    values: {metric: percent}, such as {"top1": 68.7}. baselines: {name: percent}. settings: those
+    of the training, with "strategy": how the generated views were made ("none", "real", "inpaint",
+    ...). making: mask, strength, and what differs from the defaults in the making of the views.
+    measuring: the settings of the evaluation. mirrors: what their augment.json say.
     """
 
     evaluation: str
@@ -61,13 +59,10 @@ class Result(NamedTuple):
     baselines: dict
     seed: int | None
     data: Data
-    val: int | None
     settings: dict
     making: dict
     measuring: dict
     mirrors: list
-    backbone: str
-    sha256: str | None
 
     @property
     def facts(self):
@@ -90,29 +85,19 @@ def in_words(name, value):
 
 
 # ---------------------------------------------------------------- generated views
-def strengths_of(mirror):
-    """The strengths of a diffusion mirror, or of the part of it that was used."""
-    for folders in ([mirror.get("folder", "")], mirror.get("views", [])):
-        named = [re.search(r"strength([\d.]+)", folder) for folder in folders]
-        if found := sorted({float(match[1]) for match in named if match}):
-            return found
-    given = mirror["args"].get("strength", [])
-    return [float(strength) for strength in (given if isinstance(given, list) else [given])]
-
-
 def making_of(mirror):
     """{"mask": "center", "steps": 6}: mask and strength, and what differs from the defaults."""
     name, args = mirror["strategy"], mirror["args"]
     making = {}
     if "mask" in args:
         making["mask"] = re.sub(r"^random:0(\.0*)?$", "none", args["mask"])
-    if strengths := strengths_of(mirror):
-        making["strength"] = " ".join(map(str, strengths))
+    if "strength" in args:  # of the part of the mirror that was used
+        making["strength"] = " ".join(map(str, args["strength"]))
     flags = cli.parser("")
     if name in STRATEGIES:
         STRATEGIES[name].add_arguments(flags)
     for key in sorted(args.keys() - IGNORED_OF_A_MIRROR):
-        if args[key] and args[key] != flags.get_default(key):
+        if args[key] != flags.get_default(key):
             making[key] = args[key]
     return making
 
@@ -139,7 +124,7 @@ def generators_of(mirrors):
         digests = mirror.get("inputs", {}).get("weights sha256")
         weights = mirror["args"].get("weights")
         if digests and weights:
-            digest = run.names_hash(sorted(map(str, digests.values())))
+            digest = run.names_hash(map(str, digests.values()))
             names.append(f"{Path(weights).name} {digest[:6]}")
     return " + ".join(dict.fromkeys(names))
 
@@ -170,14 +155,13 @@ def data_of(classes, images, folder):
     study = study_of(classes, images)
     if not study:
         path = Path(folder or "?")
-        inner = path.name in ("train", "val", "valid", "validation", "test")
-        return Data("", path.parent.name if inner and path.parent.name else path.name, classes, ())
+        return Data("", path.parent.name if path.name == "train" else path.name, classes, "")
     whole = DATA_SETS[study]
-    lacks = ()
+    lacks = ""
     if classes and len(classes) < whole["classes"]:
-        lacks = (f"{len(classes)} of {whole['classes']:,} classes",)
+        lacks = f"{len(classes)} of {whole['classes']:,} classes"
     elif images and images < whole["train"]:
-        lacks = (f"{images:,} of {whole['train']:,} training images",)
+        lacks = f"{images:,} of {whole['train']:,} training images"
     return Data(study, whole["name"], classes, lacks)
 
 
@@ -189,14 +173,6 @@ def evaluation_of(stage, args):
     if stage.startswith("05"):
         return "supervised" if args.get("from_scratch") else f"semi{args['percent']:g}"
     return f"few{args['labels_per_class']}" if args.get("labels_per_class") else "linear"
-
-
-def class_names(result):
-    """The names of the classes that an evaluation told apart."""
-    for key in ("per_class", "average_precision", "confusion"):
-        if key in result:
-            return tuple(sorted(result[key]))
-    return ()
 
 
 def read_result(file):
@@ -228,9 +204,9 @@ def read_result(file):
     measuring = {}
     if not supervised:
         measuring = {f"{evaluation} {key}": args[key] for key in args.keys() - IGNORED}
-    counts = result.get("images", {})
-    classes = tuple(backbone.get("classes", ())) if transfer else class_names(result)
-    images = backbone.get("images") or counts.get("train")
+    named = backbone.get("classes", ()) if transfer else result.get("per_class", ())
+    classes = tuple(sorted(named))
+    images = backbone.get("images") or result.get("images", {}).get("train")
     values, baselines = {}, {}
     for metric, value in result["results"].items():
         if isinstance(value, dict) and "mean" in value:
@@ -245,34 +221,30 @@ def read_result(file):
         baselines=baselines,
         seed=backbone.get("seed", args.get("seed")),
         data=data_of(classes, images, backbone.get("data") if transfer else args.get("data")),
-        val=None if transfer else counts.get("val"),
         settings=settings,
         making=making,
         measuring=measuring,
         mirrors=mirrors,
-        backbone=str(args.get("backbone") or ""),
-        sha256=result.get("backbone_sha256"),
     )
 
 
 # ---------------------------------------------------------------- all results
-def files_below(folder):
-    """{name: [Path]} of the files below a folder that the report reads. No mirror is entered."""
+def files_below(folder, name):
+    """The files of this name below a folder: [Path]. No mirror is entered."""
     if not Path(folder).is_dir():
         run.fail(f"{folder} is not a folder: give the folder that holds the runs.", 2)
-    files = {name: [] for name in READ}
+    files = []
     for top, folders, names in os.walk(folder, followlinks=True):
-        for name in files.keys() & names:
-            files[name].append(Path(top, name))
-        entered = "augment.json" not in names
-        folders[:] = sorted(name for name in folders if entered and not name.startswith("."))
+        if name in names:
+            files.append(Path(top, name))
+        folders[:] = [] if "augment.json" in names else sorted(folders)
     return files
 
 
 def read_runs(folder):
     """All Results below a folder. A file that is not ours ends the report with its name."""
     results = []
-    for file in files_below(folder)["result.json"]:
+    for file in files_below(folder, "result.json"):
         try:
             results.append(read_result(file))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -280,11 +252,4 @@ def read_runs(folder):
                 f"{file} is not a result of this project's evaluations "
                 f"({type(error).__name__}: {error}): move it out of the folder."
             )
-    # A transfer has the data of its pretraining, which another result of the encoder names.
-    data = {result.sha256: result.data for result in results if result.data.classes}
-    whole = []
-    for result in results:
-        if not result.data.classes and result.sha256:
-            result = result._replace(data=data.get(result.sha256, result.data))
-        whole.append(result)
-    return whole
+    return results

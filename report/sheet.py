@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional
 
 from augment import real_images
 from augment.strategy import read_square
@@ -28,35 +28,21 @@ def read_beside(folder, paths):
 
 
 # ---------------------------------------------------------------- Figure 13
-def cutout(image, rng):
-    """A black square of a quarter of the side."""
-    image = image.copy()
-    side = image.width // 4
-    left, top = rng.integers(image.width - side, size=2).tolist()
-    image.paste(0, (left, top, left + side, top + side))
-    return image
-
-
-def gaussian_noise(image, rng):
-    noisy = np.asarray(image) + rng.normal(0, 25, (*image.size, 3))
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-
-
-def sobel(image, rng):
-    """The magnitude of the gradient, in shares of the largest."""
-    gray = np.asarray(image.convert("L"), np.float32)
+def sobel(image):
+    """The magnitude of the gradient of a (3, H, W) tensor."""
+    gray = functional.rgb_to_grayscale(image)[0].numpy().astype(np.float32)
     magnitude = np.hypot(cv2.Sobel(gray, -1, 1, 0), cv2.Sobel(gray, -1, 0, 1))
-    return Image.fromarray((255 * magnitude / max(magnitude.max(), 1)).astype(np.uint8))
+    return torch.from_numpy(magnitude).expand(3, -1, -1)
 
 
-AUGMENTATIONS = {  # of square images
-    "flipping": lambda image, rng: ImageOps.mirror(image),
-    "grayscale": lambda image, rng: ImageOps.grayscale(image),
-    "rotation": lambda image, rng: image.rotate(rng.uniform(-45, 45), Image.Resampling.BICUBIC),
-    "cutout": cutout,
-    "Gaussian noise": gaussian_noise,
+AUGMENTATIONS = {  # of uint8 (3, S, S) tensors
+    "flipping": functional.horizontal_flip,
+    "grayscale": lambda image: functional.rgb_to_grayscale(image, 3),
+    "rotation": lambda image: functional.rotate(image, 30),
+    "cutout": lambda image: functional.erase(image, *[len(image[0]) // 4] * 4, torch.tensor(0)),
+    "Gaussian noise": lambda image: torch.normal(image.float(), 25),
     "Sobel filtering": sobel,
-    "solarization": lambda image, rng: ImageOps.solarize(image),
+    "solarization": lambda image: functional.solarize(image, 128),
 }
 
 
@@ -68,11 +54,10 @@ def augmented(originals, paths, args):
         columns[title] = (
             real_images.handcrafted(name, args, None).generate(images, paths)[0].numpy()
         )
+    torch.manual_seed(args.seed)  # for the noise
     for title, change in AUGMENTATIONS.items():
-        columns[title] = []
-        for path, image in zip(paths, originals, strict=True):
-            changed = change(Image.fromarray(image), run.seed_rng(args.seed, path, title))
-            columns[title].append(np.asarray(changed.convert("RGB")))
+        changed = [change(image).clamp(0, 255).byte() for image in images.permute(0, 3, 1, 2)]
+        columns[title] = torch.stack(changed).permute(0, 2, 3, 1).numpy()
     return columns
 
 

@@ -151,7 +151,7 @@ def test_cost_is_what_fid_and_ssim_say(mirrors, tiny, backbone, tmp_path, capsys
     assert row["images"] == 24
     view = mirrors["blur"] / "view0"
     capsys.readouterr()
-    call(SCRIPT, "fid", tiny["train"], view, *flags, "--features", backbone, "--cache", "blur")
+    call(SCRIPT, "fid", tiny["train"], view, *flags, "--features", backbone)
     assert float(capsys.readouterr().out.split(": ")[-1]) == pytest.approx(row["fid"], abs=1e-3)
     call(SCRIPT, "ssim", tiny["train"], view, *flags, "--out", tmp_path / "ssim")
     ssim = json.loads((tmp_path / "ssim" / "ssim.json").read_text())

@@ -101,7 +101,7 @@ def readers(folder, files):
     args = SimpleNamespace(out=folder, data=folder)
     return {
         "training": lambda: files.read(0),
-        "check": lambda: metrics.unreadable_of(folder, ["0.png"]),
+        "check": lambda: metrics.why_unreadable(file),
         "features": lambda: frechet.read_batch([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
         "another image": lambda: real_images.read_first(folder, ["0.png"], 32, "1.png"),
