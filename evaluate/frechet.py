@@ -4,9 +4,7 @@ The features are those of the FID's Inception network (Heusel et al. 2017, 1706.
 any backbone. A file beside a folder keeps its moments. Used by 07 fid and 07 cost.
 """
 
-import json
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -207,90 +205,29 @@ def moments_of_files(files, features, what, workers, max_unreadable):
     return moments.result()
 
 
-# ---------------------------------------------------------------- keeping
-def identity_of(root, paths):
-    """A digest of the files' names, sizes, times of change and inodes: it changes with a file."""
-    lines = []
-    for path in paths:
-        file = os.stat(os.path.join(root, path))
-        lines.append(f"{path} {file.st_size} {file.st_mtime_ns} {file.st_ino}")
-    return f"{len(paths)} ({run.names_hash(lines)})"
-
-
-def folder_statistics(root, paths, features, cache, workers, max_unreadable):
-    """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`.
-
-    cache: NAME of the file ROOT.NAME.npz that keeps those of a whole folder. They are taken from
-    there as long as no file changes. None: nothing is kept, as of a part of a folder.
-    """
+# ---------------------------------------------------------------- folders and files
+def folder_statistics(root, paths, features, workers, max_unreadable):
+    """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`."""
     files = [os.path.join(root, path) for path in paths]
-    how = (features, Path(root).name, workers, max_unreadable)
-    if cache is None:
-        return moments_of_files(files, *how)
-    settings = features.settings | {"images": identity_of(root, paths)}
-    folder = Path(root).resolve()
-    cache = folder.with_name(f"{folder.name}.{cache}.npz")
-    kept = made_with(cache).get("images") == settings["images"]
-    if parallel.everyone(kept)[0]:  # process 0 decides for all
-        if parallel.rank() == 0:
-            print(f"{root}: unchanged, its statistics are read from {cache}", file=sys.stderr)
-        return read_statistics(cache, features)
-    n, mu, sigma = moments_of_files(files, *how)
-    if parallel.rank() == 0:
-        try:
-            with run.atomic(cache) as temporary:
-                np.savez(temporary, mu=mu, sigma=sigma, n=n, settings=json.dumps(settings))
-        except OSError as error:
-            run.warn(f"the statistics of {root} could not be kept: {error}")
-    return n, mu, sigma
-
-
-def made_with(path):
-    """The settings that a file of statistics was made with; {} if it does not say."""
-    try:
-        with np.load(path) as file:
-            return json.loads(str(file["settings"]))
-    except (OSError, ValueError, KeyError):
-        return {}
+    return moments_of_files(files, features, Path(root).name, workers, max_unreadable)
 
 
 def read_statistics(path, features):
-    """(number of images or None, mu, sigma) of an .npz file of ours or of pytorch-fid.
-
-    Ours must have been made with the settings of `features`.
-    """
+    """(None, mu, sigma) of an .npz file of pytorch-fid, which holds Inception's."""
     try:
         with np.load(path) as file:
             mu = file["mu"].astype(np.float64)
             sigma = file["sigma"].astype(np.float64)
-            n = int(file["n"]) if "n" in file else None
-            ours = "settings" in file
     except FileNotFoundError:
         run.fail(f"{path} does not exist.", 2)
     except (OSError, ValueError, KeyError) as error:
         run.fail(f"{path} is not a file of statistics with mu and sigma ({error}).")
-    if not ours and features.name != "inception":
-        run.fail(
-            f"{path} does not say which features it holds (pytorch-fid's are Inception's): leave "
-            "--features out.",
-            2,
-        )
-    settings = made_with(path)
-    changed = []
-    for key, value in features.settings.items():
-        if settings.get(key, value) != value:
-            changed.append(f"{key} was {settings[key]}, now {value}")
-    if changed:
-        run.fail(
-            f"{path} holds statistics made with other settings ({'; '.join(changed)}): delete it, "
-            "or choose another name with --cache."
-        )
-    width = features.width
-    if mu.shape != (width,) or sigma.shape != (width, width):
-        run.fail(f"{path} holds statistics of {mu.size} features, these have {width}.")
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         run.fail(f"{path} holds values that are not finite: delete it.")
-    return n, mu, sigma
+    width = features.width
+    if features.name != "inception" or mu.shape != (width,) or sigma.shape != (width, width):
+        run.fail(f"{path} holds statistics of {mu.size} other features than these {width}.", 2)
+    return None, mu, sigma
 
 
 def warn_if_few(n, features, what):

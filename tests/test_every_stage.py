@@ -103,7 +103,8 @@ STAGES = {
 STAGES["00 vqgan, random"] = STAGES["00 vqgan"]._replace(
     words=STAGES["00 vqgan"].words + " --start-from random"
 )
-FLAGS = {"00 vqgan": VQGAN, "00 vqgan, random": VQGAN, "00 maskgit": MASKGIT}
+NO_RESNET = [word for word in PRETRAIN if word not in ("--backbone", "resnet10", "--small-images")]
+FLAGS = {"03 vit": NO_RESNET, "00 vqgan": VQGAN, "00 vqgan, random": VQGAN, "00 maskgit": MASKGIT}
 CASES = [
     (name, processes, number)
     for name in STAGES
@@ -119,10 +120,10 @@ def places(tiny, tmp_path_factory):
     blip(root / "blip")
     sdxl(root / "sdxl")
     (root / "icgan").mkdir()
-    write_release(root / "icgan")
+    release = write_release(root / "icgan")
     encoder = ["--data", tiny["train"], "--epochs", 1, "--projector", "16-16", *PRETRAIN]
     run("03_pretrain.py", *encoder, "--out", root / "encoder")
-    made = {name: root / name for name in ("blip", "sdxl", "icgan", "encoder")}
+    made = {name: root / name for name in ("blip", "sdxl", "encoder")} | {"icgan": release}
     return {name: str(path) for name, path in (tiny | made).items()}
 
 
