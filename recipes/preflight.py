@@ -47,7 +47,7 @@ ABSENT = "missing or empty; bash recipes/weights.sh fetches it"
 PUBLISHED_SIDE = 256  # pixels of an image of the published generators
 BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
 IMAGES = {1: 200, 2: 128, 3: 96}  # generated views: images a card, of four, by default
-MEMORY = {  # README's: GiB of a step with one generated view, without and with --grad-checkpoint
+MEMORY = {  # docs/costs.md: GiB of a step, without and with --grad-checkpoint
     "vicreg resnet50": (18.9, 8.3),
     "barlow resnet50": (18.9, 8.3),
     "simclr resnet50": (17.2, 9.8),

@@ -1,4 +1,4 @@
-"""Hours, disk and memory that the README files and the recipes quote are those that are counted."""
+"""Hours, disk and memory that docs/costs.md and the recipes quote are those that are counted."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ sys.path.insert(0, str(ROOT / "tools"))
 import estimates
 import operations
 
-READMES = (ROOT / "README.md").read_text() + (ROOT / "recipes/README.md").read_text()
+READMES = (ROOT / "docs/costs.md").read_text() + (ROOT / "recipes/README.md").read_text()
 
 
 def quoted(first_cell):
-    """The rows of both README files' tables that begin with this cell."""
+    """The rows of the tables of docs/costs.md and recipes/README.md that begin with this cell."""
     return [line for line in READMES.splitlines() if line.startswith(f"| {first_cell} |")]
 
 

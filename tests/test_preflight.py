@@ -180,7 +180,7 @@ def test_memory_is_that_of_the_readme(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "recipes")
     import preflight
 
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs/costs.md").read_text()
     for name, (plain, less) in preflight.MEMORY.items():
         method, network = name.split()
         title = method if network == "resnet50" else f"{method} --backbone {network}"

@@ -6,8 +6,8 @@
 
 Operations are counted on the networks themselves, on tensors without data. Hours are operations
 over a rate, which is a share of what RTX 3090 cards compute at best. The shares are assumptions,
-and nothing here is measured. The recipes' headers and the tables of both README files quote what
-this prints, and a test compares them.
+and nothing here is measured. The recipes' headers and the tables of docs/costs.md and
+recipes/README.md quote what this prints, and a test compares them.
 """
 
 import importlib
