@@ -58,11 +58,11 @@ def launch(main, args):
     try:
         main(args, start(args))
         parallel.leave()
-    except Interrupt as interrupt:
-        name = signal.Signals(interrupt.args[0]).name
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        name = signal.Signals(number).name
         fail(
-            f"Stopped by {name}. The same command continues where this one stopped.",
-            128 + interrupt.args[0],
+            f"Stopped by {name}. The same command continues where this one stopped.", 128 + number
         )
     except OSError as error:
         fail(sentence_of_os_error(error))

@@ -15,7 +15,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 
 def test_every_figure_appears():
-    done = run("tests/bench.py", "--quick", "--rounds", 1)
+    done = run("tools/bench.py", "--quick", "--rounds", 1)
     lines = done.stdout.splitlines()
     for name in bench.FILES:
         ratios = [float(line[91:99]) for line in lines if line.startswith(f"{name},")]
@@ -24,9 +24,9 @@ def test_every_figure_appears():
 
 
 def test_a_figure_by_its_name():
-    lines = run("tests/bench.py", "ssim", "--quick", "--rounds", 1).stdout.splitlines()
+    lines = run("tools/bench.py", "ssim", "--quick", "--rounds", 1).stdout.splitlines()
     assert lines[-1].startswith("ssim,") and lines[-2].startswith("figure")
-    assert "'views'" in run("tests/bench.py", "sim", code=2).stderr
+    assert "'views'" in run("tools/bench.py", "sim", code=2).stderr
 
 
 def test_different_values_end_the_run(capsys):

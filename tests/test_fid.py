@@ -236,7 +236,7 @@ def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
     assert "1 images of" in said.err and "are left out" in said.err
     assert "(23 images)" in said.out
     call(SCRIPT, "ssim", tiny["train"], mirror / "view0", *options)
-    assert "(23 pairs)" in capsys.readouterr().out
+    assert "23" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_fid_bad_input(folders, tmp_path, capsys):
@@ -244,8 +244,7 @@ def test_fid_bad_input(folders, tmp_path, capsys):
     four = {"mu": np.zeros(4), "sigma": np.eye(4)}
     for name, content, sentence in (
         ("text.npz", {"x": np.zeros(3)}, "mu and sigma"),
-        ("made.npz", four, "does not say which features"),
-        ("small.npz", four | {"settings": "{}"}, "4 features, these have 2048"),
+        ("made.npz", four, "4 other features than these 2048"),
     ):
         np.savez(tmp_path / name, **content)
         assert sentence in refused(capsys, SCRIPT, "fid", tmp_path / name, folders / "b", *options)

@@ -76,7 +76,7 @@ def test_a_value_that_is_not_a_number_fails(report):
 def test_the_command(tmp_path):
     """The whole of it with the section that needs no stage: lines, file, last line, exit code."""
     out = tmp_path / "gpu.json"
-    done = run("tests/gpu_check.py", "memory", "--device", "cpu", "--out", out)
+    done = run("tools/gpu_check.py", "memory", "--device", "cpu", "--out", out)
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("CPU: ") and lines[-1].endswith("0 failed")
     written = json.loads(out.read_text())
@@ -98,7 +98,7 @@ def test_failures_are_an_exit_code(monkeypatch, tmp_path, capsys):
 
 
 def test_no_gpu_is_one_sentence():
-    done = run("tests/gpu_check.py", code=2, env={"CUDA_VISIBLE_DEVICES": ""})
+    done = run("tools/gpu_check.py", code=2, env={"CUDA_VISIBLE_DEVICES": ""})
     assert "no GPU is visible" in done.stderr
 
 
@@ -152,6 +152,6 @@ def test_speed(report, workshop, warm_start):
 
 def test_manual():
     done = subprocess.run(
-        [sys.executable, "tests/gpu_check.py", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "tools/gpu_check.py", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and "written without a GPU" in done.stdout

@@ -239,7 +239,7 @@ def linear(args, images, made):
 
 
 def fine_tune(args, images, made):
-    importlib.import_module("05_semisup_eval").fill_in(args, {"args": {}})
+    importlib.import_module("05_semisup_eval").fill_in(args, "vicreg")
     flop = 3 * pass_flop(args, made)
     if args.from_scratch:
         flop = 3 * operations.resnet(args.architecture, args.size, args.small_images)
