@@ -61,9 +61,7 @@ def launch(main, args):
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         name = signal.Signals(number).name
-        fail(
-            f"Stopped by {name}. The same command continues where this one stopped.", 128 + number
-        )
+        fail(f"Stopped by {name}. The same command continues where this one stopped.", 128 + number)
     except OSError as error:
         fail(sentence_of_os_error(error))
     except RuntimeError as error:

@@ -57,7 +57,7 @@ def test_official_format_on_photographs(tmp_path):
     photograph.convert("L").save(data / "gray.png")
     photograph.convert("CMYK").save(data / "cmyk.jpg")
     photograph.convert("P").save(data / "palette.gif")
-    photograph.convert("LA").save(data / "alpha.png")
+    photograph.convert("LA").save(data / "gray_alpha.png")
     rgba = photograph.convert("RGBA")
     rgba.putalpha(128)
     rgba.save(data / "alpha.png")

@@ -173,7 +173,7 @@ def caption(args, images, made):
 def augment(args, images, made):
     if args.strategy in ("inpaint", "outpaint"):
         flop, size = paint(args, made)
-    elif args.strategy == "noise":
+    elif args.strategy in ("noise", "feature-noise"):
         flop = args.views * operations.icgan()
         size = 256
     elif args.strategy in ("crop", "jitter", "blur"):  # no network; Table 6 makes them of val
@@ -257,6 +257,7 @@ WORK = {  # without what takes minutes: 07_metrics.py, and IC-GAN's augmenters o
     "00_train_generator": train_generator,
     "01_caption": caption,
     "02_augment": augment,
+    "extras/feature_noise": augment,
     "03_pretrain": pretrain,
     "04_linear_eval": linear,
     "05_semisup_eval": fine_tune,
@@ -289,7 +290,10 @@ def commands(recipe, environment):
 
 
 def parse(stage, words):
-    return stage, importlib.import_module(Path(stage).name).arguments(words)
+    module = importlib.import_module(Path(stage).name)
+    if not hasattr(module, "arguments"):  # a strategy of its own: the command is 02's
+        module = importlib.import_module("02_augment")
+    return stage, module.arguments(words)
 
 
 def work_of(recipe, images, environment=()):
