@@ -184,7 +184,9 @@ def test_table6(recipe, place):
     made = {"noise", "inpaint", "outpaint", "reconstruction", "diffusion/strength0.2", "jitter"}
     assert rows.keys() == made
     assert all(row["fid"] > 0 and row["latency_ms"] > 0 for row in rows.values())
-    assert all(cells(runs, "Table 6", "In-Painting")) and cells(runs, "Table 6", "Out-Painting")[1]
+    # Features of a small network: such rows do not compare with the dissertation's.
+    for mirror in ("inpaint", "outpaint"):
+        assert all(cells(runs, "Mirrors: distance from the originals", mirror))
     assert len(list((place / "data/generated/imagenet/outpaint").glob("view*/*/*"))) == 2 * 32
 
 
