@@ -48,7 +48,7 @@ def test_train_resume_and_use(data, tmp_path, monkeypatch, capsys):
         patch.setattr(stage.run_folder, "save_checkpoint", save_three)
         common = (*command, "--out", tmp_path / "parts")
         error = refusal(capsys, 130, call, *common, "--checkpoint-minutes", 0)
-    assert "Interrupted" in error and saved == [1, 2, 3]
+    assert "Stopped by SIGINT" in error and saved == [1, 2, 3]
     assert (tmp_path / "parts" / "checkpoint.pth").exists()
     assert not (tmp_path / "parts" / "model_index.json").exists()
     call(*common)
