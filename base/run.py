@@ -53,8 +53,9 @@ def launch(main, args):
         if getattr(sys, name) is None:  # a service may start a stage with closed streams
             setattr(sys, name, open(os.devnull, "w"))
     sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8 can be printed
+    handlers = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        handlers[number] = signal.signal(number, _interrupt)
     try:
         main(args, start(args))
         parallel.leave()
@@ -71,6 +72,8 @@ def launch(main, args):
         fail(sentence)
     finally:
         release_locks()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def sentence_of_os_error(error):

@@ -232,6 +232,19 @@ def hashes(folder, *patterns):
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
+def equal(a, b):
+    """Two nested structures of tensors and values are bit for bit equal."""
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
 def write_images(root, classes=("a", "b", "c"), each=8, size=32, seed=0, suffix=".png"):
     """Little pictures: stripes of a direction and colour that belong to the class, with noise."""
     rng = np.random.default_rng(seed)

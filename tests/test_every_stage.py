@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import MASKGIT, PRETRAIN, VQGAN, hashes, run, started
+from conftest import MASKGIT, PRETRAIN, VQGAN, equal, hashes, run, started
 from icgan_release import write_release
 from tiny_pipelines import blip, sdxl
 
@@ -155,16 +155,6 @@ def left(name, out):
             line.pop("images_per_second", None)
         contents["log"] = lines[1:]  # the first line has the time
     return contents
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 @pytest.fixture(scope="session")

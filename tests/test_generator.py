@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import MASKGIT, VQGAN, hashes, refused, run, run_killed
+from conftest import MASKGIT, VQGAN, equal, hashes, refused, run, run_killed
 from PIL import Image
 
 from augment.generator_training import (
@@ -41,15 +41,6 @@ def fill_in(tiny, out, *more, script=(STAGE,), **how):
     """Train a transformer on the tiny tokenizer."""
     common = ["--data", tiny["train"], "--tokenizer", tiny["vqgan"], "--out", out, *MASKGIT]
     return run(*script, "maskgit", *common, *more, **how)
-
-
-def equal(a, b):
-    """Two nested structures of tensors and values are bit for bit equal."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    return a == b
 
 
 def assert_close(a, b, tolerance):
