@@ -6,7 +6,7 @@ from torch import nn
 
 from base.parallel import all_sum, full_precision, world
 from images.views import FIRST, LOCAL, SECOND
-from models.method import ASYMMETRIC, COMMON, Taught, cifar, embed_and_score, mlp, unit
+from models.method import ASYMMETRIC, COMMON, Taught, cifar, embed, mlp, scores_of, unit
 from models.swav import swav_loss
 
 
@@ -54,7 +54,8 @@ class DINO(Taught):
         return self.backbone, self.projector, self.prototypes
 
     def outputs(self, crops, backbone, projector, prototypes):
-        return embed_and_score(crops, backbone, projector, unit(prototypes.weight))
+        z = embed(crops, backbone, projector)
+        return z, scores_of(z, unit(prototypes.weight))
 
     def temperature(self, epoch):
         """The teacher's: it rises linearly over the warm-up epochs, once an epoch."""

@@ -50,11 +50,10 @@ def unit(x):
     return F.normalize(x, dim=-1)
 
 
-def embed_and_score(crops, backbone, projector, prototypes):
-    """Unit embeddings (V, b, d) of V crops and their scores (V, b, K) on prototypes (K, d)."""
+def embed(crops, backbone, projector):
+    """Unit embeddings (V, b, d) of V crops."""
     z = unit(projector(backbone_features(backbone, crops)))
-    z = z.unflatten(0, (len(crops), -1))
-    return z, scores_of(z, prototypes)
+    return z.unflatten(0, (len(crops), -1))
 
 
 # ---------------------------------------------------------------- losses

@@ -6,7 +6,7 @@ from torch import nn
 
 from base.parallel import full_precision, gather, rank, world
 from images.views import FIRST, LOCAL
-from models.method import COMMON, SYMMETRIC, Method, cifar, embed_and_score, mlp, scores_of, unit
+from models.method import COMMON, SYMMETRIC, Method, cifar, embed, mlp, scores_of, unit
 
 
 @full_precision
@@ -67,7 +67,8 @@ class SwAV(Method):
         with torch.no_grad():
             self.prototypes.weight.copy_(unit(self.prototypes.weight))
         crops = [*views, *local]
-        z, scores = embed_and_score(crops, self.backbone, self.projector, self.prototypes.weight)
+        z = embed(crops, self.backbone, self.projector)
+        scores = scores_of(z, self.prototypes.weight)
         assignments = self.assign(z[: len(views)].detach(), epoch >= self.queue_start)
         loss, terms = swav_loss(scores, assignments, temperature=self.temperature)
         return loss, terms, z[0].detach()

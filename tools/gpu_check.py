@@ -109,7 +109,9 @@ def main(args):
                 file, function = SECTIONS[section]
                 module = importlib.import_module(file)
                 getattr(module, function)(report, device, workshop)
-            report.info("seconds", time.monotonic() - begin)
+            report.ended(time.monotonic() - begin)
+    took = ", ".join(f"{section} {value:.0f} s" for section, value in report.seconds.items())
+    print(f"{args.out} is written ({took})")
     print(f"{about['device']}: {report.summary()}")
     raise SystemExit(1 if report.count("FAIL") else 0)
 

@@ -26,6 +26,7 @@ class Report:
         self.machine = machine
         self.section = ""
         self.lines = []
+        self.seconds = {}
 
     def add(self, verdict, name, value="", limit=""):
         """verdict: ok, FAIL, skip or info."""
@@ -34,10 +35,20 @@ class Report:
         line = {"section": self.section, "verdict": verdict, "name": name}
         line |= {"value": str(value), "limit": limit}
         self.lines.append(line)
-        if self.file:
-            run.write_json(self.file, {"machine": self.machine, "lines": self.lines})
+        self.write()
         shown = f"({limit})" if limit else ""
         print(f"{verdict:<4}  {self.section:<6}  {name:<52} {value!s:<12} {shown}", flush=True)
+
+    def ended(self, seconds):
+        """The section took so long."""
+        self.seconds[self.section] = seconds
+        self.write()
+
+    def write(self):
+        """What there is so far: a run that is cut off loses nothing."""
+        if self.file:
+            whole = {"machine": self.machine, "seconds": self.seconds, "lines": self.lines}
+            run.write_json(self.file, whole)
 
     def expect(self, name, fulfilled, value="", limit=""):
         self.add("ok" if fulfilled else "FAIL", name, value, limit)
