@@ -56,16 +56,6 @@ def folder_arguments(p):
     )
 
 
-def workers_argument(p):
-    p.add_argument(
-        "--workers",
-        type=cli.zero_or_more,
-        default=8,
-        help="processes that read images; 0: the main process alone",
-    )
-    cli.reading_arguments(p)
-
-
 def arguments(argv=None):
     p = cli.parser(__doc__)
     commands = p.add_subparsers(
@@ -74,7 +64,7 @@ def arguments(argv=None):
 
     c = cli.subparser(commands, "check", "Decode all images of folders: which cannot be read?")
     c.add_argument("folders", nargs="+", metavar="FOLDER", help="folder trees of images")
-    workers_argument(c)
+    cli.reading_arguments(c)
 
     manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
     c = cli.subparser(commands, "fid", manual)
@@ -90,7 +80,7 @@ def arguments(argv=None):
         help="folder for ssim.json, histogram.png and least_similar.png (default: B.ssim; for a "
         "view of a mirror MIRROR.VIEW.ssim, beside the mirror)",
     )
-    workers_argument(c)
+    cli.reading_arguments(c)
 
     manual = "Table 6: FID, SSIM, time and parameters of the augmentations that made mirrors."
     c = cli.subparser(commands, "cost", manual)

@@ -5,6 +5,7 @@ Used by every stage, before anything heavy is imported.
 
 import argparse
 import math
+import os
 
 from base import levels
 
@@ -97,18 +98,18 @@ def device_arguments(p, workers=8):
         choices=["auto", "bf16", "fp32"],
         help="number format of the networks; auto takes bf16 where the hardware computes in it",
     )
+    reading_arguments(p, workers)
+
+
+def reading_arguments(p, workers=8):
+    """Add to a parser how images are read: processes, how many may be unreadable, levels, bands."""
     p.add_argument(
         "--workers",
         type=zero_or_more,
-        default=workers,
+        default=min(workers, os.cpu_count() or 1),  # more than there are cores would only wait
         metavar="N",
         help="processes that read images, for each GPU; 0 reads in the main process",
     )
-    reading_arguments(p)
-
-
-def reading_arguments(p):
-    """Add to a parser how images are read, and how many of them may be unreadable."""
     p.add_argument(
         "--max-unreadable",
         type=fraction,

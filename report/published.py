@@ -46,12 +46,16 @@ def select(results, arm):
 
 def results_for(about, results):
     """The Results that may stand in a table: those of its data, or, where it says so, those of
-    other data if there are some of its strategy.
+    other data if there are some of its strategy and a pretraining fits one of its rows.
     """
     own = [result for result in results if result.data.study == about["data"]]
     other = [result for result in results if not result.data.study]
     strategies = {result.settings["strategy"] for result in other}
-    return other if not own and about.get("other_data") in strategies else own
+    arms = [row["arm"] for row in about["rows"] if row["arm"]]
+    pretrained = [arm for arm in arms if arm["method"] != "supervised"]
+    if not own and about.get("other_data") in strategies:
+        return other if any(select(other, arm) for arm in pretrained) else []
+    return own
 
 
 def entries(results, arm, column):
