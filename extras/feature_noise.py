@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import ndtr, ndtri
+from scipy.stats import truncnorm
 from torch import nn
 
 from augment import noise, registry
@@ -35,20 +36,11 @@ def add_arguments(p):
     p.add_argument(
         "--feature-noise",
         type=cli.from_zero,
-        metavar="STD",
         help="standard deviation of Gaussian noise on the feature map (Formula 5), cut at two of "
         "them",
     )
-    p.add_argument(
-        "--steer",
-        metavar="DIRECTION.pt",
-        help="a steering vector of extras/train_augmenter.py (Formula 6)",
-    )
-    p.add_argument(
-        "--navigator",
-        metavar="FILE.pt",
-        help="a navigator of extras/train_augmenter.py (Formula 7)",
-    )
+    p.add_argument("--steer", help="a steering vector of extras/train_augmenter.py (Formula 6)")
+    p.add_argument("--navigator", help="a navigator of extras/train_augmenter.py (Formula 7)")
 
 
 # ---------------------------------------------------------------- changes of feature maps
@@ -63,16 +55,13 @@ def add_noise(feature, std, rngs):
     """
     low = ndtr(-TRUNCATION)
     rows = [ndtri(rng.uniform(low, 1 - low, feature.shape[1])) for rng in rngs]
-    drawn = torch.from_numpy(np.stack(rows).astype(np.float32))
-    return F.normalize(feature + std * drawn.to(feature), dim=1)
+    drawn = torch.from_numpy(np.array(rows, np.float32)).to(feature)
+    return F.normalize(feature + std * drawn, dim=1)
 
 
 def noise_norm(std, width):
     """The root mean square of the L2 norm of Formula 5's W in `width` dimensions."""
-    density = math.exp(-(TRUNCATION**2) / 2) / math.sqrt(2 * math.pi)
-    kept = 1 - 2 * ndtr(-TRUNCATION)
-    variance = 1 - 2 * TRUNCATION * density / kept
-    return std * math.sqrt(width * variance)
+    return std * math.sqrt(width) * truncnorm.std(-TRUNCATION, TRUNCATION)
 
 
 class Steering(nn.Module):
@@ -124,14 +113,11 @@ def feature_noise(args, device):
             feature = add_noise(feature, args.feature_noise, rngs)
         return feature
 
-    return noise.strategy(args, device, networks, change)
+    return noise.noise(args, device, networks, change)
 
 
 registry.STRATEGIES["feature-noise"] = Entry(
-    "Change the feature map, generate with IC-GAN.",
-    add_arguments,
-    feature_noise,
-    choose_views=("views",),
+    "Change the feature map, generate with IC-GAN.", add_arguments, feature_noise
 )
 if __name__ == "__main__":
     stage = importlib.import_module("02_augment")

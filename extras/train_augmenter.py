@@ -54,7 +54,6 @@ def arguments(argv=None):
         "--feature-noise",
         type=cli.from_zero,
         default=0.01,
-        metavar="STD",
         help="standard deviation of the Gaussian noise whose norm bounds the navigator's step",
     )
     for c in (steering, navigator):
@@ -62,14 +61,10 @@ def arguments(argv=None):
         noise.weights_argument(c)
         c.add_argument("--out", required=True, help="run folder")
         c.add_argument(
-            "--images",
-            type=cli.positive,
-            default=10000,
-            metavar="N",
-            help="images to use, chosen at random",
+            "--images", type=cli.positive, default=10000, help="images to use, chosen at random"
         )
-        c.add_argument("--steps", type=cli.positive, metavar="N", help="training steps")
-        c.add_argument("--batch-size", type=cli.positive, metavar="N", help="images in a step")
+        c.add_argument("--steps", type=cli.positive, help="training steps")
+        c.add_argument("--batch-size", type=cli.positive, help="images in a step")
         c.add_argument(
             "--learning-rate", type=cli.from_zero, default=1e-3, help="Adam's learning rate"
         )
@@ -209,12 +204,9 @@ def encode(args, device, encoder, paths):
     batches = np.array_split(np.arange(len(files)), math.ceil(len(files) / 64))
     read = functools.partial(read_squares, files)
     features = []
-    bar = run.progress(len(files), "encoding")
     for squares in read_ahead(batches, read, args.workers, device):
         with torch.no_grad(), run.autocast(device, args.precision):
             features.append(noise.encode(encoder, squares.to(device, non_blocking=True)))
-        bar.update(len(squares))
-    bar.close()
     return torch.cat(features)
 
 
@@ -231,11 +223,10 @@ def train(args, device, out, generator, features):
         z = noise.noise_vectors(rngs, generator.z_width).to(device)
         with run.autocast(device, args.precision):
             loss = loss_of(features[[index for _, index in batch]], z, rngs)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
+            optimizer.zero_grad()
         state.meter.add(step, {"loss": loss})
         bar.update()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == args.steps:
@@ -257,9 +248,8 @@ def main(args, device):
     run.check_batch(len(paths), args.batch_size, least=2)
     generator, encoder, weights = noise.load_icgan(args.weights, device)
     inputs = {"images": len(paths), "image names": run.names_hash(paths), "weights": weights}
-    stage = f"train_augmenter {args.augmenter}"
     result = RESULTS[args.augmenter]
-    out = run_folder.open_run(args, stage, result, inputs=inputs)
+    out = run_folder.open_run(args, f"train_augmenter {args.augmenter}", result, inputs=inputs)
     if out is None:
         return
     features = encode(args, device, encoder, paths)

@@ -34,7 +34,6 @@ from augment import noise
 from augment.registry import STRATEGIES
 from base import run
 from models.biggan import generator_from_state
-from models.resnet import build_backbone
 
 CPU = torch.device("cpu")
 
@@ -112,7 +111,8 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema_copy0.pth")
     capsys.readouterr()
     assert error("tiny", noise.load_icgan(several, CPU)[0]) < TOLERANCE
-    assert "G_ema_best0.pth is used, of 3" in capsys.readouterr().err
+    (several / "G_ema_best0.pth").unlink()
+    assert "holds 2 G_ema_*.pth" in refused(capsys, noise.load_icgan, several, CPU)
 
 
 def test_names_in_a_tarball_lead_nowhere(release, tmp_path, monkeypatch):
@@ -138,10 +138,10 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     good = (release / "G_ema_best0.pth").read_bytes()
     link = tarfile.TarInfo("icgan/G_ema_best0.pth")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    assert "holds no G_ema" in reason(pack(tmp_path / "link.tar.gz", link))
-    assert "holds no G_ema" in reason(pack(tmp_path / "none.tar.gz", ("a/G_best0.pth", good)))
+    assert "holds 0 G_ema" in reason(pack(tmp_path / "link.tar.gz", link))
+    assert "holds 0 G_ema" in reason(pack(tmp_path / "none.tar.gz", ("a/G_best0.pth", good)))
     two = pack(tmp_path / "two.tar.gz", ("a/G_ema_best0.pth", good), ("b/G_ema_best0.pth", good))
-    assert "several releases (a, b)" in reason(two)
+    assert "holds 2 G_ema_*.pth" in reason(two)
     (tmp_path / "cut.tar.gz").write_bytes(two.read_bytes()[:100_000])
     assert "cannot be read as a tarball" in reason(tmp_path / "cut.tar.gz")
 
@@ -170,8 +170,6 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
         {name: value for name, value in state.items() if name != "module.layer3.0.bn2.weight"}, swav
     )
     assert "layer3.0.bn2.weight" in reason(evil)
-    torch.save(build_backbone("resnet18")[0].state_dict(), swav)
-    assert "512 features, the generator needs 2048" in reason(evil)
 
 
 # ---------------------------------------------------------------- inputs
