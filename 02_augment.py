@@ -148,25 +148,6 @@ def write_missing(pair):
         write_image(file, image)
 
 
-def write_failures(file, failed):
-    """failed.jsonl: one line for each image that could not be read; no file if there is none."""
-    lines = [json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)]
-    run.write_text(file, "".join(lines))
-    if not failed:
-        file.unlink()
-
-
-def draw_sheet(out, data, strategy, paths):
-    """samples.png: originals beside their generated views."""
-    suffix = stored_suffix(strategy.size)
-    rows = []
-    for path in paths:
-        row = [square(read_image(Path(data, path)), strategy.size)]
-        row += [read_image(out / view / stored_name(path, suffix)) for view in strategy.views]
-        rows.append(row)
-    contact_sheet(out / "samples.png", rows, ["original", *strategy.views])
-
-
 # ---------------------------------------------------------------- main
 def main(args, device):
     run.keep_apart(args.data, out=args.out)
@@ -218,12 +199,20 @@ def main(args, device):
     for failed_there in parallel.everyone(failed):
         failed |= failed_there
     if parallel.rank() == 0:
-        write_failures(out / "failed.jsonl", failed)
+        lines = [json.dumps({"path": path, "reason": failed[path]}) for path in sorted(failed)]
+        run.write_text(out / "failed.jsonl", "\n".join([*lines, ""]))
+        if not failed:
+            (out / "failed.jsonl").unlink()
     check_failed(failed, len(paths), args.max_unreadable)
     if parallel.rank() == 0:
         if work or not (out / "samples.png").exists():
             good = [path for path in paths if path not in failed]
-            draw_sheet(out, args.data, strategy, spread(good, 6))
+            rows = []
+            for path in spread(good, 6):
+                original = square(read_image(Path(args.data, path)), strategy.size)
+                name = stored_name(path, suffix)
+                rows.append([original, *(read_image(out / view / name) for view in strategy.views)])
+            contact_sheet(out / "samples.png", rows, ["original", *strategy.views])
         if not work:
             done = len(paths) - len(failed)
             print(f"{out} is finished: {done} images, {len(strategy.views)} views each")

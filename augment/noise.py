@@ -15,6 +15,7 @@ import numpy as np
 
 from augment.strategy import Strategy, to_bytes, views_argument
 from base import cli, run
+from base.weights import refuse_not_finite, weight_file
 
 SWAV = "swav_800ep_pretrain.pth.tar"
 LEARNING_RATE = 0.05  # of the inversion: our choice
@@ -43,8 +44,6 @@ def arguments(p):
 def load_state(path):
     """A flat dictionary of finite tensors from a .pth file. Nothing in the file is executed."""
     import torch
-
-    from base.weights import refuse_not_finite
 
     state = run.load(path)
     flat = isinstance(state, dict)
@@ -107,7 +106,6 @@ def load_icgan(path, device):
     path: its tarball, its folder or its G_ema_*.pth; with None, and where no SwAV lies beside, the
     cache or the net. Both networks are frozen, in evaluation mode, float32 in channels_last.
     """
-    from base.weights import weight_file
     from models.biggan import generator_from_state
 
     path = Path(path or weight_file("icgan"))

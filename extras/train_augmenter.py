@@ -243,8 +243,7 @@ def main(args, device):
         )
     run.keep_apart(args.data, out=args.out)
     paths = find_images(args.data)
-    order = run.seed_rng(args.seed, "images").permutation(len(paths))[: args.images]
-    paths = [paths[i] for i in order]
+    paths = run.seed_rng(args.seed, "images").permutation(paths)[: args.images].tolist()
     run.check_batch(len(paths), args.batch_size, least=2)
     generator, encoder, weights = noise.load_icgan(args.weights, device)
     inputs = {"images": len(paths), "image names": run.names_hash(paths), "weights": weights}

@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from base import cli, run, run_folder
 
-STAGE = "train_diffusion"
 TIMESTEPS = 1000  # of the noise schedule, as in DDPM
 WARM_UP = 0.05  # share of the steps in which the learning rate rises; our choice
 LOG_EVERY = 100  # steps
@@ -171,7 +170,7 @@ def main(args, device):
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size)
     inputs = {"images": len(paths), "image names": run.names_hash(paths)}
-    out = run_folder.open_run(args, STAGE, "model_index.json", inputs=inputs)
+    out = run_folder.open_run(args, "train_diffusion", "model_index.json", inputs=inputs)
     if out is None:
         return
     weights.library("diffusers")
@@ -207,7 +206,7 @@ def main(args, device):
             noised = scheduler.add_noise(images, noise, timestep)
             predicted = network(noised, timestep).sample
         loss = torch.nn.functional.mse_loss(predicted.float(), noise)  # DDPM, equation 14
-        adam.zero_grad(set_to_none=True)
+        adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         for group in adam.param_groups:
