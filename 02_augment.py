@@ -26,23 +26,25 @@ from pathlib import Path
 from augment.registry import STRATEGIES
 from base import cli, parallel, run, run_folder
 
+# Flags that only choose which views are made: a later command may add others to a mirror.
+CHOOSE_VIEWS = {"views", "positions", "strength"}
+
 
 def arguments(argv=None):
     p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="strategy", required=True, metavar=" | ".join(STRATEGIES))
     for name, entry in STRATEGIES.items():
         c = cli.subparser(commands, name, entry.sentence)
-        c.add_argument("--data", required=True, metavar="FOLDER", help="folder tree of images")
-        c.add_argument("--out", required=True, metavar="FOLDER", help="folder of the mirror")
+        c.add_argument("--data", required=True, help="folder tree of images")
+        c.add_argument("--out", required=True, help="folder of the mirror")
         entry.add_arguments(c)
         c.add_argument(
             "--batch-size",
             type=cli.positive,
             default=32,
-            metavar="N",
             help="images that a process generates at a time; as many as fit into the GPU's memory",
         )
-        c.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all noise")
+        c.add_argument("--seed", type=int, default=0, help="seed of all noise")
         cli.device_arguments(c, workers=4)
     return p.parse_args(argv)
 
@@ -51,16 +53,16 @@ if __name__ == "__main__":
     args = arguments()
 
 import functools
-import math
+import glob
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from images.files import find_images, read_ahead, read_failures
+from images.files import find_images, read_ahead, read_failures, spread
 from images.pictures import contact_sheet, square, stored_suffix, write_image
 from images.read import UnreadableImage, read_image
-from images.unreadable import allowed, say, too_many
+from images.unreadable import allowed, check_failed
 
 
 # ---------------------------------------------------------------- what there is
@@ -70,8 +72,7 @@ def note(args, strategy):
     augment.json keeps every view that any command asked for.
     """
     path = Path(args.out, "augment.json")
-    choose_views = STRATEGIES[args.strategy].choose_views
-    free = {*run_folder.MAY_CHANGE, *choose_views}
+    free = run_folder.MAY_CHANGE | CHOOSE_VIEWS
     identity = {
         "stage": f"02_augment {args.strategy}",
         "args": {name: value for name, value in vars(args).items() if name not in free},
@@ -84,17 +85,11 @@ def note(args, strategy):
     }
     run_folder.write_or_check(path, identity, "a mirror of this project", extra)
     noted = run.read_json(path)
-    for name in choose_views:
-        value = getattr(args, name)
-        noted["args"][name] = union(noted["args"].get(name, value), value)
+    for name in CHOOSE_VIEWS & vars(args).keys():
+        new = getattr(args, name)
+        old = noted["args"].get(name, new)
+        noted["args"][name] = sorted({*old, *new}) if isinstance(new, list) else max(old, new)
     run.write_json(path, noted)
-
-
-def union(old, new):
-    """Of two numbers of views the larger one, of two lists of views all that are in either."""
-    if isinstance(new, list):
-        return sorted({*old, *new})
-    return max(old, new)
 
 
 def known_failures(args):
@@ -116,83 +111,41 @@ def stored_name(path, suffix):
 
 
 def unfinished_batches(folder, paths, batch_size, suffix, failed):
-    """Numbers of the batches of which `folder`, one view, lacks an image. Lists folder by folder.
+    """Numbers of the batches of which `folder`, one view, lacks an image.
 
     A batch is `batch_size` successive paths, the same in every run, so that a batch that was
     interrupted is generated again as it was.
     """
-
-    @functools.lru_cache(maxsize=16)
-    def names(inner):
-        try:
-            return set(os.listdir(f"{folder}/{inner}"))
-        except FileNotFoundError:
-            return set()
-
+    made = set(glob.glob(f"**/*{suffix}", root_dir=folder, recursive=True))
     numbers = set()
     for i, path in enumerate(paths):
-        inner, _, name = stored_name(path, suffix).rpartition("/")
-        if name not in names(inner) and path not in failed:
+        if stored_name(path, suffix) not in made and path not in failed:
             numbers.add(i // batch_size)
     return numbers
 
 
-def work_to_do(args, strategy, paths, suffix, failed):
-    """[(number of a batch, the views that it lacks)], in the order of the batches."""
-    lacking = {}
-    for view in strategy.views:
-        folder = Path(args.out, view)
-        for number in unfinished_batches(folder, paths, args.batch_size, suffix, failed):
-            lacking.setdefault(number, []).append(view)
-    return sorted(lacking.items())
-
-
-# ---------------------------------------------------------------- reading
-def read_batch(item, root, read):
-    """(position, paths) -> (position, readable paths, their images, {path: why it is unreadable}).
+# ---------------------------------------------------------------- reading and writing
+def read_batch(paths, root, read):
+    """Paths -> (readable paths, their images, {path: why it is unreadable}).
 
     Images are one uint8 tensor (B, S, S, 3), or None if not one of them could be read.
     """
-    position, paths = item
     images = {}
     failed = {}
     for path in paths:
         try:
             images[path] = read(Path(root, path))
         except UnreadableImage as error:
-            say(error)
             failed[path] = str(error)
-    stacked = None
-    if images:
-        stacked = torch.from_numpy(np.stack(list(images.values())))
-    return position, list(images), stacked, failed
+    stacked = torch.from_numpy(np.stack(list(images.values()))) if images else None
+    return list(images), stacked, failed
 
 
-# ---------------------------------------------------------------- writing
-def wait_for(writing):
-    """Wait for the writing threads; an error of one of them is raised here."""
-    for write in writing:
-        write.result()
-
-
-def write_failures(file, failed):
-    """failed.jsonl: one line for each image that could not be read; no file if there is none."""
-    lines = [json.dumps({"path": path, "reason": failed[path]}) + "\n" for path in sorted(failed)]
-    if lines:
-        run.write_text(file, "".join(lines))
-    else:
-        file.unlink(missing_ok=True)
-
-
-def draw_sheet(out, data, strategy, paths):
-    """samples.png: originals beside their generated views."""
-    suffix = stored_suffix(strategy.size)
-    rows = []
-    for path in paths:
-        row = [square(read_image(Path(data, path)), strategy.size)]
-        row += [read_image(out / view / stored_name(path, suffix)) for view in strategy.views]
-        rows.append(row)
-    contact_sheet(out / "samples.png", rows, ["original", *strategy.views])
+def write_missing(pair):
+    """Write an image (file, uint8 array) unless an earlier run has."""
+    file, image = pair
+    if not file.exists():
+        write_image(file, image)
 
 
 # ---------------------------------------------------------------- main
@@ -208,62 +161,61 @@ def main(args, device):
     if parallel.rank() == 0:
         note(args, strategy)
         failed = known_failures(args)
-        state = failed, work_to_do(args, strategy, paths, suffix, failed)
+        work = set()
+        for view in strategy.views:
+            work |= unfinished_batches(out / view, paths, args.batch_size, suffix, failed)
+        state = failed, sorted(work)
     failed, work = parallel.everyone(state)[0]
     limit = allowed(args.max_unreadable, len(paths))
-    if len(failed) > limit:
-        work = []
     if work and strategy.prepare:
         strategy.prepare()
 
     # ---- generate, and write in threads beside the device
     def dealt_batches():
-        for position in parallel.deal(range(len(work)), "batches"):
-            first = work[position][0] * args.batch_size
-            yield position, paths[first : first + args.batch_size]
+        for number in parallel.deal(work, "batches"):
+            first = number * args.batch_size
+            yield paths[first : first + args.batch_size]
 
     read = functools.partial(read_batch, root=args.data, read=strategy.read)
-    workers = min(args.workers, len(work))
-    bar = run.progress(len(work), f"{args.strategy}, batches")
+    batches = read_ahead(dealt_batches(), read, min(args.workers, len(work)), device)
+    bar = run.progress(len(work) // parallel.world(), f"{args.strategy}, batches")
     with ThreadPoolExecutor(4) as pool:
-        writing = []
-        for position, readable, images, unreadable in read_ahead(
-            dealt_batches(), read, workers, device
-        ):
+        writing = ()
+        for readable, images, unreadable in batches:
             failed |= unreadable
             if len(failed) > limit:
                 break
-            made = dict.fromkeys(strategy.views, ())
             if readable:
-                generated = strategy.generate(images, readable).numpy()
-                made = dict(zip(strategy.views, generated, strict=True))
-            wait_for(writing)  # for the batch before this one
-            writing = []
-            for view in work[position][1]:
-                for path, image in zip(readable, made[view], strict=True):
-                    file = out / view / stored_name(path, suffix)
-                    writing.append(pool.submit(write_image, file, image))
-            # Batches are dealt in order: those before this one are done, or nearly.
-            bar.update(position + 1 - bar.n)
-        wait_for(writing)
+                generated = strategy.generate(images, readable).flatten(0, 1).numpy()
+                list(writing)  # waits for the batch before this one, and raises its errors
+                names = [stored_name(path, suffix) for path in readable]
+                files = [out / view / name for view in strategy.views for name in names]
+                writing = pool.map(write_missing, zip(files, generated, strict=True))
+            bar.update()
+        list(writing)
     bar.close()
 
     # ---- report
     for failed_there in parallel.everyone(failed):
         failed |= failed_there
     if parallel.rank() == 0:
-        write_failures(out / "failed.jsonl", failed)
-    if len(failed) > limit:
-        parallel.barrier()
-        where = out / "failed.jsonl"
-        run.fail(f"{too_many(failed, len(paths), args.max_unreadable, where)}.")
+        lines = [json.dumps({"path": path, "reason": failed[path]}) for path in sorted(failed)]
+        run.write_text(out / "failed.jsonl", "\n".join([*lines, ""]))
+        if not failed:
+            (out / "failed.jsonl").unlink()
+    check_failed(failed, len(paths), args.max_unreadable)
     if parallel.rank() == 0:
-        good = [path for path in paths if path not in failed]
-        if good and (work or not (out / "samples.png").exists()):
-            step = math.ceil(len(good) / 6)
-            draw_sheet(out, args.data, strategy, good[::step])
+        if work or not (out / "samples.png").exists():
+            good = [path for path in paths if path not in failed]
+            rows = []
+            for path in spread(good, 6):
+                original = square(read_image(Path(args.data, path)), strategy.size)
+                name = stored_name(path, suffix)
+                rows.append([original, *(read_image(out / view / name) for view in strategy.views)])
+            contact_sheet(out / "samples.png", rows, ["original", *strategy.views])
         if not work:
-            print(f"{out} is finished: {len(good)} images, {len(strategy.views)} views each")
+            done = len(paths) - len(failed)
+            print(f"{out} is finished: {done} images, {len(strategy.views)} views each")
         if failed:
             run.warn(
                 f"{len(failed)} of {len(paths)} images could not be read; {out / 'failed.jsonl'} "

@@ -6,7 +6,6 @@ dissertation calls the encoder's output (B, D) a feature map; it has no spatial 
 02 and by extras/, which change the feature map.
 """
 
-import gzip
 import tarfile
 import tempfile
 import zlib
@@ -14,18 +13,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from augment.strategy import Strategy
+from augment.strategy import Strategy, to_bytes, views_argument
 from base import cli, run
+from base.weights import refuse_not_finite, weight_file
 
 SWAV = "swav_800ep_pretrain.pth.tar"
-DAMAGED = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 LEARNING_RATE = 0.05  # of the inversion: our choice
 
 
 def weights_argument(p):
     p.add_argument(
         "--weights",
-        metavar="PATH",
         help="the published IC-GAN: its tarball, its folder or a G_ema_*.pth; without this flag it "
         "is looked for in $GCL_WEIGHTS (~/.cache/gcl), then downloaded",
     )
@@ -33,18 +31,11 @@ def weights_argument(p):
 
 def arguments(p):
     weights_argument(p)
-    p.add_argument(
-        "--views",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="independent draws for each image; each is a view",
-    )
+    views_argument(p)
     p.add_argument(
         "--invert-steps",
         type=cli.zero_or_more,
         default=0,
-        metavar="K",
         help="steps of GAN inversion: they move the noise vector towards the input (section 4.2)",
     )
 
@@ -55,34 +46,24 @@ def load_state(path):
     import torch
 
     state = run.load(path)
-    values = state.values() if isinstance(state, dict) else [state]
-    if not all(isinstance(value, torch.Tensor) for value in values):
-        run.fail(
-            f"{path} is not a flat dictionary of tensors, as the G_ema_*.pth of an IC-GAN release "
-            "is."
-        )
-    for name, value in state.items():
-        if not value.isfinite().all():
-            run.fail(f"{path}: {name} holds values that are not finite: download the file again.")
+    flat = isinstance(state, dict)
+    if not flat or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        run.fail(f"{path} is not a flat dictionary of tensors, as an IC-GAN's G_ema_*.pth is.")
+    refuse_not_finite(path, state.items())
     return state
 
 
 def choose(names, source):
-    """The generator among the file names of a release: G_ema_best0.pth, or the first by name."""
-    generators = sorted(name for name in names if PurePosixPath(name).match("G_ema*.pth"))
-    folders = sorted({str(PurePosixPath(name).parent) for name in generators})
-    if not folders:
+    """The generator among the file names of a release: G_ema_best0.pth, or the only G_ema_*.pth."""
+    generators = [name for name in names if PurePosixPath(name).match("G_ema*.pth")]
+    best = [name for name in generators if PurePosixPath(name).match("*_best0.pth")]
+    candidates = best or generators
+    if len(candidates) != 1:
         run.fail(
-            f"{source} holds no G_ema_*.pth: give an IC-GAN release's tarball, its folder, or that "
-            "file."
+            f"{source} holds {len(candidates)} G_ema_*.pth: give an IC-GAN release's tarball, its "
+            "folder, or that file."
         )
-    if len(folders) > 1:
-        run.fail(f"{source} holds several releases ({', '.join(folders)}): give the folder of one.")
-    best = [name for name in generators if name.endswith("_best0.pth")]
-    chosen = (best or generators)[0]
-    if len(generators) > 1:
-        run.warn(f"{source}: {chosen} is used, of {len(generators)} generators")
-    return chosen
+    return candidates[0]
 
 
 def read_tarball(path):
@@ -96,7 +77,7 @@ def read_tarball(path):
             file = Path(folder, f"{path.name}.pth")
             file.write_bytes(tar.extractfile(name).read())
             return load_state(file), name
-    except DAMAGED as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         run.fail(f"{path} cannot be read as a tarball ({error}): download it again.")
 
 
@@ -116,8 +97,7 @@ def load_encoder(path):
         if not name.startswith(("projection_head.", "prototypes")):
             state[name] = tensor
     encoder = backbone_from_state(state, path)
-    encoder.eval().requires_grad_(False)
-    return encoder.to(memory_format=torch.channels_last)
+    return encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def load_icgan(path, device):
@@ -126,27 +106,19 @@ def load_icgan(path, device):
     path: its tarball, its folder or its G_ema_*.pth; with None, and where no SwAV lies beside, the
     cache or the net. Both networks are frozen, in evaluation mode, float32 in channels_last.
     """
-    from base.weights import weight_file
     from models.biggan import generator_from_state
 
     path = Path(path or weight_file("icgan"))
-    file = path
-    if path.is_dir():
-        names = [other.relative_to(path).as_posix() for other in path.rglob("*.pth")]
-        file = path / choose(names, path)
+    file = choose(path.rglob("*.pth"), path) if path.is_dir() else path
     if file.is_file() and tarfile.is_tarfile(file):
         state, name = read_tarball(file)
     else:
         state, name = load_state(file), file
     generator = generator_from_state(state, name)
-    beside = [folder / SWAV for folder in (path, path.parent) if (folder / SWAV).is_file()]
-    swav = beside[0] if beside else weight_file("swav")
+    swav = file.parent / SWAV
+    if not swav.is_file():
+        swav = weight_file("swav")
     encoder = load_encoder(swav)
-    if encoder.inplanes != generator.feature_width:
-        run.fail(
-            f"{swav} has {encoder.inplanes} features, the generator needs "
-            f"{generator.feature_width}."
-        )
     files = {used.name: run.file_hash(used) for used in (file, swav)}
     return generator.to(device), encoder.to(device), files
 
@@ -204,7 +176,7 @@ def noise_vectors(rngs, width):
     import torch
 
     rows = [rng.standard_normal(width) for rng in rngs]
-    return torch.from_numpy(np.stack(rows).astype(np.float32))
+    return torch.from_numpy(np.array(rows, np.float32))
 
 
 def invert(generator, feature, target, z0, steps):
@@ -230,24 +202,19 @@ def invert(generator, feature, target, z0, steps):
 
 
 # ---------------------------------------------------------------- the strategy
-def noise(args, device):
-    """The `Strategy`: encode, draw a noise vector, generate."""
-    return strategy(args, device, load_icgan(args.weights, device))
+def noise(args, device, networks=None, change=None):
+    """The `Strategy`: encode, draw a noise vector, generate.
 
-
-def strategy(args, device, networks, change=None):
-    """The `Strategy` of the networks that `load_icgan` returns.
-
-    change(feature maps (B, D), paths, view) returns those that are generated from.
+    networks: what `load_icgan` returns, where it has been called. change(feature maps (B, D),
+    paths, view) returns those that are generated from.
     """
     import torch
     import torch.nn.functional as F
 
-    generator, encoder, files = networks
+    generator, encoder, files = networks or load_icgan(args.weights, device)
     # What the official code instantiates: its ResNet-50 keeps a classifier that it does not use.
-    parameters = generator.parameters_published
-    parameters += sum(p.numel() for p in encoder.parameters())
-    parameters += 1000 * (encoder.inplanes + 1)
+    classifier = 1000 * (encoder.inplanes + 1)
+    of_encoder = sum(p.numel() for p in encoder.parameters()) + classifier
 
     @torch.inference_mode()
     def generate(images, paths):
@@ -262,15 +229,14 @@ def strategy(args, device, networks, change=None):
                 z = noise_vectors(rngs, generator.z_width).to(device)
                 changed = change(feature, paths, view) if change else feature
                 z = invert(generator, changed, target, z, args.invert_steps)
-                pixels = (generator(z, changed).float() + 1) * 127.5
-                views.append(pixels.round().byte().permute(0, 2, 3, 1).cpu())
-        return torch.stack(views).contiguous()
+                views.append(to_bytes((generator(z, changed).float() + 1) / 2))
+        return torch.stack(views)
 
     return Strategy(
         views=[f"view{view}" for view in range(args.views)],
         read=read_demo_square,
         generate=generate,
         size=generator.resolution,
-        parameters=parameters,
+        parameters=generator.parameters_published + of_encoder,
         record={"files": files},
     )

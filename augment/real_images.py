@@ -9,25 +9,17 @@ most similar, without labels. Used by 02 alone.
 import os
 from functools import partial
 
-from augment.strategy import Strategy, read_square
+from augment.strategy import Strategy, read_square, views_argument
 from base import cli, run
 
 
 def size_argument(p):
-    p.add_argument(
-        "--size", type=cli.positive, default=256, metavar="PX", help="side of the images in pixels"
-    )
+    p.add_argument("--size", type=cli.positive, default=256, help="side of the images in pixels")
 
 
 def other_arguments(p):
     size_argument(p)
-    p.add_argument(
-        "--views",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="other images taken for an image, each a view",
-    )
+    views_argument(p)
 
 
 def neighbour_arguments(p):
@@ -35,7 +27,6 @@ def neighbour_arguments(p):
     p.add_argument(
         "--backbone",
         required=True,
-        metavar="PATH",
         help="encoder that says what is similar: a run folder of 03_pretrain.py or a weight file",
     )
 
@@ -46,11 +37,9 @@ def strategy(make, size, views=1, record=None, prepare=None):
     import torch
 
     def generate(images, paths):
-        made = []
-        for view in range(views):
-            of_view = [make(*pair, view) for pair in zip(images.numpy(), paths, strict=True)]
-            made.append(np.stack(of_view))
-        return torch.from_numpy(np.stack(made))
+        pairs = list(zip(images.numpy(), paths, strict=True))
+        made = [[make(*pair, view) for pair in pairs] for view in range(views)]
+        return torch.from_numpy(np.array(made))
 
     return Strategy(
         views=[f"view{view}" for view in range(views)],
@@ -80,9 +69,7 @@ def handcrafted(name, args, device):
         side = len(image)
         rng = run.seed_rng(args.seed, path, name)
         box, _, choices = views.draw_choices(augmentation, side, side, rng)
-        if augmentation["scale"]:
-            image = views.resized_crop(image, box, side)
-        return views.colour(image, choices)
+        return views.colour(views.resized_crop(image, box, side), choices)
 
     return strategy(make, args.size)
 
@@ -93,11 +80,8 @@ def same_class(args, device):
     from images.files import class_of, find_images
 
     members = {}
-    numbers = {}
     for path in find_images(args.data):
-        paths = members.setdefault(class_of(path), [])
-        numbers[path] = len(paths)
-        paths.append(path)
+        members.setdefault(class_of(path), []).append(path)
     alone = members.get("", []) + [paths[0] for paths in members.values() if len(paths) < 2]
     if alone:
         run.fail(
@@ -106,17 +90,13 @@ def same_class(args, device):
             2,
         )
 
-    def others(path, view):
-        """The one that is drawn, then those after it, in case it cannot be read."""
-        paths = members[class_of(path)]
-        first = numbers[path] + run.seed_rng(args.seed, path, view).integers(1, len(paths))
-        for number in range(first, first + len(paths)):
-            other = paths[number % len(paths)]
-            if other != path:
-                yield other
-
     def make(image, path, view):
-        return read_first(args.data, others(path, view), args.size, path)
+        paths = members[class_of(path)]
+        number = paths.index(path)
+        others = paths[number + 1 :] + paths[:number]
+        drawn = run.seed_rng(args.seed, path, view).integers(len(others))
+        # Those after the one that is drawn stand in for it if it cannot be read.
+        return read_first(args.data, others[drawn:] + others[:drawn], args.size, path)
 
     return strategy(make, args.size, args.views)
 

@@ -13,25 +13,17 @@ STRATEGIES = {
         "Mask tokens, predict them with MaskGIT: the dissertation's best strategy.",
         painting.inpaint_arguments,
         painting.inpaint,
-        choose_views=("views",),
     ),
     "outpaint": Entry(
         "Shrink, lay on a blank canvas, predict the surroundings with MaskGIT.",
         painting.outpaint_arguments,
         painting.outpaint,
-        choose_views=("positions",),
     ),
-    "noise": Entry(
-        "Encode, draw new noise, generate with IC-GAN.",
-        noise.arguments,
-        noise.noise,
-        choose_views=("views",),
-    ),
+    "noise": Entry("Encode, draw new noise, generate with IC-GAN.", noise.arguments, noise.noise),
     "diffusion": Entry(
         "Add noise, denoise with SDXL-Turbo and a caption.",
         diffusion.diffusion_arguments,
         diffusion.diffusion,
-        choose_views=("strength",),
     ),
     "crop": Entry(
         "Crop at random and resize: hand-crafted, no model.",
@@ -52,12 +44,10 @@ STRATEGIES = {
         "Take another real image of the same class: a ceiling, because it uses the labels.",
         real_images.other_arguments,
         real_images.same_class,
-        choose_views=("views",),
     ),
     "neighbour": Entry(
         "Take the real image that an encoder finds most similar.",
         real_images.neighbour_arguments,
         real_images.neighbour,
-        choose_views=("views",),
     ),
 }

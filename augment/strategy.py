@@ -7,6 +7,8 @@ once. Their functions import what they need.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from base import cli
+
 
 class Strategy(NamedTuple):
     """A generative augmentation, ready to work.
@@ -41,14 +43,20 @@ class Entry(NamedTuple):
     sentence: what it does, for --help.
     add_arguments(parser): adds its flags.
     build(args, device): the Strategy.
-    choose_views: the flags that only choose which views are made. A later command may choose others
-        and add them to the same mirror.
     """
 
     sentence: str
     add_arguments: Callable
     build: Callable
-    choose_views: tuple[str, ...] = ()
+
+
+def views_argument(p):
+    p.add_argument(
+        "--views",
+        type=cli.positive,
+        default=1,
+        help="images made of each image, independent draws; each is a view",
+    )
 
 
 def read_square(path, size=256):

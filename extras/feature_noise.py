@@ -4,7 +4,7 @@
         --feature-noise 0.01
 
 An image G(z, f) of `noise` and one of this strategy have the same noise vector z and differ in the
-feature map f. It changes in the order --interpolate, --steer, --navigator, --feature-noise;
+feature map f. It changes in the order --steer, --navigator, --feature-noise;
 extras/train_augmenter.py trains what --steer and --navigator take. All else is as 02_augment.py
 says: this file adds an entry to its table, as one for a strategy of your own would.
 """
@@ -20,14 +20,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import ndtr, ndtri
+from scipy.stats import truncnorm
 from torch import nn
 
 from augment import noise, registry
 from augment.strategy import Entry
 from base import cli, run
 from base.weights import load_strictly
-from images.files import find_images
-from images.read import UnreadableImage
 
 TRUNCATION = 2.0  # where the noise on the feature map is cut, in standard deviations (GenRep)
 
@@ -37,27 +36,11 @@ def add_arguments(p):
     p.add_argument(
         "--feature-noise",
         type=cli.from_zero,
-        metavar="STD",
         help="standard deviation of Gaussian noise on the feature map (Formula 5), cut at two of "
         "them",
     )
-    p.add_argument(
-        "--interpolate",
-        type=cli.fraction,
-        metavar="W",
-        help="share of the way, 0 to 1, that the feature map moves towards the one of another "
-        "image; the image's seed chooses the other image",
-    )
-    p.add_argument(
-        "--steer",
-        metavar="DIRECTION.pt",
-        help="a steering vector of extras/train_augmenter.py (Formula 6)",
-    )
-    p.add_argument(
-        "--navigator",
-        metavar="FILE.pt",
-        help="a navigator of extras/train_augmenter.py (Formula 7)",
-    )
+    p.add_argument("--steer", help="a steering vector of extras/train_augmenter.py (Formula 6)")
+    p.add_argument("--navigator", help="a navigator of extras/train_augmenter.py (Formula 7)")
 
 
 # ---------------------------------------------------------------- changes of feature maps
@@ -72,26 +55,24 @@ def add_noise(feature, std, rngs):
     """
     low = ndtr(-TRUNCATION)
     rows = [ndtri(rng.uniform(low, 1 - low, feature.shape[1])) for rng in rngs]
-    drawn = torch.from_numpy(np.stack(rows).astype(np.float32))
-    return F.normalize(feature + std * drawn.to(feature), dim=1)
+    drawn = torch.from_numpy(np.array(rows, np.float32)).to(feature)
+    return F.normalize(feature + std * drawn, dim=1)
 
 
 def noise_norm(std, width):
     """The root mean square of the L2 norm of Formula 5's W in `width` dimensions."""
-    density = math.exp(-(TRUNCATION**2) / 2) / math.sqrt(2 * math.pi)
-    kept = 1 - 2 * ndtr(-TRUNCATION)
-    variance = 1 - 2 * TRUNCATION * density / kept
-    return std * math.sqrt(width * variance)
+    return std * math.sqrt(width) * truncnorm.std(-TRUNCATION, TRUNCATION)
 
 
-def interpolate(feature, other, weight):
-    """Move towards another image's feature map: weight 0 is the image itself, 1 is the other."""
-    return F.normalize(torch.lerp(feature, other, weight), dim=1)
-
-
-def steer(feature, direction, strength=1.0):
+class Steering(nn.Module):
     """Formula 6 (section 2.3.1): Z + strength W_steer; `direction` (D,) is learned for one edit."""
-    return F.normalize(feature + strength * direction, dim=1)
+
+    def __init__(self, width):
+        super().__init__()
+        self.direction = nn.Parameter(torch.zeros(width))
+
+    def forward(self, feature, strength=1.0):
+        return F.normalize(feature + strength * self.direction, dim=1)
 
 
 class Navigator(nn.Module):
@@ -112,70 +93,31 @@ class Navigator(nn.Module):
         return F.normalize(feature + step, dim=1)
 
 
-def load_direction(path, width):
-    """W_steer (width,) as `extras/train_augmenter.py steer` wrote it."""
-    direction = noise.load_state(path).get("direction")
-    if direction is None or direction.shape != (width,):
-        run.fail(
-            f"{path} is not a steering direction of {width} values: train one for this generator."
-        )
-    return direction
-
-
-def load_navigator(path, width):
-    """The Navigator as `extras/train_augmenter.py navigator` wrote it, frozen."""
-    return load_strictly(Navigator(width), noise.load_state(path), path)
-
-
 # ---------------------------------------------------------------- the strategy
-def partner(data, candidates, path, seed):
-    """The square of another image, chosen by this one's seed. Unreadable ones are passed over."""
-    rng = run.seed_rng(seed, path, "partner")
-    for number in rng.integers(len(candidates), size=100):
-        other = candidates[number]
-        if other == path:
-            continue
-        try:
-            return noise.read_demo_square(f"{data}/{other}")
-        except UnreadableImage:
-            continue
-    run.fail("--interpolate needs a second readable image in --data.")
-
-
 def feature_noise(args, device):
     """The `Strategy`."""
     networks = noise.load_icgan(args.weights, device)
-    generator, encoder, files = networks
-    if args.steer:
-        direction = load_direction(args.steer, generator.feature_width).to(device)
-        files["steer"] = run.file_hash(args.steer)
-    if args.navigator:
-        navigator = load_navigator(args.navigator, generator.feature_width).to(device)
-        files["navigator"] = run.file_hash(args.navigator)
-    candidates = find_images(args.data) if args.interpolate is not None else []
+    generator, _, files = networks
+    moves = []
+    for name, cls in (("steer", Steering), ("navigator", Navigator)):
+        if path := getattr(args, name):
+            move = load_strictly(cls(generator.feature_width), noise.load_state(path), path)
+            moves.append(move.to(device))
+            files[name] = run.file_hash(path)
 
     def change(feature, paths, view):
-        if args.interpolate is not None:
-            squares = [partner(args.data, candidates, path, args.seed) for path in paths]
-            others = noise.encode(encoder, torch.from_numpy(np.stack(squares)).to(device))
-            feature = interpolate(feature, others, args.interpolate)
-        if args.steer:
-            feature = steer(feature, direction)
-        if args.navigator:
-            feature = navigator(feature)
+        for move in moves:
+            feature = move(feature)
         if args.feature_noise is not None:
             rngs = [run.seed_rng(args.seed, path, "feature noise", view) for path in paths]
             feature = add_noise(feature, args.feature_noise, rngs)
         return feature
 
-    return noise.strategy(args, device, networks, change)
+    return noise.noise(args, device, networks, change)
 
 
 registry.STRATEGIES["feature-noise"] = Entry(
-    "Change the feature map, generate with IC-GAN.",
-    add_arguments,
-    feature_noise,
-    choose_views=("views",),
+    "Change the feature map, generate with IC-GAN.", add_arguments, feature_noise
 )
 if __name__ == "__main__":
     stage = importlib.import_module("02_augment")

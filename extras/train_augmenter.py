@@ -13,11 +13,10 @@ COP-GEN) learns one layer that moves a feature map, so that the two generated im
 positive pair as possible: a ResNet-18 minimises SimCLR's loss, the navigator maximises it. How far
 it may move is bounded by the norm of the Gaussian noise that --feature-noise stands for.
 
-Reads any folder tree of images and computes their feature maps once. Writes a run folder:
-direction.pt or navigator.pt, samples.png, log.jsonl and result.json, with the comparison on
-held-out images. The same command continues a run that was interrupted. It runs on one device: a
-step costs 0.3 TFLOP an image at 256 px, and the defaults cost 4.5 PFLOP (steer) and 18 PFLOP
-(navigator).
+Reads any folder tree of images and computes their feature maps once. Writes a run folder with
+log.jsonl and, at the end, direction.pt or navigator.pt. The same command continues a run that was
+interrupted. It runs on one device: a step costs 0.3 TFLOP an image at 256 px, and the defaults cost
+4.5 PFLOP (steer) and 18 PFLOP (navigator).
 """
 
 import sys
@@ -29,9 +28,9 @@ from augment import noise
 from base import cli, run, run_folder
 
 LOG_EVERY = 100  # steps
-SHOWN = 6  # rows in samples.png
 EDIT_STRENGTH = 0.25  # of an edit at 1
 TEMPERATURE = 0.1  # of SimCLR's loss
+RESULTS = {"steer": "direction.pt", "navigator": "navigator.pt"}
 
 
 def arguments(argv=None):
@@ -55,7 +54,6 @@ def arguments(argv=None):
         "--feature-noise",
         type=cli.from_zero,
         default=0.01,
-        metavar="STD",
         help="standard deviation of the Gaussian noise whose norm bounds the navigator's step",
     )
     for c in (steering, navigator):
@@ -63,14 +61,10 @@ def arguments(argv=None):
         noise.weights_argument(c)
         c.add_argument("--out", required=True, help="run folder")
         c.add_argument(
-            "--images",
-            type=cli.positive,
-            default=10000,
-            metavar="N",
-            help="images to use; a tenth of them is held out",
+            "--images", type=cli.positive, default=10000, help="images to use, chosen at random"
         )
-        c.add_argument("--steps", type=cli.positive, metavar="N", help="training steps")
-        c.add_argument("--batch-size", type=cli.positive, metavar="N", help="images in a step")
+        c.add_argument("--steps", type=cli.positive, help="training steps")
+        c.add_argument("--batch-size", type=cli.positive, help="images in a step")
         c.add_argument(
             "--learning-rate", type=cli.from_zero, default=1e-3, help="Adam's learning rate"
         )
@@ -93,7 +87,6 @@ import torch.nn.functional as F
 
 from base import parallel, training
 from images.files import find_images, read_ahead
-from images.pictures import contact_sheet
 from images.unreadable import listed
 from models.method import mlp
 from models.resnet import build_backbone
@@ -134,125 +127,52 @@ def distance(images, target, mask):
     return squares.sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
 
 
-def draw_sheet(out, columns):
-    """samples.png of {title: images (B, 3, H, W) in [-1, 1]}: the first of them, each a row."""
-    pixels = []
-    for images in columns.values():
-        levels = ((images[:SHOWN].float() + 1) * 127.5).round().byte()
-        pixels.append(levels.permute(0, 2, 3, 1).cpu().numpy())
-    contact_sheet(out / "samples.png", list(zip(*pixels, strict=True)), list(columns))
+# ---------------------------------------------------------------- losses
+# Each function returns {name: a part of the checkpoint} and loss_of(feature maps, z, rngs). Every
+# optimizer among the parts makes a step on the loss.
 
 
-# ---------------------------------------------------------------- training
-def choose_images(args):
-    """The paths of the images to use, in a random order."""
-    paths = find_images(args.data)
-    order = run.seed_rng(args.seed, "images").permutation(len(paths))[: args.images]
-    return [paths[i] for i in order]
+def steer(args, generator, device):
+    """How the direction is learned."""
+    steering = feature_noise.Steering(generator.feature_width).to(device)
 
-
-def held_out(n):
-    """How many of n images are held out."""
-    return max(2, n // 10)
-
-
-def read_squares(files, indices):
-    """Images of an ImageList -> uint8 (B, 256, 256, 3), as the encoder of IC-GAN's demo wants."""
-    squares = [noise.demo_square(files.read_or_next(index)[0]) for index in indices]
-    return torch.from_numpy(np.stack(squares))
-
-
-def encode(args, device, encoder, paths):
-    """Feature maps (N, D) of the images, on the device; the next readable image stands in."""
-    files = listed(paths, args, "data", args.data)
-    batches = [range(first, min(first + 64, len(files))) for first in range(0, len(files), 64)]
-    read = functools.partial(read_squares, files)
-    features = []
-    bar = run.progress(len(files), "encoding")
-    for squares in read_ahead(batches, read, args.workers, device):
-        with torch.no_grad(), run.autocast(device, args.precision):
-            features.append(noise.encode(encoder, squares.to(device, non_blocking=True)))
-        bar.update(len(squares))
-    bar.close()
-    return torch.cat(features)
-
-
-def train(args, device, out, features, loss_of, **parts):
-    """Steps of all optimizers among the parts on loss_of(feature maps, numpy generators).
-
-    parts: what a checkpoint holds; see `training.Resumable`.
-    """
-    optimizers = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
-    state = training.Resumable(out, args.checkpoint_minutes, device, **parts)
-    bar = run.progress(args.steps, args.augmenter, state.step)
-    batches = run.batches(len(features), args.batch_size, args.seed, state.step, args.steps)
-    for step, batch in enumerate(batches, state.step):
-        rngs = generators(args.seed, "step", step, len(batch))
-        with run.autocast(device, args.precision):
-            loss = loss_of(features[[index for _, index in batch]], rngs)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        state.meter.add(step, {"loss": loss})
-        bar.update()
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == args.steps:
-            run_folder.log(out, event="steps", step=step + 1, **state.meter.read())
-        state.save_if_due(step, args.steps)
-    bar.close()
-
-
-def generators(seed, what, batch, n):
-    """A numpy Generator for each of the n images of a batch."""
-    return [run.seed_rng(seed, what, batch, i) for i in range(n)]
-
-
-def means(lists):
-    """{name: mean of the values} of {name: values}."""
-    return {name: sum(values) / len(values) for name, values in lists.items()}
-
-
-# ---------------------------------------------------------------- steer
-def train_steer(args, device, out, generator, features, held):
-    """Learn the direction. Returns what result.json holds of it, on the held-out feature maps."""
-    direction = torch.zeros(generator.feature_width, device=device, requires_grad=True)
-
-    def loss_of(feature, rngs):
-        z = noise.noise_vectors(rngs, generator.z_width).to(device)
+    def loss_of(feature, z, rngs):
         amounts = [rng.uniform(-1, 1) for rng in rngs]
         strength = torch.tensor(amounts, dtype=torch.float32, device=device)
         with torch.no_grad():
             plain = generator(z, feature).float()
             target, mask = edit(args.edit, plain, EDIT_STRENGTH * strength)
-        steered = generator(z, feature_noise.steer(feature, direction, strength[:, None]))
-        return distance(steered.float(), target, mask).mean()
+        steered = generator(z, steering(feature, strength[:, None])).float()
+        return distance(steered, target, mask).mean()
 
-    adam = torch.optim.Adam([direction], args.learning_rate)
-    direction_itself = direction.detach()
-    train(args, device, out, features, loss_of, direction=direction_itself, adam=adam)
-    run.save(out / "direction.pt", {"direction": direction_itself.cpu()})
-
-    errors = {"steered": [], "unsteered": []}
-    for number, feature in enumerate(held.split(args.batch_size)):
-        rngs = generators(args.seed, "held out", number, len(feature))
-        z = noise.noise_vectors(rngs, generator.z_width).to(device)
-        with torch.no_grad(), run.autocast(device, args.precision):
-            plain = generator(z, feature).float()
-            columns = {"G(z, f)": plain}
-            for sign in (-1.0, 1.0):
-                amount = torch.full((len(feature),), sign * EDIT_STRENGTH, device=device)
-                target, mask = edit(args.edit, plain, amount)
-                steered = generator(z, feature_noise.steer(feature, direction, sign)).float()
-                errors["steered"] += distance(steered, target, mask).tolist()
-                errors["unsteered"] += distance(plain, target, mask).tolist()
-                columns |= {f"edit {sign:+g}": target, f"steered {sign:+g}": steered}
-        if number == 0:
-            draw_sheet(out, columns)
-    return {"edit_error": means(errors)}
+    adam = torch.optim.Adam(steering.parameters(), args.learning_rate)
+    return {"steer": steering, "adam": adam}, loss_of
 
 
-# ---------------------------------------------------------------- navigator
+def navigate(args, generator, device):
+    """How the navigator is learned."""
+    torch.manual_seed(run.image_seed(args.seed, "init"))
+    width = generator.feature_width
+    bound = feature_noise.noise_norm(args.feature_noise, width)
+    navigator = feature_noise.Navigator(width, bound).to(device)
+    backbone, backbone_width = build_backbone("resnet18", small_images=generator.resolution <= 64)
+    head = mlp(backbone_width, backbone_width, 128)
+    simclr = torch.nn.Sequential(backbone, head).to(device)
+
+    def loss_of(feature, z, rngs):
+        with torch.no_grad():
+            plain = generator(z, feature)
+        return contrast(simclr, plain, generator(z, navigator(feature)), rngs)
+
+    parts = {
+        "simclr": simclr,
+        "navigator": navigator,
+        "minimising": torch.optim.Adam(simclr.parameters(), args.learning_rate),
+        "maximising": torch.optim.Adam(navigator.parameters(), args.learning_rate, maximize=True),
+    }
+    return parts, loss_of
+
+
 def crop(images, rngs):
     """The augmentation that matters most in SimCLR: a square crop of a quarter or more."""
     drawn = []
@@ -266,83 +186,75 @@ def crop(images, rngs):
 
 def contrast(simclr, plain, moved, rngs):
     """SimCLR's loss of the pairs of two batches; each image gets a crop of its own."""
-    first = crop(plain.float(), rngs)
-    second = crop(moved.float(), rngs)
-    projections = simclr(torch.cat([first, second])).float()
-    loss, _ = simclr_loss(*projections.chunk(2), temperature=TEMPERATURE)
-    return loss
+    crops = torch.cat([crop(plain.float(), rngs), crop(moved.float(), rngs)])
+    projections = simclr(crops).float()
+    return simclr_loss(*projections.chunk(2), temperature=TEMPERATURE)[0]
 
 
-def train_navigator(args, device, out, generator, features, held):
-    """Learn the navigator. Returns what result.json holds of it, on the held-out feature maps."""
-    torch.manual_seed(run.image_seed(args.seed, "init"))
-    width = generator.feature_width
-    bound = feature_noise.noise_norm(args.feature_noise, width)
-    navigator = feature_noise.Navigator(width, bound).to(device)
-    backbone, backbone_width = build_backbone("resnet18", small_images=generator.resolution <= 64)
-    head = mlp(backbone_width, backbone_width, 128)
-    simclr = torch.nn.Sequential(backbone, head).to(device)
+# ---------------------------------------------------------------- training
+def read_squares(files, indices):
+    """Images of an ImageList -> uint8 (B, 256, 256, 3), as the encoder of IC-GAN's demo wants."""
+    squares = [noise.demo_square(files.read_or_next(index)[0]) for index in indices]
+    return torch.from_numpy(np.stack(squares))
 
-    def loss_of(feature, rngs):
-        z = noise.noise_vectors(rngs, generator.z_width).to(device)
-        with torch.no_grad():
-            plain = generator(z, feature)
-        moved = generator(z, navigator(feature))
-        return contrast(simclr, plain, moved, rngs)
 
-    parts = {
-        "simclr": simclr,
-        "navigator": navigator,
-        "minimising": torch.optim.Adam(simclr.parameters(), args.learning_rate),
-        "maximising": torch.optim.Adam(navigator.parameters(), args.learning_rate, maximize=True),
-    }
-    train(args, device, out, features, loss_of, **parts)
-    weights = {name: tensor.cpu() for name, tensor in navigator.state_dict().items()}
-    run.save(out / "navigator.pt", weights)
-
-    simclr.eval()
-    losses = {"unchanged": [], "noise": [], "navigator": []}
-    for number, feature in enumerate(held.split(args.batch_size)):
-        rngs = generators(args.seed, "held out", number, len(feature))
-        z = noise.noise_vectors(rngs, generator.z_width).to(device)
-        noisy = feature_noise.add_noise(feature, args.feature_noise, rngs)
+def encode(args, device, encoder, paths):
+    """Feature maps (N, D) of the images, on the device; the next readable image stands in."""
+    files = listed(paths, args, "data", args.data)
+    batches = np.array_split(np.arange(len(files)), math.ceil(len(files) / 64))
+    read = functools.partial(read_squares, files)
+    features = []
+    for squares in read_ahead(batches, read, args.workers, device):
         with torch.no_grad(), run.autocast(device, args.precision):
-            changed = {"unchanged": feature, "noise": noisy, "navigator": navigator(feature)}
-            columns = {name: generator(z, moved) for name, moved in changed.items()}
-            for name, images in columns.items():
-                if len(feature) > 1:  # an image alone is contrasted with nothing
-                    crops = generators(args.seed, "crop", number, len(feature))
-                    losses[name].append(
-                        float(contrast(simclr, columns["unchanged"], images, crops))
-                    )
-        if number == 0:
-            draw_sheet(out, columns)
-    return {"contrastive_loss": means(losses)}
+            features.append(noise.encode(encoder, squares.to(device, non_blocking=True)))
+    return torch.cat(features)
 
 
-# ---------------------------------------------------------------- main
+def train(args, device, out, generator, features):
+    """Returns the trained augmenter."""
+    learn = steer if args.augmenter == "steer" else navigate
+    parts, loss_of = learn(args, generator, device)
+    optimizers = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
+    state = training.Resumable(out, args.checkpoint_minutes, device, **parts)
+    bar = run.progress(args.steps, args.augmenter, state.step)
+    batches = run.batches(len(features), args.batch_size, args.seed, state.step, args.steps)
+    for step, batch in enumerate(batches, state.step):
+        rngs = [run.seed_rng(args.seed, "step", step, i) for i in range(len(batch))]
+        z = noise.noise_vectors(rngs, generator.z_width).to(device)
+        with run.autocast(device, args.precision):
+            loss = loss_of(features[[index for _, index in batch]], z, rngs)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        state.meter.add(step, {"loss": loss})
+        bar.update()
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == args.steps:
+            run_folder.log(out, event="steps", step=step + 1, **state.meter.read())
+        state.save_if_due(step, args.steps)
+    bar.close()
+    return parts[args.augmenter]
+
+
 def main(args, device):
-    stage = f"train_augmenter {args.augmenter}"
     if parallel.world() > 1:
         run.fail(
             "train_augmenter.py trains on one device: start it with python, not with torchrun.", 2
         )
     run.keep_apart(args.data, out=args.out)
-    paths = choose_images(args)
-    held = held_out(len(paths))
-    run.check_batch(len(paths) - held, args.batch_size, least=2)
+    paths = find_images(args.data)
+    paths = run.seed_rng(args.seed, "images").permutation(paths)[: args.images].tolist()
+    run.check_batch(len(paths), args.batch_size, least=2)
     generator, encoder, weights = noise.load_icgan(args.weights, device)
     inputs = {"images": len(paths), "image names": run.names_hash(paths), "weights": weights}
-    out = run_folder.open_run(args, stage, "result.json", inputs=inputs)
+    result = RESULTS[args.augmenter]
+    out = run_folder.open_run(args, f"train_augmenter {args.augmenter}", result, inputs=inputs)
     if out is None:
         return
     features = encode(args, device, encoder, paths)
-    train_one = train_steer if args.augmenter == "steer" else train_navigator
-    results = train_one(args, device, out, generator, features[held:], features[:held])
-    result = {"stage": stage, "args": vars(args), "held_out": held, "weights": weights}
-    run.write_json(out / "result.json", result | {"results": results})
+    augmenter = train(args, device, out, generator, features)
+    run.save(out / result, augmenter.cpu().state_dict())
     run_folder.close_run(out)
-    print(results)
 
 
 if __name__ == "__main__":

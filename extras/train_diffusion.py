@@ -10,10 +10,10 @@ pixel space learns to predict the noise in an image, and DDIM (Song et al. 2021,
 denoises in a few steps instead of 1,000.
 
 Reads any folder tree of images. Writes a run folder that is a diffusers pipeline as well: unet/
-(the moving average of the weights), scheduler/ and model_index.json. Beside them are log.jsonl,
-curves.png and samples.png, which shows images redrawn at growing strengths, and images from nothing
-but noise. The same command continues a run that was interrupted. The loss says little about the
-images: look at samples.png.
+(the moving average of the weights), scheduler/ and model_index.json. Beside them are log.jsonl and,
+at the end, samples.png, which shows images redrawn at growing strengths, up to nothing but noise.
+The same command continues a run that was interrupted. The loss says little about the images: look
+at samples.png.
 """
 
 import sys
@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from base import cli, run, run_folder
 
-STAGE = "train_diffusion"
 TIMESTEPS = 1000  # of the noise schedule, as in DDPM
 WARM_UP = 0.05  # share of the steps in which the learning rate rises; our choice
 LOG_EVERY = 100  # steps
-SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5)  # strengths in samples.png
+SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5, 1)  # strengths in samples.png; 1 is noise alone
 SAMPLE_STEPS = 20  # of the whole schedule, for samples.png
 
 
@@ -52,7 +51,6 @@ def arguments(argv=None):
         "--batch-size",
         type=cli.positive,
         default=128,
-        metavar="N",
         help="images in a step, over all processes (DDPM's value)",
     )
     p.add_argument(
@@ -66,14 +64,12 @@ def arguments(argv=None):
         "--ema",
         type=cli.fraction,
         default=0.9999,
-        metavar="DECAY",
         help="decay of the weights' moving average; choose a lower one for short runs",
     )
     p.add_argument(
         "--width",
         type=cli.positive,
         default=128,
-        metavar="CHANNELS",
         help="channels of the first level, a multiple of 32",
     )
     p.add_argument(
@@ -81,13 +77,10 @@ def arguments(argv=None):
         type=cli.positive,
         nargs="+",
         default=[1, 2, 2, 4],
-        metavar="M",
         help="each level's channels as multiples of --width. A level has half the side of the one "
         "before; there is attention from 16 px down",
     )
-    p.add_argument(
-        "--blocks", type=cli.positive, default=2, metavar="N", help="residual blocks in each level"
-    )
+    p.add_argument("--blocks", type=cli.positive, default=2, help="residual blocks in each level")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random")
     run_folder.checkpoint_argument(p)
     cli.device_arguments(p, workers=4)
@@ -106,9 +99,8 @@ from augment.diffusion import PixelModel
 from augment.strategy import to_bytes
 from base import parallel, weights
 from base.training import Resumable
-from images.files import find_images, read_ahead
+from images.files import find_images, read_ahead, spread
 from images.pictures import contact_sheet, square
-from images.plots import curves
 from images.unreadable import listed
 
 
@@ -144,14 +136,12 @@ def build_unet(args):
     from diffusers import UNet2DModel
 
     torch.manual_seed(run.image_seed(args.seed, "init"))
-    kinds = []
-    for level in range(len(args.multipliers)):
-        kinds.append("Attn" if args.size >> level <= 16 else "")
+    levels = range(len(args.multipliers))
+    kinds = ["Attn" if args.size >> level <= 16 else "" for level in levels]
     return UNet2DModel(
         sample_size=args.size,
         block_out_channels=[args.width * multiplier for multiplier in args.multipliers],
         layers_per_block=args.blocks,
-        norm_num_groups=32,
         attention_head_dim=32,
         down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
         up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
@@ -160,45 +150,27 @@ def build_unet(args):
 
 @torch.inference_mode()
 def draw_samples(path, pipe, images, seed):
-    """samples.png: images (B, 3, S, S) in [-1, 1] at growing strengths, and some from noise."""
+    """samples.png: images (B, 3, S, S) in [-1, 1] at growing strengths."""
     model = PixelModel(pipe)
-
-    def redrawn(x, strength):
-        seeds = [run.image_seed(seed, "sample", i) for i in range(len(x))]
+    seeds = [run.image_seed(seed, "sample", i) for i in range(len(images))]
+    columns = []
+    for strength in (0, *SHOWN):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x = model.redraw(x, strength, SAMPLE_STEPS, generators)
-        return to_bytes((x + 1) / 2).numpy()
-
-    columns = [redrawn(images, strength) for strength in (0, *SHOWN)]
-    blank = torch.zeros_like(images[:1]).expand(len(columns), -1, -1, -1)
-    rows = [*zip(*columns, strict=True), redrawn(blank, 1.0)]
-    labels = [""] * len(images) + ["from noise alone"]
-    contact_sheet(path, rows, ["original", *SHOWN], labels)
-
-
-def check_shape(args):
-    """End the run where the network cannot have the size and width that are asked for."""
-    halvings = len(args.multipliers) - 1
-    if args.size % 2**halvings:
-        run.fail(
-            f"--size {args.size} cannot be halved {halvings} times, as {halvings + 1} "
-            "--multipliers want.",
-            2,
-        )
-    if args.width % 32:
-        run.fail(
-            f"--width {args.width} is not a multiple of 32 (the groups of the group norms).", 2
-        )
+        redrawn = model.redraw(images, strength, SAMPLE_STEPS, generators)
+        columns.append(to_bytes((redrawn + 1) / 2).numpy())
+    contact_sheet(path, list(zip(*columns, strict=True)), ["original", *SHOWN])
 
 
 # ---------------------------------------------------------------- training
 def main(args, device):
-    check_shape(args)
+    smallest = 2 ** (len(args.multipliers) - 1)
+    if args.size % smallest or args.width % 32:
+        run.fail(f"--size must be a multiple of {smallest}, and --width of 32.", 2)
     run.keep_apart(args.data, out=args.out)
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size)
     inputs = {"images": len(paths), "image names": run.names_hash(paths)}
-    out = run_folder.open_run(args, STAGE, "model_index.json", inputs=inputs)
+    out = run_folder.open_run(args, "train_diffusion", "model_index.json", inputs=inputs)
     if out is None:
         return
     weights.library("diffusers")
@@ -225,20 +197,6 @@ def main(args, device):
     read = functools.partial(read_noised, files, args.size, args.seed)
     order = run.batches(len(files), args.batch_size, args.seed, state.step, total)
     loader = read_ahead(order, read, args.workers, device)
-    every = -(-len(paths) // 5)
-    shown = [read_pixels(files, index, args.size) for index in range(0, len(files), every)]
-    shown = torch.stack(shown).to(device)
-
-    def report():
-        """Put the averaged weights into the network, draw both pictures; returns the pipeline."""
-        average.store(unet.parameters())
-        average.copy_to(unet.parameters())
-        unet.eval()
-        pipe = DDIMPipeline(unet, scheduler)  # it has a scheduler of its own
-        with run.autocast(device, args.precision):
-            draw_samples(out / "samples.png", pipe, shown, args.seed)
-        curves(out / "curves.png", run_folder.read_log(out, "steps"), ["loss"])
-        return pipe
 
     # ---- loop
     bar = run.progress(total, "ddpm", state.step)
@@ -248,7 +206,7 @@ def main(args, device):
             noised = scheduler.add_noise(images, noise, timestep)
             predicted = network(noised, timestep).sample
         loss = torch.nn.functional.mse_loss(predicted.float(), noise)  # DDPM, equation 14
-        adam.zero_grad(set_to_none=True)
+        adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         for group in adam.param_groups:
@@ -259,18 +217,21 @@ def main(args, device):
         bar.update()
         done = step + 1
         if done % LOG_EVERY == 0 or done == total:
-            mean = state.meter.read()["loss"]
-            run_folder.log(out, event="steps", step=done, epoch=done / per_epoch, loss=mean)
-            bar.set_postfix(loss=f"{mean:.4f}")
-        if state.save_if_due(step, total) and parallel.rank() == 0:
-            report()
-            average.restore(unet.parameters())
-            unet.train()
+            means = state.meter.read()
+            run_folder.log(out, event="steps", step=done, epoch=done / per_epoch, **means)
+        state.save_if_due(step, total)
     bar.close()
 
     # ---- result
     if parallel.rank() == 0:
-        report().save_pretrained(out)  # model_index.json, the last, says that all is there
+        shown = [read_pixels(files, index, args.size) for index in spread(range(len(files)), 5)]
+        shown = torch.stack(shown).to(device)
+        average.copy_to(unet.parameters())
+        unet.eval()
+        pipe = DDIMPipeline(unet, scheduler)
+        with run.autocast(device, args.precision):
+            draw_samples(out / "samples.png", pipe, shown, args.seed)
+        pipe.save_pretrained(out)  # model_index.json, the last, says that all is there
         run_folder.close_run(out)
 
 

@@ -34,19 +34,16 @@ class Attention(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.key_width = channels // 8
-        self.value_width = channels // 2
-        self.qkv = nn.Conv2d(channels, 2 * self.key_width + self.value_width, 1, bias=False)
-        self.out = nn.Conv2d(self.value_width, channels, 1, bias=False)
+        self.widths = [channels // 8, channels // 8, channels // 2]
+        self.qkv = nn.Conv2d(channels, sum(self.widths), 1, bias=False)
+        self.out = nn.Conv2d(channels // 2, channels, 1, bias=False)
 
     def forward(self, x):
-        widths = [self.key_width, self.key_width + self.value_width]
-        query, key_value = self.qkv(x).split(widths, dim=1)
-        query = query.flatten(2).transpose(1, 2).unsqueeze(1)
-        key_value = F.max_pool2d(key_value, 2).flatten(2).transpose(1, 2).unsqueeze(1)
-        key, value = key_value.split([self.key_width, self.value_width], dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        mixed = mixed.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        query, key, value = self.qkv(x).split(self.widths, dim=1)
+        planes = (query, F.max_pool2d(key, 2), F.max_pool2d(value, 2))
+        rows = [plane.flatten(2).mT.unsqueeze(1) for plane in planes]
+        mixed = F.scaled_dot_product_attention(*rows, scale=1.0)
+        mixed = mixed.squeeze(1).mT.unflatten(2, x.shape[2:])
         return x + self.out(mixed)
 
 
@@ -110,13 +107,7 @@ class Generator(nn.Module):
 
         feature has unit norm. z is cut into equal chunks, one for the first layer and one for each
         block. Further columns are ignored: the official demo draws 128, and 119 are used.
-        Raises ValueError where the widths do not fit.
         """
-        if z.shape[1] < self.z_width or feature.shape[1] != self.feature_width:
-            raise ValueError(
-                f"z {tuple(z.shape)}, feature {tuple(feature.shape)}: "
-                f"at least {self.z_width} and exactly {self.feature_width} columns are needed"
-            )
         first, *chunks = z[:, : self.z_width].split(self.chunk, dim=1)
         embedding = self.embed(feature)
         x = self.first(first).unflatten(1, (-1, 4, 4))
@@ -223,8 +214,7 @@ def folded_generator(state):
     numbers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     for number in range(len(numbers)):
         block = folded_block(state, f"blocks.{number}")
-        for name, tensor in block.items():
-            folded[f"blocks.{number}.{name}"] = tensor
+        folded |= {f"blocks.{number}.{name}": tensor for name, tensor in block.items()}
         channels.append(len(block["conv2.bias"]))
         if "attention.out.weight" in block:
             attention.append(number)
@@ -250,13 +240,10 @@ def generator_from_state(state, source="the checkpoint"):
     left = {name: tensor.float() for name, tensor in state.items()}
     try:
         generator = folded_generator(left)
-    except KeyError as error:
-        run.fail(f"{source} lacks {error}: {ANOTHER}.")
-    except (ValueError, IndexError, RuntimeError) as error:
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
         what = str(error).splitlines()[-1].strip()
-        run.fail(f"{source} has a tensor of another shape ({what}): {ANOTHER}.")
+        run.fail(f"{source} lacks a tensor, or has it in another shape ({what}): {ANOTHER}.")
     weights.refuse(source, "has unknown", left, ANOTHER)
-    parameters = [state[name].numel() for name in state if not name.endswith(BUFFERS)]
-    generator.parameters_published = sum(parameters)
-    generator.eval().requires_grad_(False)
-    return generator.to(memory_format=torch.channels_last)
+    parameters = [name for name in state if not name.endswith(BUFFERS)]
+    generator.parameters_published = sum(state[name].numel() for name in parameters)
+    return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)

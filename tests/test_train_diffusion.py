@@ -1,6 +1,7 @@
 """extras/train_diffusion.py on a few small images."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_train_resume_and_use(data, tmp_path, monkeypatch, capsys):
 
     def save_three(*args, **state):
         if len(saved) == 3:
-            raise KeyboardInterrupt
+            raise stage.run.Interrupt(signal.SIGINT)
         saved.append(state["step"])
         save(*args, **state)
 
@@ -91,9 +92,8 @@ def test_train_with_two_processes(data, tmp_path):
 
 def test_train_refusals(data, tmp_path, capsys):
     command = ("extras/train_diffusion.py", "--data", data, *TRAIN, "--out", tmp_path / "out")
-    error = refusal(capsys, 2, call, *command, "--size", 15)
-    assert "--size 15 cannot be halved 1 times" in error
-    error = refusal(capsys, 2, call, *command, "--width", 48)
-    assert "--width 48 is not a multiple of 32" in error
+    for flag in (("--size", 15), ("--width", 48)):
+        error = refusal(capsys, 2, call, *command, *flag)
+        assert "--size must be a multiple of 2, and --width of 32" in error
     error = refusal(capsys, 2, call, *command, "--out", data / "run")
     assert "lies inside --data" in error
