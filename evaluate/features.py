@@ -141,30 +141,23 @@ def embed(backbone, pixels, device, precision="auto"):
         return backbone(normalise(pixels, device, backbone)).float()
 
 
-def free_memory(device):
-    """Bytes of a GPU that tensors can take; what PyTorch holds in reserve counts as free."""
-    free, _ = torch.cuda.mem_get_info(device)
-    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + reserve
-
-
 def home_of(rows, width, device):
-    """Where float32 (rows, width) is kept: on the device, or on the CPU if it fills most of it."""
+    """Where float32 (rows, width) is kept: on the device, or on the CPU if it fills most of it.
+
+    What PyTorch holds in reserve of a GPU's memory counts as free.
+    """
     if device.type == "cpu":
         return device
-    fits = 4 * rows * width < 0.6 * free_memory(device)
-    return device if fits else torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return device if 4 * rows * width < 0.6 * free else torch.device("cpu")
 
 
-def own_batches(n, batch, passes):
-    """This process's batches of n images, lists of (epoch, index), for every epoch the same."""
-    starts = range(0, n, batch)[rank() :: world()]
-    batches = []
+def own_batches(starts, n, batch, passes):
+    """Yield lists of (epoch, index): the batches of n images that begin at `starts`."""
     for epoch in range(passes):
         for start in starts:
-            indices = range(start, min(start + batch, n))
-            batches.append([(epoch, index) for index in indices])
-    return batches
+            yield [(epoch, index) for index in range(start, min(start + batch, n))]
 
 
 def extract(
@@ -191,46 +184,43 @@ def extract(
     """
     if not isinstance(files, ImageList):
         files = ImageList("", files)
-    batches = own_batches(len(files), batch, passes)
-    most = sum(map(len, batches))
+    n = len(files)
+    starts = range(0, n, batch)[rank() :: world()]
+    batches = own_batches(starts, n, batch, passes)
+    most = passes * sum(min(batch, n - start) for start in starts)
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
     example, _ = read_crops([(0, 0)], files, crop)
     width = embed(backbone, example, device).shape[1]
-    home = home_of(most, width, device)
-    features = torch.empty(most, width, device=home)
-    finite = torch.ones(most, dtype=torch.bool, device=home)
+    features = torch.empty(most, width, device=home_of(most, width, device))
     rows = np.empty(most, np.int64)
     end = 0
-    with run.progress(passes * len(files), what) as bar:
+    with run.progress(passes * n, what) as bar:
         for pixels, indices in read_batches(files, batches, crop, workers, device, stand_in=False):
-            part = embed(backbone, pixels, device, precision)
             read = np.flatnonzero(indices >= 0)
-            if len(read) < len(indices):
-                part, indices = part[read], indices[read]
-            begin, end = end, end + len(indices)
-            rows[begin:end] = indices
-            features[begin:end] = part
-            finite[begin:end] = part.isfinite().all(1)
+            begin, end = end, end + len(read)
+            rows[begin:end] = indices[read]
+            features[begin:end] = embed(backbone, pixels, device, precision)[read]
             bar.update(min(world() * batch, bar.total - bar.n))
     features, rows = features[:end], rows[:end]
-    refuse_infinite(files, rows, finite[:end].cpu())
+    refuse_infinite(lambda i: files.file(rows[i]), features.sum(1).isfinite())
     if not everywhere:
         return features, rows
     every_row = np.sort(np.concatenate(parallel.everyone(rows)))
     rows = torch.from_numpy(rows).to(device)
-    features = parallel.collect(features.to(device), rows, len(files))
-    if len(every_row) < len(files):
-        features = features[every_row]
-    return features, every_row
+    features = parallel.collect(features.to(device), rows, n)
+    return features[every_row] if len(every_row) < n else features, every_row
 
 
-def refuse_infinite(files, rows, finite):
-    """End all processes if features of any are not finite. rows, finite (m,): of this process."""
-    bad = np.concatenate(parallel.everyone(rows[~finite.numpy()]))
-    if len(bad):
+def refuse_infinite(file_of, finite):
+    """End all processes if features are not finite. finite: bool (m,), of the files file_of(0..)
+    of this process.
+    """
+    infinite = [file_of(i) for i in finite.logical_not().nonzero().flatten().tolist()]
+    bad = sum(parallel.everyone(infinite), [])
+    if bad:
         run.fail(
             f"The features of {len(bad)} images are not finite (NaN or infinite), the first is "
-            f"{files.file(bad.min())}. Try --precision fp32, or another backbone."
+            f"{min(bad)}. Try --precision fp32, or another backbone."
         )
 
 
@@ -283,15 +273,9 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
 
 def nearest_of_all(cosines, owners):
     """The k largest cosines (n, k) over all processes, and the labels that belong to them."""
-    n, k = cosines.shape
-    near = cosines.new_zeros(n, world(), k)
-    whose = owners.new_zeros(n, world(), k)
-    near[:, rank()] = cosines
-    whose[:, rank()] = owners
-    parallel.barrier()
-    near = parallel.all_sum(near).flatten(1)
-    whose = parallel.all_sum(whose).flatten(1)
-    cosines, best = near.topk(k, 1)
+    near = parallel.collect(cosines[None], rank(), world()).transpose(0, 1).flatten(1)
+    whose = parallel.collect(owners[None], rank(), world()).transpose(0, 1).flatten(1)
+    cosines, best = near.topk(cosines.shape[1], 1)
     return cosines, whose.gather(1, best)
 
 

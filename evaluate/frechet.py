@@ -1,12 +1,10 @@
 """The Frechet distance of two folders of images: features, their moments in one pass, the distance.
 
 The features are those of the FID's Inception network (Heusel et al. 2017, 1706.08500) or those of
-any backbone. A file beside a folder keeps its moments. Used by 07 fid and 07 cost.
+any backbone. Used by 07 fid and 07 cost.
 """
 
-import json
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 import torch
 
 from base import parallel, run
-from evaluate.features import normalise
+from evaluate.features import normalise, refuse_infinite
 from images.files import read_ahead
 from images.pictures import square
 from images.read import UnreadableImage, read_image
@@ -116,7 +114,7 @@ class Extractor(NamedTuple):
 def load_features(args, device):
     """The Extractor that 07 asks for.
 
-    args: --features, --weights, --prefix, --size, --precision, --batch-size.
+    args: --features, --weights, --size, --precision, --batch-size.
     """
     size = args.size
     if args.features == "inception":
@@ -127,7 +125,7 @@ def load_features(args, device):
             return [stack.to(device, non_blocking=True) for stack in stacks]
 
     else:
-        network, width, info = load_backbone(args.features, prefix=args.prefix)
+        network, width, info = load_backbone(args.features)
         name, digest = info["architecture"], info["sha256"] or "random"
         size = size or info["args"].get("size", 224)
 
@@ -150,7 +148,7 @@ def read_batch(files, size):
     """Files -> (the files, stacks, {file: why} of those that cannot be read).
 
     stacks: uint8 (b, H, W, 3) tensors, one for each size of images. The files come back in the
-    order of the images in the stacks. size: see `Features`.
+    order of the images in the stacks. size: see `Extractor`.
     """
     stacks = {}
     failed = {}
@@ -182,7 +180,8 @@ def moments_of_files(files, features, what, workers, max_unreadable):
     batches = [files[i : i + size] for i in range(0, len(files), size)]
     mine = batches[parallel.rank() :: parallel.world()]
     read = partial(read_batch, size=features.size)
-    names, finite, failed = [], [], {}
+    names, failed = [], {}
+    finite = [torch.ones(0, dtype=torch.bool, device=device)]
     with run.progress(len(files), what) as bar:
         for batch, stacks, unread in read_ahead(mine, read, workers, device):
             bar.update(min((len(batch) + len(unread)) * parallel.world(), len(files) - bar.n))
@@ -195,102 +194,33 @@ def moments_of_files(files, features, what, workers, max_unreadable):
             finite.append(rows.isfinite().all(1))
             names += batch
     check_failed(failed, len(files), max_unreadable)
-    first_bad = None
-    if names and not (good := torch.cat(finite)).all():
-        first_bad = names[int(good.logical_not().nonzero()[0])]
-    bad = [name for name in parallel.everyone(first_bad) if name is not None]
-    if bad:
-        run.fail(
-            f"The features of {bad[0]} are not finite: the network's weights are damaged, or "
-            "--precision fp32 is needed."
-        )
+    refuse_infinite(names.__getitem__, torch.cat(finite))
     return moments.result()
 
 
-# ---------------------------------------------------------------- keeping
-def identity_of(root, paths):
-    """A digest of the files' names, sizes, times of change and inodes: it changes with a file."""
-    lines = []
-    for path in paths:
-        file = os.stat(os.path.join(root, path))
-        lines.append(f"{path} {file.st_size} {file.st_mtime_ns} {file.st_ino}")
-    return f"{len(paths)} ({run.names_hash(lines)})"
-
-
-def folder_statistics(root, paths, features, cache, workers, max_unreadable):
-    """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`.
-
-    cache: NAME of the file ROOT.NAME.npz that keeps those of a whole folder. They are taken from
-    there as long as no file changes. None: nothing is kept, as of a part of a folder.
-    """
+# ---------------------------------------------------------------- statistics
+def folder_statistics(root, paths, features, workers, max_unreadable):
+    """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`."""
     files = [os.path.join(root, path) for path in paths]
-    how = (features, Path(root).name, workers, max_unreadable)
-    if cache is None:
-        return moments_of_files(files, *how)
-    settings = features.settings | {"images": identity_of(root, paths)}
-    folder = Path(root).resolve()
-    cache = folder.with_name(f"{folder.name}.{cache}.npz")
-    kept = made_with(cache).get("images") == settings["images"]
-    if parallel.everyone(kept)[0]:  # process 0 decides for all
-        if parallel.rank() == 0:
-            print(f"{root}: unchanged, its statistics are read from {cache}", file=sys.stderr)
-        return read_statistics(cache, features)
-    n, mu, sigma = moments_of_files(files, *how)
-    if parallel.rank() == 0:
-        try:
-            with run.atomic(cache) as temporary:
-                np.savez(temporary, mu=mu, sigma=sigma, n=n, settings=json.dumps(settings))
-        except OSError as error:
-            run.warn(f"the statistics of {root} could not be kept: {error}")
-    return n, mu, sigma
-
-
-def made_with(path):
-    """The settings that a file of statistics was made with; {} if it does not say."""
-    try:
-        with np.load(path) as file:
-            return json.loads(str(file["settings"]))
-    except (OSError, ValueError, KeyError):
-        return {}
+    return moments_of_files(files, features, Path(root).name, workers, max_unreadable)
 
 
 def read_statistics(path, features):
-    """(number of images or None, mu, sigma) of an .npz file of ours or of pytorch-fid.
-
-    Ours must have been made with the settings of `features`.
-    """
+    """(None, mu, sigma) of an .npz file of pytorch-fid, which does not say the number of images."""
+    if features.name != "inception":
+        run.fail(f"{path}: an .npz file holds Inception's features. Leave --features out.", 2)
     try:
         with np.load(path) as file:
             mu = file["mu"].astype(np.float64)
             sigma = file["sigma"].astype(np.float64)
-            n = int(file["n"]) if "n" in file else None
-            ours = "settings" in file
-    except FileNotFoundError:
-        run.fail(f"{path} does not exist.", 2)
     except (OSError, ValueError, KeyError) as error:
         run.fail(f"{path} is not a file of statistics with mu and sigma ({error}).")
-    if not ours and features.name != "inception":
-        run.fail(
-            f"{path} does not say which features it holds (pytorch-fid's are Inception's): leave "
-            "--features out.",
-            2,
-        )
-    settings = made_with(path)
-    changed = []
-    for key, value in features.settings.items():
-        if settings.get(key, value) != value:
-            changed.append(f"{key} was {settings[key]}, now {value}")
-    if changed:
-        run.fail(
-            f"{path} holds statistics made with other settings ({'; '.join(changed)}): delete it, "
-            "or choose another name with --cache."
-        )
     width = features.width
     if mu.shape != (width,) or sigma.shape != (width, width):
         run.fail(f"{path} holds statistics of {mu.size} features, these have {width}.")
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         run.fail(f"{path} holds values that are not finite: delete it.")
-    return n, mu, sigma
+    return None, mu, sigma
 
 
 def warn_if_few(n, features, what):

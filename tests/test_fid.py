@@ -1,4 +1,4 @@
-"""07_metrics.py fid: against pytorch-fid; features of backbones, caches, processes, bad input."""
+"""07_metrics.py fid: against pytorch-fid; features of backbones, processes, bad input."""
 
 import json
 import pickle
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from conftest import ROOT, call, refused, run
 from PIL import Image
 
 from evaluate import frechet
+from images.files import find_images
 from models import inception
 
 pytest_plugins = ["metric_fixtures"]
@@ -73,7 +75,7 @@ def test_inception_is_pytorch_fids(weights, official, photographs):
     images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))
     with torch.no_grad():
         theirs = official[0](images.permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
-        torch.testing.assert_close(ours(images), theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours([images]), theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_inception_of_another_kind(tmp_path, weights):
@@ -88,24 +90,28 @@ def test_inception_of_another_kind(tmp_path, weights):
 
 
 def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
-    """The whole command, the cache, and pytorch-fid's own file."""
+    """The whole command, and pytorch-fid's own file; the moments themselves."""
     common = ("--weights", weights, "--workers", 0, "--batch-size", 5)
-    call(SCRIPT, "fid", folders / "a", folders / "b", *common, "--cache", "one")
+    call(SCRIPT, "fid", folders / "a", folders / "b", *common)
     printed = capsys.readouterr()
     assert "8 images, fewer than the 2048 features" in printed.err
     value = float(printed.out.split(": ")[-1])
     assert value == pytest.approx(official[2], rel=1e-4)
-    with np.load(folders / "a.one.npz") as file:
-        mu, sigma = file["mu"], file["sigma"]
+    _, mu, sigma = statistics_of(folders / "a", "inception", weights=weights)
     np.testing.assert_allclose(mu, official[1][0][0], rtol=1e-4)
     np.testing.assert_allclose(sigma, official[1][0][1], atol=1e-4 * np.abs(sigma).max())
     np.savez(tmp_path / "theirs.npz", mu=official[1][0][0], sigma=official[1][0][1])
-    call(SCRIPT, "fid", tmp_path / "theirs.npz", folders / "b", *common, "--cache", "one")
+    call(SCRIPT, "fid", tmp_path / "theirs.npz", folders / "b", *common)
     assert float(capsys.readouterr().out.split(": ")[-1]) == pytest.approx(value, rel=1e-4)
-    said = refused(
-        capsys, SCRIPT, "fid", folders / "a", folders / "b", *common, "--cache", "one", "--size", 32
+
+
+def statistics_of(folder, features, size=0, weights=None):
+    """(number, mu, sigma) of a folder."""
+    args = SimpleNamespace(
+        features=features, weights=weights, size=size, precision="fp32", batch_size=5
     )
-    assert "other settings (size was 0, now 32)" in said
+    extractor = frechet.load_features(args, torch.device("cpu"))
+    return frechet.folder_statistics(folder, find_images(folder), extractor, 0, 0.0)
 
 
 def test_moments_of_batches():
@@ -153,78 +159,47 @@ def test_frechet_distance(n1, n2):
 
 
 def test_features_of_a_backbone(folders, backbone, capsys):
-    command = (
-        "fid",
-        folders / "a",
-        folders / "b",
-        "--features",
-        backbone,
-        "--size",
-        32,
-        "--workers",
-        0,
-        "--cache",
-        "resnet",
-    )
+    """Also on two processes, in batches of another size; of a folder and itself."""
+    command = ["fid", folders / "a", folders / "b", "--features", backbone, "--size", 32]
+    command += ["--workers", 0]
     call(SCRIPT, *command)
     first = capsys.readouterr()
-    assert (
-        "Frechet distance (resnet10 features)" in first.out
-        and "fewer than the 256 features" in first.err
-    )
-    call(SCRIPT, *command)
-    assert capsys.readouterr().out == first.out
-    run(SCRIPT, *command[:-1], "two", "--batch-size", 3, processes=2)
-    with np.load(folders / "a.resnet.npz") as one, np.load(folders / "a.two.npz") as two:
-        assert one["n"] == two["n"] == 8
-        for key in ("mu", "sigma"):
-            np.testing.assert_allclose(
-                two[key], one[key], rtol=1e-4, atol=1e-6 * np.abs(one[key]).max()
-            )
+    assert "Frechet distance (resnet10 features)" in first.out
+    assert "fewer than the 256 features" in first.err
+    value = float(first.out.split(": ")[-1])
+    two = run(SCRIPT, *command, "--batch-size", 3, processes=2).stdout
+    assert float(two.split(": ")[-1]) == pytest.approx(value, rel=1e-4)
+    command[2] = command[1]
+    assert run(SCRIPT, *command, processes=2).stdout.strip().endswith(": 0.0000")
 
 
-def write_noise(root, number, rng, invert=False):
-    """BMPs: of equal sizes whatever is in them."""
-    for i in range(number):
-        pixels = rng.integers(0, 120, (32, 32, 3)).astype(np.uint8)
-        (root / "a").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(255 - pixels if invert else pixels).save(root / "a" / f"{i:02d}.bmp")
+MOMENTS = """
+import sys, numpy as np
+from pathlib import Path
+from types import SimpleNamespace
+from base import run
+from base.parallel import rank
+from evaluate import frechet
+from images.files import find_images
+def main(args, device):
+    args = SimpleNamespace(features=sys.argv[2], size=32, precision="fp32", batch_size=3)
+    features = frechet.load_features(args, device)
+    found = frechet.folder_statistics(sys.argv[1], find_images(sys.argv[1]), features, 0, 0.0)
+    if rank() == 0:
+        np.savez(sys.argv[3], n=found[0], mu=found[1], sigma=found[2])
+if __name__ == "__main__":
+    run.launch(main, SimpleNamespace(device="cpu"))
+"""
 
 
-def test_fid_of_changed_pixels(backbone, tmp_path, capsys):
-    """Names and sizes stay, the pixels change: what was kept of the folder does not count."""
-    write_noise(tmp_path / "a", 12, np.random.default_rng(0))
-    write_noise(tmp_path / "b", 12, np.random.default_rng(1))
-    command = ("fid", tmp_path / "a", tmp_path / "b", "--features", backbone, "--workers", 0)
-    call(SCRIPT, *command)
-    before = capsys.readouterr()
-    assert "kept" not in before.err and "unchanged" not in before.err
-    call(SCRIPT, *command)
-    again = capsys.readouterr()
-    assert again.out == before.out
-    assert f"{tmp_path / 'a'}: unchanged, its statistics are read from" in again.err
-    write_noise(tmp_path / "b", 12, np.random.default_rng(1), invert=True)
-    call(SCRIPT, *command)
-    after = capsys.readouterr()
-    assert f"{tmp_path / 'b'}: unchanged" not in after.err
-    values = [float(said.out.split(": ")[-1]) for said in (before, after)]
-    assert values[1] > 2 * values[0]
-    call(SCRIPT, *command, "--cache", "fresh")
-    assert capsys.readouterr().out == after.out
-
-
-def test_fid_twice_under_two_processes(backbone, tmp_path, folders):
-    """The second time all comes from the cache; also of a folder and itself."""
-    for side in ("a", "b"):
-        shutil.copytree(folders / side, tmp_path / side)
-    options = ("--features", backbone, "--workers", 0, "--size", 32)
-    first = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
-    again = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
-    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
-    assert again.stderr.count("unchanged") == 2
-    (tmp_path / "a.fid.npz").unlink()
-    itself = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "a", *options, processes=2)
-    assert itself.stdout.splitlines()[-1].endswith(": 0.0000")
+def test_moments_of_two_processes(folders, backbone, tmp_path):
+    (tmp_path / "moments.py").write_text(MOMENTS)
+    run(tmp_path / "moments.py", folders / "a", backbone, tmp_path / "two.npz", processes=2)
+    n, mu, sigma = statistics_of(folders / "a", backbone, 32)
+    with np.load(tmp_path / "two.npz") as two:
+        assert two["n"] == n == 8
+        for key, one in (("mu", mu), ("sigma", sigma)):
+            np.testing.assert_allclose(two[key], one, rtol=1e-4, atol=1e-6 * np.abs(one).max())
 
 
 def test_images_of_many_sizes_are_one_batch(weights, photographs):
@@ -237,7 +212,7 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
     network.Mixed_7c.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         together = network(stacks)
-        alone = torch.cat([network(stack) for stack in stacks])
+        alone = torch.cat([network([stack]) for stack in stacks])
     assert len(calls) == 1 + 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert callable(pickle.loads(pickle.dumps(partial(frechet.read_batch, size=0))))
@@ -252,7 +227,7 @@ def test_workers_that_are_not_forked(method, folders, backbone, tmp_path):
         "    sys.argv = sys.argv[1:]\n"
         "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    fid_flags = ["fid", "--features", backbone, "--cache", method, "--size", 32]
+    fid_flags = ["fid", "--features", backbone, "--size", 32]
     for flags in (fid_flags, ["ssim", "--out", tmp_path / "ssim"]):
         words = [SCRIPT, flags[0], folders / "a", folders / "b", *flags[1:], "--workers", 1]
         done = subprocess.run(
@@ -261,7 +236,7 @@ def test_workers_that_are_not_forked(method, folders, backbone, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):
+def test_features_that_are_not_finite(folders, backbone, capsys, monkeypatch):
     """The sentence names the first image."""
     from models.resnet import ResNet
 
@@ -273,15 +248,9 @@ def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monke
         return features
 
     monkeypatch.setattr(ResNet, "forward", broken)
-    options = ("--features", backbone, "--workers", 0, "--size", 32, "--cache", "broken")
+    options = ("--features", backbone, "--workers", 0, "--size", 32)
     said = refused(capsys, SCRIPT, "fid", folders / "a", folders / "b", *options)
-    assert f"{folders / 'a' / 'class0' / '06.png'} are not finite" in said
-    assert not (folders / "a.broken.npz").exists()
-    monkeypatch.undo()
-    bad = {"mu": np.full(256, np.nan), "sigma": np.eye(256), "settings": "{}"}
-    np.savez(tmp_path / "nan.npz", **bad)
-    said = refused(capsys, SCRIPT, "fid", tmp_path / "nan.npz", folders / "b", *options)
-    assert "not finite" in said
+    assert "not finite" in said and f"the first is {folders / 'a' / 'class0' / '06.png'}" in said
 
 
 def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
@@ -308,16 +277,19 @@ def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
     assert "(23 pairs)" in capsys.readouterr().out
 
 
-def test_fid_bad_input(folders, tmp_path, capsys):
-    options = ("--features", "random", "--workers", 0)
+def test_fid_bad_input(folders, weights, tmp_path, capsys):
+    backbone = ("--features", "random", "--workers", 0)
+    options = ("--weights", weights, "--workers", 0)
     four = {"mu": np.zeros(4), "sigma": np.eye(4)}
-    for name, content, sentence in (
-        ("text.npz", {"x": np.zeros(3)}, "mu and sigma"),
-        ("made.npz", four, "does not say which features"),
-        ("small.npz", four | {"settings": "{}"}, "4 features, these have 2048"),
+    nan = {"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}
+    for name, content, flags, sentence in (
+        ("text.npz", {"x": np.zeros(3)}, options, "mu and sigma"),
+        ("made.npz", four, backbone, "holds Inception's features"),
+        ("small.npz", four, options, "4 features, these have 2048"),
+        ("nan.npz", nan, options, "not finite"),
     ):
         np.savez(tmp_path / name, **content)
-        assert sentence in refused(capsys, SCRIPT, "fid", tmp_path / name, folders / "b", *options)
+        assert sentence in refused(capsys, SCRIPT, "fid", tmp_path / name, folders / "b", *flags)
     mirror = tmp_path / "mirror"
     for file in sorted((folders / "b").rglob("*.png"))[2:]:
         target = mirror / "view0" / file.relative_to(folders / "b")
