@@ -41,9 +41,8 @@ tenth of the training images. That is close to the optimum, not at it. COCO's mA
 """
 
 from functools import partial
-from pathlib import Path
 
-from base import cli, parallel, run
+from base import cli, run
 from evaluate import evaluation
 from images.labelled import SETS
 
@@ -75,12 +74,6 @@ def arguments(argv=None):
                 metavar="SIDE",
                 help="side of the average pooling of the last feature map, with stride 1; 6 is "
                 "VISSL's for 224 px. Without it the mean over the whole map",
-            )
-        if data_set.download:
-            c.add_argument(
-                "--download",
-                action="store_true",
-                help="first download it into --data (torchvision)",
             )
     args = p.parse_args(argv)
     if not args.out:
@@ -148,11 +141,6 @@ def regression(args, backbone, data, device):
 def main(args, device):
     data_set = SETS[args.dataset]
     run.keep_apart(args.data, out=args.out)
-    finished = (Path(args.out) / "result.json").exists()
-    if getattr(args, "download", False) and not finished:
-        if parallel.rank() == 0:
-            data_set.download(args.data)
-        parallel.barrier()
     data = data_set.read(args.data)
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seed, args.prefix
@@ -160,7 +148,7 @@ def main(args, device):
     size = args.size or info["args"].get("size") or 224
     if data_set.svm and args.pool:
         pool(backbone, args.pool, size)
-    begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info, ("download",))
+    begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info)
     if begun is None:
         return
     args.size = size
@@ -180,11 +168,6 @@ def main(args, device):
     chosen["average_precision"] = by_class
     what = "average precision"
     evaluation.conclude(begun, data, args.dataset, results, by_class, what, **chosen)
-    if parallel.rank() == 0:
-        print(
-            "(mAP is the usual measure; top-1: the highest-scoring class is one of the image's. "
-            'The dissertation\'s "top-1" of VOC07 and COCO does not say which it is.)'
-        )
 
 
 if __name__ == "__main__":

@@ -265,24 +265,6 @@ def test_subset_files(tmp_path, capsys):
     assert "1.png fits 2 images" in sentence and files[0] in sentence and files[2] in sentence
 
 
-def test_subset_of_odd_names(tmp_path):
-    """Any file name comes back: with line breaks, blanks at its ends, quotes, not UTF-8."""
-    names = [
-        "a/1.png",
-        "a/x\ny.png",
-        "a/x\ry.png",
-        " a/1.png",
-        '"a"/1.png',
-        "a/1\udce9.png",
-        "a\t/1",
-    ]
-    files = [str(tmp_path / name) for name in names]
-    others = [str(tmp_path / name) for name in ("a/x", "y.png", "b/1.png")]
-    labelled.write_subset(tmp_path / "subset.txt", tmp_path, files)
-    found = labelled.read_subset(tmp_path / "subset.txt", tmp_path, [*others, *files])
-    assert found == list(range(len(others), len(others) + len(files)))
-
-
 def test_system_folders_are_no_classes(tmp_path):
     write_images(tmp_path, each=1)
     (tmp_path / "__MACOSX/a").mkdir(parents=True)
