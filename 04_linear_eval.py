@@ -109,10 +109,8 @@ def arguments(argv=None):
         "a random network of the same kind",
     )
     args = p.parse_args(argv)
-    if args.baselines and not args.cache_features:
-        p.error("--baselines are fitted on cached features: add --cache-features")
-    if args.labels_per_class and not args.cache_features:
-        p.error("--labels-per-class is fitted on cached features: add --cache-features")
+    if (args.baselines or args.labels_per_class) and not args.cache_features:
+        p.error("--baselines and --labels-per-class need --cache-features")
     if args.labels_per_class and len(args.seeds) > 1:
         p.error("--labels-per-class takes one seed: its repetitions are the --draws")
     if not args.out:
@@ -301,25 +299,18 @@ def nearest(backbone, train, rows, val, data):
     return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
 
 
-def check_labels(args, data):
-    """End the run if a class has fewer training images than --labels-per-class."""
+def main(args, device):
+    data = labelled.read_splits(args.data, args.eval_on)
+    if not args.cache_features:
+        run.check_batch(len(data.train.files), args.batch_size)
     counts = np.bincount(data.train.labels)
     least = counts.argmin()
-    if counts[least] < args.labels_per_class:
+    if counts[least] < (args.labels_per_class or 0):
         run.fail(
             f"--labels-per-class {args.labels_per_class}: class {data.classes[least]} has only "
             f"{counts[least]} training images.",
             2,
         )
-
-
-def main(args, device):
-    run.keep_apart(args.data, out=args.out)
-    data = labelled.read_splits(args.data, args.eval_on)
-    if not args.cache_features:
-        run.check_batch(len(data.train.files), args.batch_size)
-    if args.labels_per_class:
-        check_labels(args, data)
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seeds[0], args.prefix
     )
@@ -328,7 +319,6 @@ def main(args, device):
         return
     backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
     method = info["args"].get("method")
-    args.size = args.size or info["args"].get("size") or 224
     transformer = isinstance(backbone, vit.VisionTransformer)
     if transformer:
         backbone.blocks = vit.LINEAR_BLOCKS

@@ -173,13 +173,8 @@ def build_network(args, classes):
     if args.from_scratch:
         size = args.size or 224
         backbone, width = resnet.build_backbone(args.architecture, args.small_images, size=size)
-        info = {
-            "source": "from scratch",
-            "architecture": args.architecture,
-            "left_out": {},
-            "args": {},
-            "sha256": None,
-        }
+        info = {"source": "from scratch", "architecture": args.architecture}
+        info |= {"args": {}, "sha256": None}
     else:
         backbone, width, info = resnet.load_backbone(
             args.backbone, args.architecture, args.small_images, args.seed, args.prefix
@@ -215,7 +210,6 @@ def schedule(epoch, protocol, epochs):
 
 # ---------------------------------------------------------------- the run
 def main(args, device):
-    run.keep_apart(args.data, out=args.out)
     data = labelled.read_splits(args.data, args.eval_on)
     root = Path(args.data) / "train"
     data = data._replace(train=choose_subset(args, root, data))
@@ -226,7 +220,6 @@ def main(args, device):
     if begun is None:
         return
     fill_in(args, info["args"].get("method"))
-    args.size = args.size or info["args"].get("size") or 224
     if parallel.rank() == 0:
         labelled.write_subset(begun.out / "subset.txt", root, files)
 
@@ -269,14 +262,12 @@ def main(args, device):
         workers=args.workers,
         device=device,
         eval_every=args.eval_every,
-        what="fine-tuning" if args.backbone else "training",
     )
     data = data._replace(val=val)
     top1, top5 = history[-1]
     best = max(percent for percent, _ in history if percent is not None)
     results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
-    kind = "supervised from scratch" if args.from_scratch else "fine-tuned"
-    title = f"{kind} on {len(files)} images"
+    title = f"trained on {len(files)} images"
     guesses = scores.argmax(1).cpu().numpy()
     evaluation.conclude_classes(begun, data, title, results, guesses)
 

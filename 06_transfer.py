@@ -140,18 +140,15 @@ def regression(args, backbone, data, device):
 # ---------------------------------------------------------------- the run
 def main(args, device):
     data_set = SETS[args.dataset]
-    run.keep_apart(args.data, out=args.out)
     data = data_set.read(args.data)
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seed, args.prefix
     )
-    size = args.size or info["args"].get("size") or 224
     if data_set.svm and args.pool:
-        pool(backbone, args.pool, size)
+        pool(backbone, args.pool, args.size or info["args"].get("size") or 224)
     begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info)
     if begun is None:
         return
-    args.size = size
     classify = vissl_machines if data_set.svm else regression
     scores, chosen, val = classify(args, backbone, data, device)
     data = data._replace(val=val)
