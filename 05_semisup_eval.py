@@ -67,7 +67,6 @@ def arguments(argv=None):
     )
     p.add_argument(
         "--subset-file",
-        metavar="FILE",
         help="text file with the training images to use, a name or a path below train in each "
         "line; without it a class-balanced random subset",
     )
@@ -107,13 +106,6 @@ def arguments(argv=None):
     p.add_argument(
         "--no-flip", action="store_true", help="no mirror images: for digits and letters"
     )
-    p.add_argument(
-        "--eval-every",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="epochs between two looks at --eval-on",
-    )
     p.add_argument("--seed", type=int, default=0, help="seed of the head, the order and the crops")
     args = p.parse_args(argv)
     if args.from_scratch == bool(args.backbone):
@@ -145,7 +137,6 @@ def choose_subset(args, root, data):
     files, labels = data.train
     if args.subset_file:
         chosen = np.array(labelled.read_subset(args.subset_file, root, files), int)
-        source = args.subset_file
     else:
         each = len(files)
         if args.percent < 100:
@@ -155,12 +146,12 @@ def choose_subset(args, root, data):
             labels, lambda n: each, args.subset_seed, "subset", keys=data.classes
         )
         chosen = mask.nonzero()[0]
-        source = f"{args.percent} % of {len(files)} images"
     subset = data.train.take(chosen)
     empty = sorted(set(range(len(data.classes))) - set(subset.labels.tolist()))
     if empty:
+        chosen = args.subset_file or f"--percent {args.percent}"
         run.fail(
-            f"{source} leaves {len(empty)} of {len(data.classes)} classes without an image, such "
+            f"{chosen} leaves {len(empty)} of {len(data.classes)} classes without an image, such "
             f"as {data.classes[empty[0]]}: take a larger share.",
             2,
         )
@@ -233,10 +224,9 @@ def main(args, device):
             return network(features.normalise(pixels, device, backbone)).float()
 
     def measure():
-        common = (backbone, data.val, "val", args, centre, device)
-        x, rows = features.extract_split(*common, everywhere=True)
+        x, read = features.extract_val(backbone, data, args, centre, device)
         with torch.no_grad():
-            return head(x), data.val.take(rows)
+            return head(x), read.val
 
     history, (scores, val) = sgd.train(
         model,
@@ -261,15 +251,13 @@ def main(args, device):
         ),
         workers=args.workers,
         device=device,
-        eval_every=args.eval_every,
     )
     data = data._replace(val=val)
     top1, top5 = history[-1]
-    best = max(percent for percent, _ in history if percent is not None)
+    best = max(percent for percent, _ in history)
     results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
-    title = f"trained on {len(files)} images"
     guesses = scores.argmax(1).cpu().numpy()
-    evaluation.conclude_classes(begun, data, title, results, guesses)
+    evaluation.conclude_classes(begun, data, results, guesses)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ def folder_arguments(p):
     p.add_argument(
         "--eval-on",
         default="val",
-        metavar="FOLDER",
         help="sub-folder of --data to measure on; where there are both valid and test, choose on "
         "valid and report test once",
     )
@@ -39,13 +38,10 @@ def backbone_arguments(p, out, from_scratch=False):
     p.add_argument(
         "--backbone",
         required=not from_scratch,
-        metavar="PATH",
         help="run folder, weight file, or the word random (see --architecture)",
     )
     p.add_argument(
-        "--prefix",
-        metavar="NAME",
-        help="which network of a weight file that holds several, such as encoder_q",
+        "--prefix", help="which network of a weight file that holds several, such as encoder_q"
     )
     p.add_argument("--out", help=f"run folder; without it the backbone's name with {out}")
     p.add_argument(
@@ -147,29 +143,25 @@ def per_class(table):
 
 
 # ---------------------------------------------------------------- the ending
-def conclude(evaluation, data, title, results, by_class, what, **measured):
+def conclude(evaluation, data, results, by_class, what, **measured):
     """Print the results, write result.png and result.json, remove the checkpoint (process 0).
 
-    data: with the part of val that could be read. title: what was measured. results: {name:
-    `summary`, or a number}. by_class: {class: percent, or None where there is none}. what: the
-    measure of by_class. measured: what else is written.
+    data: with the part of val that could be read. results: {name: `summary`, or a number}.
+    by_class: {class: percent, or None where there is none}. what: the measure of by_class.
+    measured: what else is written.
     """
     if rank() > 0:
         return
     from images import plots
 
     out, args, stage, info = evaluation
-    print(f"{title}: {sentence(results)}")
+    print(f"{stage}: {sentence(results)}")
     shown = {name: value for name, value in by_class.items() if value is not None}
     mean = np.mean(list(shown.values()))
     plots.bars(out / "result.png", shown, f"{what} per class, mean {mean:.2f} %")
-    arguments = {}
-    for key, value in vars(args).items():
-        plain = value is None or isinstance(value, (int, float, list))
-        arguments[key] = value if plain else str(value)
     content = {
         "stage": stage,
-        "args": arguments,
+        "args": vars(args),
         "backbone": info["args"] or {key: info[key] for key in ("source", "architecture")},
         "backbone_sha256": info["sha256"],
         "size": args.size,
@@ -185,7 +177,7 @@ def conclude(evaluation, data, title, results, by_class, what, **measured):
     run_folder.close_run(out)
 
 
-def conclude_classes(evaluation, data, title, results, guesses, **measured):
+def conclude_classes(evaluation, data, results, guesses, **measured):
     """`conclude` for images of one class each.
 
     guesses: int64 (m * n,), numpy: the guessed classes of the n images, m times.
@@ -197,4 +189,4 @@ def conclude_classes(evaluation, data, title, results, guesses, **measured):
     top1 = results["top1"]["mean"]
     results["standard_error"] = round(math.sqrt(top1 * (100 - top1) / n), 4)
     measured |= {"per_class": by_class, "confusion": table}
-    conclude(evaluation, data, title, results, by_class, "top-1", **measured)
+    conclude(evaluation, data, results, by_class, "top-1", **measured)

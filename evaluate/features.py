@@ -77,13 +77,6 @@ def random_crop(image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True
     return crop
 
 
-def centre_then_random(image, epoch, index, *, size, interpolation="bilinear"):
-    """The centre crop in epoch 0, random crops in all others."""
-    if epoch == 0:
-        return centre_crop(image, epoch, index, size=size, interpolation=interpolation)
-    return random_crop(image, epoch, index, size=size, seed=0)
-
-
 # ---------------------------------------------------------------- reading
 def read_crops(batch, files, crop, stand_in=True):
     """batch: a list of (epoch, index); files: an ImageList.
@@ -153,11 +146,10 @@ def home_of(rows, width, device):
     return device if 4 * rows * width < 0.6 * free else torch.device("cpu")
 
 
-def own_batches(starts, n, batch, passes):
-    """Yield lists of (epoch, index): the batches of n images that begin at `starts`."""
-    for epoch in range(passes):
-        for start in starts:
-            yield [(epoch, index) for index in range(start, min(start + batch, n))]
+def whole_batches(starts, n, batch):
+    """Yield lists of (epoch 0, index): the batches of n images that begin at `starts`."""
+    for start in starts:
+        yield [(0, index) for index in range(start, min(start + batch, n))]
 
 
 def extract(
@@ -168,7 +160,6 @@ def extract(
     precision="auto",
     workers=8,
     *,
-    passes=1,
     batch=128,
     what="features",
     everywhere=False,
@@ -186,15 +177,15 @@ def extract(
         files = ImageList("", files)
     n = len(files)
     starts = range(0, n, batch)[rank() :: world()]
-    batches = own_batches(starts, n, batch, passes)
-    most = passes * sum(min(batch, n - start) for start in starts)
+    batches = whole_batches(starts, n, batch)
+    most = sum(min(batch, n - start) for start in starts)
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
     example, _ = read_crops([(0, 0)], files, crop)
     width = embed(backbone, example, device).shape[1]
     features = torch.empty(most, width, device=home_of(most, width, device))
     rows = np.empty(most, np.int64)
     end = 0
-    with run.progress(passes * n, what) as bar:
+    with run.progress(n, what) as bar:
         for pixels, indices in read_batches(files, batches, crop, workers, device, stand_in=False):
             read = np.flatnonzero(indices >= 0)
             begin, end = end, end + len(read)
@@ -209,6 +200,14 @@ def extract(
     rows = torch.from_numpy(rows).to(device)
     features = parallel.collect(features.to(device), rows, n)
     return features[every_row] if len(every_row) < n else features, every_row
+
+
+def extract_val(backbone, data, args, crop, device):
+    """(features of the images of val that can be read, on every process, the Labelled with these
+    alone in val).
+    """
+    val, rows = extract_split(backbone, data.val, "val", args, crop, device, everywhere=True)
+    return val, data._replace(val=data.val.take(rows))
 
 
 def refuse_infinite(file_of, finite):
@@ -230,7 +229,7 @@ def extract_split(backbone, split, name, args, crop, device, **options):
     args: of a stage, for --precision, --workers, --max-unreadable and --out.
     """
     files = listed(split.files, args, name)
-    options = {"what": f"{name} features"} | options
+    options["what"] = f"{name} features"
     return extract(backbone, files, crop, device, args.precision, args.workers, **options)
 
 

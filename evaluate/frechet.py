@@ -99,7 +99,7 @@ class Extractor(NamedTuple):
 
     network(stacks): list of uint8 (b, H, W, 3) tensors, one for each size of images -> (B, width).
     size: side of the centre squares that it is given, 0 for whole images. name: of the features.
-    settings: {name: value} of all that the features depend on. batch_size: images at a time.
+    settings: what cost.json says of them. batch_size: images at a time.
     """
 
     network: Callable
@@ -133,7 +133,7 @@ def load_features(args, device):
             return normalise(torch.cat(stacks), device, network)
 
     network.to(device, memory_format=torch.channels_last)
-    settings = {"features": name, "weights": digest, "size": size, "precision": args.precision}
+    settings = {"features": name, "weights": digest}
 
     @torch.inference_mode()
     def forward(stacks):

@@ -101,16 +101,12 @@ def read_voc(root):
 def read_objects(path, row):
     """Fill a row of VOC's labels, int64 (20,), from the annotation of an image."""
     try:
-        objects = ElementTree.parse(path).findall("object")
-    except (OSError, ElementTree.ParseError) as error:
+        for item in ElementTree.parse(path).findall("object"):
+            kind = VOC.index(item.findtext("name"))
+            difficult = item.findtext("difficult") == "1"
+            row[kind] = -1 if difficult and row[kind] != 1 else 1
+    except (OSError, ElementTree.ParseError, ValueError) as error:
         run.fail(f"{path} cannot be read ({error}).")
-    for item in objects:
-        name = item.findtext("name")
-        if name not in VOC:
-            run.fail(f"{path}: unknown class {name!r}; VOC2007 has {', '.join(VOC)}.")
-        kind = VOC.index(name)
-        difficult = item.findtext("difficult") == "1"
-        row[kind] = -1 if difficult and row[kind] != 1 else 1
 
 
 def read_coco(root):

@@ -88,21 +88,6 @@ def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
-def test_several_passes(tmp_path):
-    """Epoch 0 is the centre crop as it is without more passes; the others are random crops."""
-    write_images(tmp_path, each=3, size=40)
-    files, _ = labelled.read_folder(tmp_path)
-    backbone = load_backbone("random", "resnet10", True)[0]
-    crop = partial(features.centre_then_random, size=32)
-    one, rows = extract(backbone, files, crop, CPU, workers=0)
-    three, more = extract(backbone, files, crop, CPU, workers=0, passes=3)
-    assert torch.equal(three[: len(one)], one) and np.array_equal(more, np.tile(rows, 3))
-    crop = partial(random_crop, size=32, seed=0)
-    batch = [(2, i) for i in range(len(files))]
-    pixels, _ = features.read_crops(batch, ImageList("", files), crop)
-    torch.testing.assert_close(three[18:], features.embed(backbone, pixels, CPU))
-
-
 def test_reading_takes_an_endless_order(tmp_path):
     """The order of a whole training is never a list: it would be gigabytes for ImageNet."""
     write_images(tmp_path, each=3)
@@ -172,17 +157,17 @@ def test_no_operation_mixes_devices(home, monkeypatch):
     one, two = (load_backbone("random", "resnet10", True)[0] for _ in range(2))
     files = [str(i) for i in range(30)]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        x, rows = extract(one, files, None, cuda, batch=8, passes=2)
+        x, rows = extract(one, files, None, cuda, batch=8)
         val, _ = extract(two, files[:7], None, cuda, batch=8, everywhere=True)
         assert (x.device.type, val.device) == (home, cuda)
-        assert isinstance(rows, np.ndarray) and len(rows) == len(x) == 60
-        labels = torch.zeros(60, dtype=torch.int64)
-        votes = knn(x[:30], labels[:30], val, 3)
+        assert isinstance(rows, np.ndarray) and len(rows) == len(x) == 30
+        labels = torch.zeros(30, dtype=torch.int64)
+        votes = knn(x, labels, val, 3)
         assert votes.device == cuda and votes.shape == (7, 3)
         mean, sd = standardise(x, cuda)
         W = torch.zeros(3, x.shape[1] + 1, dtype=torch.float64, device=cuda)
         y = labels.to(x.device)
-        weight = torch.ones(60).to(x.device)
+        weight = torch.ones(30).to(x.device)
         loss, gradient = linear.loss_and_gradient(W, x, y, weight)
         assert loss.device == gradient.device == cuda
         assert scores(W, (val - mean) / sd).device == cuda

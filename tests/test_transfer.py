@@ -75,7 +75,7 @@ def test_voc07(study, tmp_path, capsys):
     assert "--pool 9 is larger" in refused(capsys, TRANSFER, *arguments, "--pool", 9, *no)
     file = base / "Annotations/test_003.xml"
     file.write_text(file.read_text().replace("boat", "dragon"))
-    assert "unknown class 'dragon'" in refused(capsys, TRANSFER, *arguments, *no)
+    assert "'dragon' is not in list" in refused(capsys, TRANSFER, *arguments, *no)
     file.write_text("<annotation>")
     assert "test_003.xml cannot be read" in refused(capsys, TRANSFER, *arguments, *no)
     (base / "ImageSets/Main/test.txt").write_text("\n")
