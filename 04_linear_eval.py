@@ -319,8 +319,7 @@ def main(args, device):
         for name, measured in beside.items():
             print(f"{name}: {evaluation.sentence(measured)}")
     guesses = torch.cat(guesses).cpu().numpy()
-    more = {"protocol": protocol, "baselines": beside}
-    evaluation.conclude_classes(begun, data, results, guesses, **more)
+    evaluation.conclude_classes(begun, data, results, guesses, protocol=protocol, baselines=beside)
 
 
 if __name__ == "__main__":

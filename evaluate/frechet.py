@@ -207,14 +207,14 @@ def folder_statistics(root, paths, features, workers, max_unreadable):
 
 def read_statistics(path, features):
     """(None, mu, sigma) of an .npz file of pytorch-fid, which does not say the number of images."""
-    if features.name != "inception":
-        run.fail(f"{path}: an .npz file holds Inception's features. Leave --features out.", 2)
     try:
         with np.load(path) as file:
             mu = file["mu"].astype(np.float64)
             sigma = file["sigma"].astype(np.float64)
     except (OSError, ValueError, KeyError) as error:
         run.fail(f"{path} is not a file of statistics with mu and sigma ({error}).")
+    if features.name != "inception":
+        run.fail(f"{path}: an .npz file holds Inception's features. Leave --features out.", 2)
     width = features.width
     if mu.shape != (width,) or sigma.shape != (width, width):
         run.fail(f"{path} holds statistics of {mu.size} features, these have {width}.")

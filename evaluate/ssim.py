@@ -16,7 +16,8 @@ from images.unreadable import check_failed
 cv2.setNumThreads(0)  # the processes that read images are the parallelism
 
 SIDE = 11  # of the window, a Gaussian of sigma 1.5
-TAPS = np.exp(-0.5 * (np.arange(SIDE) - SIDE // 2) ** 2 / 1.5**2)
+MARGIN = SIDE // 2
+TAPS = np.exp(-0.5 * (np.arange(SIDE) - MARGIN) ** 2 / 1.5**2)
 TAPS /= TAPS.sum()
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
@@ -49,8 +50,7 @@ def structural_similarity(x, y):
         square_s += 2 * C1
         value = (square_s - square_d) * (var_s - var_d)
         value /= (square_s + square_d) * (var_s + var_d)
-        margin = SIDE // 2
-        total += value[margin:-margin, margin:-margin].mean()
+        total += value[MARGIN:-MARGIN, MARGIN:-MARGIN].mean()
     return total / 3
 
 
