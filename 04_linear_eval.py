@@ -27,11 +27,11 @@ the last one.
 
 --cache-features computes the features once, on centre crops, and fits a multinomial logistic
 regression on them (standardised, L-BFGS, weight decay chosen on a stratified tenth of the training
-images, never on val): minutes for ImageNet, seconds for small data. It sees no augmented crops (but
-see --cache-crops) and need not give the published protocol's number: compare like with like. Its
-optimum does not depend on the initialisation. --seeds vary only the held-out tenth, so their spread
-says how stable the choice of weight decay is. The spread over pretraining runs is another matter,
-and so is the standard error of a val set of this size, which is printed.
+images, never on val): minutes for ImageNet, seconds for small data. It sees no augmented crops
+and need not give the published protocol's number: compare like with like. Its optimum does not
+depend on the initialisation. --seeds vary only the held-out tenth, so their spread says how stable
+the choice of weight decay is. The spread over pretraining runs is another matter, and so is the
+standard error of a val set of this size (standard_error).
 
 --labels-per-class N fits the same regression on N random training images of each class, --draws
 times: top1 has the mean and the spread over the draws. The weight decay is then 1 / the number of
@@ -82,24 +82,14 @@ def arguments(argv=None):
         help="logistic regression on cached features instead",
     )
     g.add_argument(
-        "--cache-crops",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="1: the centre crop of each training image; N: and N - 1 random crops; costs N times "
-        "as much",
-    )
-    g.add_argument(
         "--labels-per-class",
         type=cli.positive,
-        metavar="N",
         help="labelled training images of each class; without it all",
     )
     g.add_argument(
         "--draws",
         type=cli.positive,
         default=10,
-        metavar="K",
         help="random choices of these images, one measurement each",
     )
     g.add_argument(
@@ -109,10 +99,8 @@ def arguments(argv=None):
         "a random network of the same kind",
     )
     args = p.parse_args(argv)
-    if args.baselines and not args.cache_features:
-        p.error("--baselines are fitted on cached features: add --cache-features")
-    if args.labels_per_class and not args.cache_features:
-        p.error("--labels-per-class is fitted on cached features: add --cache-features")
+    if (args.baselines or args.labels_per_class) and not args.cache_features:
+        p.error("--baselines and --labels-per-class need --cache-features")
     if args.labels_per_class and len(args.seeds) > 1:
         p.error("--labels-per-class takes one seed: its repetitions are the --draws")
     if not args.out:
@@ -144,7 +132,7 @@ def published(args, out, backbone, data, crop, device):
 
     The data that is returned has the part of val that could be read.
     """
-    val, data = val_features(args, backbone, data, crop, device)
+    val, data = features.extract_val(backbone, data, args, crop, device)
     state = run_folder.load_checkpoint(out)
     done = state["done"] if state else []
 
@@ -206,15 +194,11 @@ def cached(args, network, data, crop, device, knn=False):
     """(results, guesses of each seed or draw, data) of logistic regressions on features of
     `network`; data as for `published`.
     """
-    val, data = val_features(args, network, data, crop, device)
-    crops = partial(features.centre_then_random, size=args.size, interpolation=args.interpolation)
-    train, rows = features.extract_split(
-        network, data.train, "train", args, crops, device, passes=args.cache_crops
-    )
+    val, data = features.extract_val(network, data, args, crop, device)
+    train, rows = features.extract_split(network, data.train, "train", args, crop, device)
     results = {}
     if knn:
-        centre = len(rows) // args.cache_crops  # the first pass
-        results = nearest(network, train[:centre], rows[:centre], val, data)
+        results = nearest(network, train, rows, val, data)
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
     accuracies, guesses, decays = [], [], []
@@ -236,7 +220,7 @@ def regressions(args, train, rows, data, device):
     """
     labels, classes = data.train.labels, len(data.classes)
     if args.labels_per_class:
-        n = args.labels_per_class * classes * args.cache_crops
+        n = args.labels_per_class * classes
         for draw in range(args.draws):
             drawn = draw_labels(args, data, draw)[rows].nonzero()[0]
             yield linear.fit_few(train[drawn], labels[rows[drawn]], classes, n, device)
@@ -285,14 +269,7 @@ def baselines(args, backbone, data, crop, device):
     return measured
 
 
-# ---------------------------------------------------------------- both protocols
-def val_features(args, network, data, crop, device):
-    """(features of the images of val that can be read, the data with these alone in val)."""
-    common = (network, data.val, "val", args, crop, device)
-    val, rows = features.extract_split(*common, everywhere=True)
-    return val, data._replace(val=data.val.take(rows))
-
-
+# ---------------------------------------------------------------- nearest neighbours
 def nearest(backbone, train, rows, val, data):
     """kNN accuracies of training features, which lie spread over the processes."""
     train, val = train[:, -backbone.inplanes :], val[:, -backbone.inplanes :]
@@ -301,25 +278,18 @@ def nearest(backbone, train, rows, val, data):
     return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
 
 
-def check_labels(args, data):
-    """End the run if a class has fewer training images than --labels-per-class."""
+def main(args, device):
+    data = labelled.read_splits(args.data, args.eval_on)
+    if not args.cache_features:
+        run.check_batch(len(data.train.files), args.batch_size)
     counts = np.bincount(data.train.labels)
     least = counts.argmin()
-    if counts[least] < args.labels_per_class:
+    if counts[least] < (args.labels_per_class or 0):
         run.fail(
             f"--labels-per-class {args.labels_per_class}: class {data.classes[least]} has only "
             f"{counts[least]} training images.",
             2,
         )
-
-
-def main(args, device):
-    run.keep_apart(args.data, out=args.out)
-    data = labelled.read_splits(args.data, args.eval_on)
-    if not args.cache_features:
-        run.check_batch(len(data.train.files), args.batch_size)
-    if args.labels_per_class:
-        check_labels(args, data)
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seeds[0], args.prefix
     )
@@ -328,7 +298,6 @@ def main(args, device):
         return
     backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
     method = info["args"].get("method")
-    args.size = args.size or info["args"].get("size") or 224
     transformer = isinstance(backbone, vit.VisionTransformer)
     if transformer:
         backbone.blocks = vit.LINEAR_BLOCKS
@@ -345,15 +314,12 @@ def main(args, device):
     else:
         results, guesses, data = published(args, begun.out, backbone, data, crop, device)
         protocol = "published"
-    beside = {}
-    if args.baselines:
-        beside = baselines(args, backbone, data, crop, device)
+    beside = baselines(args, backbone, data, crop, device) if args.baselines else {}
     if parallel.rank() == 0:
         for name, measured in beside.items():
             print(f"{name}: {evaluation.sentence(measured)}")
     guesses = torch.cat(guesses).cpu().numpy()
-    more = {"protocol": protocol, "baselines": beside}
-    evaluation.conclude_classes(begun, data, "this backbone", results, guesses, **more)
+    evaluation.conclude_classes(begun, data, results, guesses, protocol=protocol, baselines=beside)
 
 
 if __name__ == "__main__":

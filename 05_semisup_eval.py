@@ -67,7 +67,6 @@ def arguments(argv=None):
     )
     p.add_argument(
         "--subset-file",
-        metavar="FILE",
         help="text file with the training images to use, a name or a path below train in each "
         "line; without it a class-balanced random subset",
     )
@@ -107,13 +106,6 @@ def arguments(argv=None):
     p.add_argument(
         "--no-flip", action="store_true", help="no mirror images: for digits and letters"
     )
-    p.add_argument(
-        "--eval-every",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="epochs between two looks at --eval-on",
-    )
     p.add_argument("--seed", type=int, default=0, help="seed of the head, the order and the crops")
     args = p.parse_args(argv)
     if args.from_scratch == bool(args.backbone):
@@ -145,7 +137,6 @@ def choose_subset(args, root, data):
     files, labels = data.train
     if args.subset_file:
         chosen = np.array(labelled.read_subset(args.subset_file, root, files), int)
-        source = args.subset_file
     else:
         each = len(files)
         if args.percent < 100:
@@ -155,12 +146,12 @@ def choose_subset(args, root, data):
             labels, lambda n: each, args.subset_seed, "subset", keys=data.classes
         )
         chosen = mask.nonzero()[0]
-        source = f"{args.percent} % of {len(files)} images"
     subset = data.train.take(chosen)
     empty = sorted(set(range(len(data.classes))) - set(subset.labels.tolist()))
     if empty:
+        chosen = args.subset_file or f"--percent {args.percent}"
         run.fail(
-            f"{source} leaves {len(empty)} of {len(data.classes)} classes without an image, such "
+            f"{chosen} leaves {len(empty)} of {len(data.classes)} classes without an image, such "
             f"as {data.classes[empty[0]]}: take a larger share.",
             2,
         )
@@ -173,13 +164,8 @@ def build_network(args, classes):
     if args.from_scratch:
         size = args.size or 224
         backbone, width = resnet.build_backbone(args.architecture, args.small_images, size=size)
-        info = {
-            "source": "from scratch",
-            "architecture": args.architecture,
-            "left_out": {},
-            "args": {},
-            "sha256": None,
-        }
+        info = {"source": "from scratch", "architecture": args.architecture}
+        info |= {"args": {}, "sha256": None}
     else:
         backbone, width, info = resnet.load_backbone(
             args.backbone, args.architecture, args.small_images, args.seed, args.prefix
@@ -215,7 +201,6 @@ def schedule(epoch, protocol, epochs):
 
 # ---------------------------------------------------------------- the run
 def main(args, device):
-    run.keep_apart(args.data, out=args.out)
     data = labelled.read_splits(args.data, args.eval_on)
     root = Path(args.data) / "train"
     data = data._replace(train=choose_subset(args, root, data))
@@ -226,7 +211,6 @@ def main(args, device):
     if begun is None:
         return
     fill_in(args, info["args"].get("method"))
-    args.size = args.size or info["args"].get("size") or 224
     if parallel.rank() == 0:
         labelled.write_subset(begun.out / "subset.txt", root, files)
 
@@ -240,10 +224,9 @@ def main(args, device):
             return network(features.normalise(pixels, device, backbone)).float()
 
     def measure():
-        common = (backbone, data.val, "val", args, centre, device)
-        x, rows = features.extract_split(*common, everywhere=True)
+        x, read = features.extract_val(backbone, data, args, centre, device)
         with torch.no_grad():
-            return head(x), data.val.take(rows)
+            return head(x), read.val
 
     history, (scores, val) = sgd.train(
         model,
@@ -268,17 +251,13 @@ def main(args, device):
         ),
         workers=args.workers,
         device=device,
-        eval_every=args.eval_every,
-        what="fine-tuning" if args.backbone else "training",
     )
     data = data._replace(val=val)
     top1, top5 = history[-1]
-    best = max(percent for percent, _ in history if percent is not None)
+    best = max(percent for percent, _ in history)
     results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
-    kind = "supervised from scratch" if args.from_scratch else "fine-tuned"
-    title = f"{kind} on {len(files)} images"
     guesses = scores.argmax(1).cpu().numpy()
-    evaluation.conclude_classes(begun, data, title, results, guesses)
+    evaluation.conclude_classes(begun, data, results, guesses)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,8 @@ tenth of the training images. That is close to the optimum, not at it. COCO's mA
 """
 
 from functools import partial
-from pathlib import Path
 
-from base import cli, parallel, run
+from base import cli, run
 from evaluate import evaluation
 from images.labelled import SETS
 
@@ -72,15 +71,8 @@ def arguments(argv=None):
             c.add_argument(
                 "--pool",
                 type=cli.positive,
-                metavar="SIDE",
                 help="side of the average pooling of the last feature map, with stride 1; 6 is "
                 "VISSL's for 224 px. Without it the mean over the whole map",
-            )
-        if data_set.download:
-            c.add_argument(
-                "--download",
-                action="store_true",
-                help="first download it into --data (torchvision)",
             )
     args = p.parse_args(argv)
     if not args.out:
@@ -111,28 +103,23 @@ def pool(backbone, side, size):
 
 
 # ---------------------------------------------------------------- classifiers
-def vissl_machines(args, backbone, data, device):
-    """(scores float64 (n, classes) of the test images, {"svm_c": the C of each class}, the test
-    images that could be read): VISSL's SVMs.
+def vissl_machines(args, x, rows, test, data, device):
+    """(scores float64 (n, classes) of the test images, {"svm_c": the C of each class}): VISSL's
+    SVMs.
+
+    x (m, d): features of the training images `rows`; test (n, d): of the test images.
     """
-    common = (args, partial(features.squash, size=args.size), device)
-    x, rows = features.extract_split(backbone, data.train, "train", *common, everywhere=True)
-    test, test_rows = features.extract_split(backbone, data.val, "val", *common, everywhere=True)
     labels = data.train.labels[rows]
     scores, chosen = multi_label.svm_scores(
         x.cpu().numpy(), labels, test.cpu().numpy(), args.costs, args.seed
     )
-    costs = dict(zip(data.classes, chosen, strict=True))
-    return torch.from_numpy(scores), {"svm_c": costs}, data.val.take(test_rows)
+    return torch.from_numpy(scores), {"svm_c": dict(zip(data.classes, chosen, strict=True))}
 
 
-def regression(args, backbone, data, device):
-    """(scores (n, classes) of the test images, {"weight_decay": the chosen one}, the test images
-    that could be read) of a logistic regression.
+def regression(args, x, rows, test, data, device):
+    """The same of a logistic regression: (scores, {"weight_decay": the chosen one}). x: of this
+    process's images.
     """
-    common = (args, partial(features.centre_crop, size=args.size), device)
-    test, test_rows = features.extract_split(backbone, data.val, "val", *common, everywhere=True)
-    x, rows = features.extract_split(backbone, data.train, "train", *common)
     mean, sd = linear.standardise(x, device)
     labels = groups = data.train.labels
     if labels.ndim == 2:
@@ -140,51 +127,42 @@ def regression(args, backbone, data, device):
         groups = np.zeros(len(labels))  # the held-out tenth is then not stratified
     held = linear.held_out(groups, args.seed)[rows]
     W, decay, _ = linear.fit_linear(x, labels[rows], len(data.classes), held, device)
-    scores = linear.scores(W, (test - mean) / sd).cpu()
-    return scores, {"weight_decay": decay}, data.val.take(test_rows)
+    return linear.scores(W, (test - mean) / sd).cpu(), {"weight_decay": decay}
 
 
 # ---------------------------------------------------------------- the run
 def main(args, device):
     data_set = SETS[args.dataset]
-    run.keep_apart(args.data, out=args.out)
-    finished = (Path(args.out) / "result.json").exists()
-    if getattr(args, "download", False) and not finished:
-        if parallel.rank() == 0:
-            data_set.download(args.data)
-        parallel.barrier()
     data = data_set.read(args.data)
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seed, args.prefix
     )
-    size = args.size or info["args"].get("size") or 224
     if data_set.svm and args.pool:
-        pool(backbone, args.pool, size)
-    begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info, ("download",))
+        pool(backbone, args.pool, args.size or info["args"].get("size") or 224)
+    begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info)
     if begun is None:
         return
-    args.size = size
-    classify = vissl_machines if data_set.svm else regression
-    scores, chosen, val = classify(args, backbone, data, device)
-    data = data._replace(val=val)
+    classify, crop = regression, features.centre_crop
+    if data_set.svm:
+        classify, crop = vissl_machines, features.squash
+    common = (args, partial(crop, size=args.size), device)
+    test, data = features.extract_val(backbone, data, *common)
+    svm = data_set.svm  # each process fits some of the machines
+    x, rows = features.extract_split(backbone, data.train, "train", *common, everywhere=svm)
+    scores, chosen = classify(args, x, rows, test, data, device)
 
     # ---------------------------------------------------------------- the result
-    if val.labels.ndim == 1:
-        top1, top5 = features.accuracy(scores, val.labels)
+    if data.val.labels.ndim == 1:
+        top1, top5 = features.accuracy(scores, data.val.labels)
         results = {"top1": summary([top1]), "top5": summary([top5])}
         guesses = scores.argmax(1).numpy()
-        evaluation.conclude_classes(begun, data, args.dataset, results, guesses, **chosen)
+        evaluation.conclude_classes(begun, data, results, guesses, **chosen)
         return
     kind = "interpolated" if data_set.svm else "plain"
-    results, by_class = multi_label.measure(scores.numpy(), val.labels, data.classes, kind)
+    results, by_class = multi_label.measure(scores.numpy(), data.val.labels, data.classes, kind)
     chosen["average_precision"] = by_class
     what = "average precision"
-    evaluation.conclude(begun, data, args.dataset, results, by_class, what, **chosen)
-    if parallel.rank() == 0:
-        print(
-            "(mAP is the usual measure; top-1: the highest-scoring class is one of the image's. "
-            'The dissertation\'s "top-1" of VOC07 and COCO does not say which it is.)'
-        )
+    evaluation.conclude(begun, data, results, by_class, what, **chosen)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import numpy as np
 from base import cli, run, run_folder
 from base.parallel import rank
 
-NAMES = {"map": "mAP", "map_11point": "11-point mAP"}  # all others are their own names
-
 
 # ---------------------------------------------------------------- arguments
 def folder_arguments(p):
@@ -26,7 +24,6 @@ def folder_arguments(p):
     p.add_argument(
         "--eval-on",
         default="val",
-        metavar="FOLDER",
         help="sub-folder of --data to measure on; where there are both valid and test, choose on "
         "valid and report test once",
     )
@@ -41,13 +38,10 @@ def backbone_arguments(p, out, from_scratch=False):
     p.add_argument(
         "--backbone",
         required=not from_scratch,
-        metavar="PATH",
         help="run folder, weight file, or the word random (see --architecture)",
     )
     p.add_argument(
-        "--prefix",
-        metavar="NAME",
-        help="which network of a weight file that holds several, such as encoder_q",
+        "--prefix", help="which network of a weight file that holds several, such as encoder_q"
     )
     p.add_argument("--out", help=f"run folder; without it the backbone's name with {out}")
     p.add_argument(
@@ -82,11 +76,13 @@ class Evaluation(NamedTuple):
     info: dict
 
 
-def begin(args, stage, data, info, may_change=()):
+def begin(args, stage, data, info):
     """The Evaluation of a run folder that is new or goes on; None if it is finished.
 
-    Backbone, images and labels must be those that the run began with.
+    Backbone, images and labels must be those that the run began with. args.size becomes that of
+    the pretraining, or 224, where it was not given.
     """
+    run.keep_apart(args.data, out=args.out)
     if not (data.train.files and data.val.files):
         run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")
     inputs = {
@@ -94,7 +90,8 @@ def begin(args, stage, data, info, may_change=()):
         "training set": fingerprint(data.train),
         "evaluation set": fingerprint(data.val),
     }
-    out = run_folder.open_run(args, stage, "result.json", may_change, inputs)
+    out = run_folder.open_run(args, stage, "result.json", inputs=inputs)
+    args.size = args.size or info["args"].get("size") or 224
     return out and Evaluation(out, args, stage, info)
 
 
@@ -116,18 +113,13 @@ def summary(values):
     }
 
 
-def standard_error(top1, n):
-    """That of a top-1 accuracy in percent, measured on n images."""
-    return round(math.sqrt(top1 * (100 - top1) / n), 4)
-
-
 def sentence(results):
     """The numbers of a result in one line."""
     words = []
     for key, value in results.items():
         if isinstance(value, dict):
             spread = f" +- {value['sd']:.2f}" if len(value["values"]) > 1 else ""
-            words.append(f"{NAMES.get(key, key)} {value['mean']:.2f}{spread}")
+            words.append(f"{key} {value['mean']:.2f}{spread}")
     return ", ".join(words)
 
 
@@ -151,33 +143,26 @@ def per_class(table):
 
 
 # ---------------------------------------------------------------- the ending
-def conclude(evaluation, data, title, results, by_class, what, **measured):
+def conclude(evaluation, data, results, by_class, what, **measured):
     """Print the results, write result.png and result.json, remove the checkpoint (process 0).
 
-    data: with the part of val that could be read. title: what was measured. results: {name:
-    `summary`, or a number}. by_class: {class: percent, or None where there is none}. what: the
-    measure of by_class. measured: what else is written.
+    data: with the part of val that could be read. results: {name: `summary`, or a number}.
+    by_class: {class: percent, or None where there is none}. what: the measure of by_class.
+    measured: what else is written.
     """
     if rank() > 0:
         return
     from images import plots
 
     out, args, stage, info = evaluation
-    print(f"{title}: {sentence(results)}")
+    print(f"{stage}: {sentence(results)}")
     shown = {name: value for name, value in by_class.items() if value is not None}
     mean = np.mean(list(shown.values()))
     plots.bars(out / "result.png", shown, f"{what} per class, mean {mean:.2f} %")
-    arguments = {}
-    for key, value in vars(args).items():
-        plain = value is None or isinstance(value, (int, float, list))
-        arguments[key] = value if plain else str(value)
-    about = info["args"]
-    if not about:
-        about = {key: info[key] for key in ("source", "architecture", "left_out")}
     content = {
         "stage": stage,
-        "args": arguments,
-        "backbone": about,
+        "args": vars(args),
+        "backbone": info["args"] or {key: info[key] for key in ("source", "architecture")},
         "backbone_sha256": info["sha256"],
         "size": args.size,
         "images": {
@@ -192,7 +177,7 @@ def conclude(evaluation, data, title, results, by_class, what, **measured):
     run_folder.close_run(out)
 
 
-def conclude_classes(evaluation, data, title, results, guesses, **measured):
+def conclude_classes(evaluation, data, results, guesses, **measured):
     """`conclude` for images of one class each.
 
     guesses: int64 (m * n,), numpy: the guessed classes of the n images, m times.
@@ -201,12 +186,7 @@ def conclude_classes(evaluation, data, title, results, guesses, **measured):
     labels = np.tile(data.val.labels, len(guesses) // n)
     table = confusion(guesses, labels, data.classes)
     by_class = per_class(table)
-    error = standard_error(results["top1"]["mean"], n)
-    results = results | {"standard_error": error}
+    top1 = results["top1"]["mean"]
+    results["standard_error"] = round(math.sqrt(top1 * (100 - top1) / n), 4)
     measured |= {"per_class": by_class, "confusion": table}
-    conclude(evaluation, data, title, results, by_class, "top-1", **measured)
-    if rank() == 0:
-        print(
-            f"(+- is the standard deviation over seeds or draws; the standard error of a top1 of "
-            f"{n} images is {error:.2f})"
-        )
+    conclude(evaluation, data, results, by_class, "top-1", **measured)

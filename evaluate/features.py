@@ -20,7 +20,7 @@ from images.pictures import STRIP, without_ends
 from images.unreadable import BLACK, ImageList, listed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]
-TRAIN_ROWS, VAL_ROWS = 16384, 1024  # one product of the nearest neighbours: 64 MiB of cosines
+TRAIN_ROWS = 1024  # in one product of the nearest neighbours: 200 MiB of cosines for ImageNet
 
 
 # ---------------------------------------------------------------- crops
@@ -75,13 +75,6 @@ def random_crop(image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True
     if flip and rng.random() < 0.5:
         crop = np.ascontiguousarray(crop[:, ::-1])
     return crop
-
-
-def centre_then_random(image, epoch, index, *, size, interpolation="bilinear"):
-    """The centre crop in epoch 0, random crops in all others."""
-    if epoch == 0:
-        return centre_crop(image, epoch, index, size=size, interpolation=interpolation)
-    return random_crop(image, epoch, index, size=size, seed=0)
 
 
 # ---------------------------------------------------------------- reading
@@ -141,30 +134,22 @@ def embed(backbone, pixels, device, precision="auto"):
         return backbone(normalise(pixels, device, backbone)).float()
 
 
-def free_memory(device):
-    """Bytes of a GPU that tensors can take; what PyTorch holds in reserve counts as free."""
-    free, _ = torch.cuda.mem_get_info(device)
-    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + reserve
-
-
 def home_of(rows, width, device):
-    """Where float32 (rows, width) is kept: on the device, or on the CPU if it fills most of it."""
+    """Where float32 (rows, width) is kept: on the device, or on the CPU if it fills most of it.
+
+    What PyTorch holds in reserve of a GPU's memory counts as free.
+    """
     if device.type == "cpu":
         return device
-    fits = 4 * rows * width < 0.6 * free_memory(device)
-    return device if fits else torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return device if 4 * rows * width < 0.6 * free else torch.device("cpu")
 
 
-def own_batches(n, batch, passes):
-    """This process's batches of n images, lists of (epoch, index), for every epoch the same."""
-    starts = range(0, n, batch)[rank() :: world()]
-    batches = []
-    for epoch in range(passes):
-        for start in starts:
-            indices = range(start, min(start + batch, n))
-            batches.append([(epoch, index) for index in indices])
-    return batches
+def whole_batches(starts, n, batch):
+    """Yield lists of (epoch 0, index): the batches of n images that begin at `starts`."""
+    for start in starts:
+        yield [(0, index) for index in range(start, min(start + batch, n))]
 
 
 def extract(
@@ -175,7 +160,6 @@ def extract(
     precision="auto",
     workers=8,
     *,
-    passes=1,
     batch=128,
     what="features",
     everywhere=False,
@@ -191,46 +175,51 @@ def extract(
     """
     if not isinstance(files, ImageList):
         files = ImageList("", files)
-    batches = own_batches(len(files), batch, passes)
-    most = sum(map(len, batches))
+    n = len(files)
+    starts = range(0, n, batch)[rank() :: world()]
+    batches = whole_batches(starts, n, batch)
+    most = sum(min(batch, n - start) for start in starts)
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
     example, _ = read_crops([(0, 0)], files, crop)
     width = embed(backbone, example, device).shape[1]
-    home = home_of(most, width, device)
-    features = torch.empty(most, width, device=home)
-    finite = torch.ones(most, dtype=torch.bool, device=home)
+    features = torch.empty(most, width, device=home_of(most, width, device))
     rows = np.empty(most, np.int64)
     end = 0
-    with run.progress(passes * len(files), what) as bar:
+    with run.progress(n, what) as bar:
         for pixels, indices in read_batches(files, batches, crop, workers, device, stand_in=False):
-            part = embed(backbone, pixels, device, precision)
             read = np.flatnonzero(indices >= 0)
-            if len(read) < len(indices):
-                part, indices = part[read], indices[read]
-            begin, end = end, end + len(indices)
-            rows[begin:end] = indices
-            features[begin:end] = part
-            finite[begin:end] = part.isfinite().all(1)
+            begin, end = end, end + len(read)
+            rows[begin:end] = indices[read]
+            features[begin:end] = embed(backbone, pixels, device, precision)[read]
             bar.update(min(world() * batch, bar.total - bar.n))
     features, rows = features[:end], rows[:end]
-    refuse_infinite(files, rows, finite[:end].cpu())
+    refuse_infinite(lambda i: files.file(rows[i]), features.sum(1).isfinite())
     if not everywhere:
         return features, rows
     every_row = np.sort(np.concatenate(parallel.everyone(rows)))
     rows = torch.from_numpy(rows).to(device)
-    features = parallel.collect(features.to(device), rows, len(files))
-    if len(every_row) < len(files):
-        features = features[every_row]
-    return features, every_row
+    features = parallel.collect(features.to(device), rows, n)
+    return features[every_row] if len(every_row) < n else features, every_row
 
 
-def refuse_infinite(files, rows, finite):
-    """End all processes if features of any are not finite. rows, finite (m,): of this process."""
-    bad = np.concatenate(parallel.everyone(rows[~finite.numpy()]))
-    if len(bad):
+def extract_val(backbone, data, args, crop, device):
+    """(features of the images of val that can be read, on every process, the Labelled with these
+    alone in val).
+    """
+    val, rows = extract_split(backbone, data.val, "val", args, crop, device, everywhere=True)
+    return val, data._replace(val=data.val.take(rows))
+
+
+def refuse_infinite(file_of, finite):
+    """End all processes if features are not finite. finite: bool (m,), of the files file_of(0..)
+    of this process.
+    """
+    infinite = [file_of(i) for i in finite.logical_not().nonzero().flatten().tolist()]
+    bad = sum(parallel.everyone(infinite), [])
+    if bad:
         run.fail(
             f"The features of {len(bad)} images are not finite (NaN or infinite), the first is "
-            f"{files.file(bad.min())}. Try --precision fp32, or another backbone."
+            f"{min(bad)}. Try --precision fp32, or another backbone."
         )
 
 
@@ -240,7 +229,7 @@ def extract_split(backbone, split, name, args, crop, device, **options):
     args: of a stage, for --precision, --workers, --max-unreadable and --out.
     """
     files = listed(split.files, args, name)
-    options = {"what": f"{name} features"} | options
+    options["what"] = f"{name} features"
     return extract(backbone, files, crop, device, args.precision, args.workers, **options)
 
 
@@ -267,14 +256,11 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
     owners = torch.zeros(n, k, dtype=torch.int64, device=device)
     for x, y in zip(train.split(TRAIN_ROWS), labels.split(TRAIN_ROWS), strict=True):
         x = F.normalize(x.to(device), dim=1)
-        y = y.to(device)
-        for start in range(0, n, VAL_ROWS):
-            some = slice(start, start + VAL_ROWS)
-            largest, indices = (val[some] @ x.T).topk(min(k, len(x)), 1)
-            near = torch.cat([cosines[some], largest], 1)
-            whose = torch.cat([owners[some], y[indices]], 1)
-            cosines[some], best = near.topk(k, 1)
-            owners[some] = whose.gather(1, best)
+        largest, indices = (val @ x.T).topk(min(k, len(x)), 1)
+        near = torch.cat([cosines, largest], 1)
+        whose = torch.cat([owners, y.to(device)[indices]], 1)
+        cosines, best = near.topk(k, 1)
+        owners = whose.gather(1, best)
     cosines, owners = nearest_of_all(cosines, owners)
     weights = (cosines / temperature).exp()
     votes = val.new_zeros(n, classes)
@@ -283,15 +269,9 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
 
 def nearest_of_all(cosines, owners):
     """The k largest cosines (n, k) over all processes, and the labels that belong to them."""
-    n, k = cosines.shape
-    near = cosines.new_zeros(n, world(), k)
-    whose = owners.new_zeros(n, world(), k)
-    near[:, rank()] = cosines
-    whose[:, rank()] = owners
-    parallel.barrier()
-    near = parallel.all_sum(near).flatten(1)
-    whose = parallel.all_sum(whose).flatten(1)
-    cosines, best = near.topk(k, 1)
+    near = parallel.collect(cosines[None], rank(), world()).transpose(0, 1).flatten(1)
+    whose = parallel.collect(owners[None], rank(), world()).transpose(0, 1).flatten(1)
+    cosines, best = near.topk(cosines.shape[1], 1)
     return cosines, whose.gather(1, best)
 
 

@@ -148,7 +148,7 @@ def read_batch(files, size):
     """Files -> (the files, stacks, {file: why} of those that cannot be read).
 
     stacks: uint8 (b, H, W, 3) tensors, one for each size of images. The files come back in the
-    order of the images in the stacks. size: see `Features`.
+    order of the images in the stacks. size: see `Extractor`.
     """
     stacks = {}
     failed = {}

@@ -15,17 +15,12 @@ CHUNK = 8192  # rows of features in one product
 TOLERANCE = 2e-3  # of the largest element of the gradient at W = 0
 
 
-def held_out(labels, seed, share=0.1):
-    """Mask (n,) of a stratified random share of the images, of labels int64 (n,), both of numpy.
+def held_out(labels, seed):
+    """Mask (n,) of a stratified random tenth of the images, of labels int64 (n,), both of numpy.
 
     It holds at least one image of each class that has two.
     """
-
-    def count(n):
-        least = 1 if n > 1 else 0
-        return max(round(share * n), least)
-
-    return some_of_each(labels, count, seed, "held out")
+    return some_of_each(labels, lambda n: max(round(0.1 * n), n > 1), seed, "held out")
 
 
 def standardise(x, device):
@@ -92,7 +87,7 @@ def loss_and_gradient(W, x, y, weight):
 
 
 # ---------------------------------------------------------------- the solver
-def logistic_regression(x, y, weight, decay, W, tolerance=1e-4, iterations=200):
+def logistic_regression(x, y, weight, decay, W, tolerance):
     """The W that minimises mean loss + decay / 2 |W|^2, the biases left free: L-BFGS from W.
 
     It ends when no element of the gradient is above `tolerance`.
@@ -102,8 +97,8 @@ def logistic_regression(x, y, weight, decay, W, tolerance=1e-4, iterations=200):
     penalised[:, -1] = 0
     solver = torch.optim.LBFGS(
         [W],
-        max_iter=iterations,
-        max_eval=2 * iterations,
+        max_iter=200,
+        max_eval=400,
         history_size=10,
         tolerance_grad=tolerance,
         tolerance_change=1e-8,

@@ -44,7 +44,6 @@ def train(
     crop,
     workers,
     device,
-    eval_every=1,
     what="training",
     **kept,
 ):
@@ -56,9 +55,9 @@ def train(
     measure(): (scores (m, classes), the Split that they belong to).
     state: the run's checkpoint or None; it counts if it is of this seed. rates: (module, highest
     learning rate) of each part of the model. schedule(epoch): the share of these rates.
-    batch_size: over all processes. seed: of the order. crop: see features.random_crop. eval_every:
-    epochs between two calls of `measure`. kept: what else stands in the checkpoint.
-    history: [top-1, top-5] in percent after each epoch, None where nothing was measured.
+    batch_size: over all processes. seed: of the order. crop: see features.random_crop. kept: what
+    else stands in the checkpoint.
+    history: [top-1, top-5] in percent after each epoch.
     """
     groups = [{"params": part.parameters(), "peak": rate} for part, rate in rates]
     solver = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=weight_decay)
@@ -92,11 +91,9 @@ def train(
 
             # ---------------------------------------------------- the end of an epoch
             means = meter.read()
-            top1 = top5 = None
-            if (epoch + 1) % eval_every == 0 or epoch + 1 == epochs:
-                measured = measure()
-                top1, top5 = accuracy(measured[0], measured[1].labels)
-                bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
+            measured = measure()
+            top1, top5 = accuracy(measured[0], measured[1].labels)
+            bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{top1:.2f}")
             history.append([top1, top5])
             run_folder.log(
                 out, event="epoch", seed=seed, epoch=epoch, **means, top1=top1, top5=top5

@@ -16,19 +16,20 @@ from images.unreadable import check_failed
 cv2.setNumThreads(0)  # the processes that read images are the parallelism
 
 SIDE = 11  # of the window, a Gaussian of sigma 1.5
-TAPS = np.exp(-0.5 * (np.arange(SIDE) - SIDE // 2) ** 2 / 1.5**2)
+MARGIN = SIDE // 2
+TAPS = np.exp(-0.5 * (np.arange(SIDE) - MARGIN) ** 2 / 1.5**2)
 TAPS /= TAPS.sum()
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
 
 
-def smooth(plane):
+def smooth(image):
     """The window's weighted mean around every pixel. scipy's filter is three times slower."""
-    return cv2.sepFilter2D(plane, -1, TAPS, TAPS)
+    return cv2.sepFilter2D(image, -1, TAPS, TAPS)
 
 
 def structural_similarity(x, y):
-    """Mean SSIM of two uint8 (H, W, C) images, over all whole windows and the channels.
+    """Mean SSIM of two uint8 (H, W, 3) images, over all whole windows and the channels.
 
     H and W are at least 11. K1 = 0.01, K2 = 0.03, the data range is 255. For each window
 
@@ -36,34 +37,21 @@ def structural_similarity(x, y):
 
     with the means mx, my, the variances vx, vy and the covariance cov. They take five filters. The
     sum s = x + y and the difference d = x - y need only four: 4 mx my = ms^2 - md^2,
-    2 (mx^2 + my^2) = ms^2 + md^2, 4 cov = vs - vd, and 2 (vx + vy) = vs + vd. All is computed in
-    place: most of the time goes into memory.
+    2 (mx^2 + my^2) = ms^2 + md^2, 4 cov = vs - vd, and 2 (vx + vy) = vs + vd.
     """
     total = 0.0
-    for channel in range(x.shape[2]):
+    for channel in range(3):
         s = np.add(x[..., channel], y[..., channel], dtype=np.float64)
         d = np.subtract(x[..., channel], y[..., channel], dtype=np.float64)
-        mean_s = smooth(s)
-        mean_d = smooth(d)
-        s *= s
-        d *= d
-        var_s = smooth(s)
-        var_d = smooth(d)
-        mean_s *= mean_s
-        mean_d *= mean_d
-        var_s -= mean_s
-        var_d -= mean_d
-        # From here on mean_s and mean_d are squares, and the constants are doubled like the rest.
-        mean_s += 2 * C1
-        var_s += 2 * C2
-        value = (mean_s - mean_d) * (var_s - var_d)
-        mean_s += mean_d
-        var_s += var_d
-        mean_s *= var_s
-        value /= mean_s
-        margin = SIDE // 2
-        total += value[margin:-margin, margin:-margin].mean()
-    return total / x.shape[2]
+        square_s = smooth(s) ** 2  # of the means; the constants are doubled like the rest
+        square_d = smooth(d) ** 2
+        var_s = smooth(s * s) - square_s + 2 * C2
+        var_d = smooth(d * d) - square_d
+        square_s += 2 * C1
+        value = (square_s - square_d) * (var_s - var_d)
+        value /= (square_s + square_d) * (var_s + var_d)
+        total += value[MARGIN:-MARGIN, MARGIN:-MARGIN].mean()
+    return total / 3
 
 
 # ---------------------------------------------------------------- files
@@ -76,21 +64,16 @@ def read_pair(files, size):
 
 
 def similarity_of_files(files, size):
-    """SSIM of two image files, or a sentence on why they have none, or the error of reading one."""
+    """SSIM of two image files, or the error of reading one. Raises OSError where they have none."""
     try:
         x, y = read_pair(files, size)
     except UnreadableImage as error:
         return error
-    if x.shape != y.shape:
-        return (
+    if x.shape != y.shape or min(x.shape[:2]) < SIDE:
+        raise OSError(
             f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, {files[1]} {y.shape[1]} x "
-            f"{y.shape[0]}: SSIM needs equal sizes; --size {min(y.shape[:2])} brings both to that "
-            "of the second."
-        )
-    if min(x.shape[:2]) < SIDE:
-        return (
-            f"{files[0]} is {x.shape[1]} x {x.shape[0]} px, SSIM's window is {SIDE} x {SIDE}: "
-            "take larger images."
+            f"{y.shape[0]}: SSIM needs equal sizes of {SIDE} x {SIDE} or more; --size brings both "
+            "to one"
         )
     return float(structural_similarity(x, y))
 
@@ -104,23 +87,17 @@ def similarities(pairs, size, what, workers, max_unreadable):
     read = partial(similarity_of_files, size=size)
     mine = pairs[parallel.rank() :: parallel.world()]
     values = [0.0] * len(pairs)
-    problem = None
     failed = {}
     with run.progress(len(pairs), what) as bar:
         results = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
         for pair, value in zip(
             range(parallel.rank(), len(pairs), parallel.world()), results, strict=True
         ):
-            if isinstance(value, str):
-                problem = value
-                break
             if isinstance(value, OSError):
                 failed[pairs[pair]] = str(value)
                 value = math.nan
             values[pair] = value
             bar.update(min(parallel.world(), len(pairs) - bar.n))
-    if problem:
-        run.fail(problem)
     check_failed(failed, len(pairs), max_unreadable)
     # Each value is 0 on all processes but one.
     return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]

@@ -3,7 +3,6 @@
 SETS names the data sets. Used by 04, 05 and 06, and by the probe of 03. Light at import.
 """
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +45,7 @@ class Labelled(NamedTuple):
 # ---------------------------------------------------------------- class folders
 def read_folder(root):
     """(paths, class names) of the images ROOT/CLASS/.../image."""
-    from images.files import class_of, find_images  # heavy
+    from images.files import class_of, find_images, is_passed_over  # heavy
 
     paths = find_images(root)
     names = [class_of(path) for path in paths]
@@ -55,20 +54,12 @@ def read_folder(root):
             f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image.",
             2,
         )
-    empty = class_folders(root) - set(names)
+    with os.scandir(root) as entries:
+        folders = {entry.name for entry in entries if entry.is_dir()}
+    empty = [name for name in folders - set(names) if not is_passed_over(name)]
     if empty:
         run.fail(f"{root} has class folders without images: {', '.join(sorted(empty)[:5])}.", 2)
     return [os.path.join(root, path) for path in paths], names
-
-
-def class_folders(root):
-    """The names of a folder's own folders; those of archives and systems are passed over."""
-    from images.files import is_passed_over
-
-    with os.scandir(root) as entries:
-        return {
-            entry.name for entry in entries if entry.is_dir() and not is_passed_over(entry.name)
-        }
 
 
 def read_splits(root, val="val"):
@@ -77,16 +68,14 @@ def read_splits(root, val="val"):
     val_files, val_names = read_folder(Path(root) / val)
     only = sorted(set(train_names) ^ set(val_names))
     if only:
-        more = " ..." if len(only) > 5 else ""
         run.fail(
             f"{root}: train and {val} have different classes; only one of them has "
-            f"{', '.join(only[:5])}{more}.",
+            f"{', '.join(only[:5])}.",
             2,
         )
     classes = sorted(set(train_names))
-    number = {name: i for i, name in enumerate(classes)}
-    train = Split(train_files, np.array([number[name] for name in train_names]))
-    val = Split(val_files, np.array([number[name] for name in val_names]))
+    train = Split(train_files, np.searchsorted(classes, train_names))
+    val = Split(val_files, np.searchsorted(classes, val_names))
     return Labelled(classes, train, val)
 
 
@@ -97,18 +86,10 @@ def read_voc(root):
     A class is -1 in an image where all its objects are marked difficult, as in the data set's own
     lists ImageSets/Main/CLASS_trainval.txt.
     """
-    candidates = (Path(root), Path(root) / "VOC2007", Path(root) / "VOCdevkit/VOC2007")
-    base = next((folder for folder in candidates if (folder / "ImageSets").is_dir()), None)
-    if base is None:
-        run.fail(
-            f"{root} holds no VOCdevkit/VOC2007/ImageSets: unpack VOC2007 there, or use "
-            "--download.",
-            2,
-        )
+    base = Path(root) / "VOCdevkit/VOC2007"
     splits = []
     for split in ("trainval", "test"):
-        lines = run.read_text(base / f"ImageSets/Main/{split}.txt").split("\n")
-        names = [line.split()[0] for line in lines if line.strip()]
+        names = run.read_text(base / f"ImageSets/Main/{split}.txt").split()
         labels = np.zeros((len(names), len(VOC)), np.int64)
         for row, name in zip(labels, names, strict=True):
             read_objects(base / f"Annotations/{name}.xml", row)
@@ -120,53 +101,37 @@ def read_voc(root):
 def read_objects(path, row):
     """Fill a row of VOC's labels, int64 (20,), from the annotation of an image."""
     try:
-        objects = ElementTree.parse(path).findall("object")
-    except (OSError, ElementTree.ParseError) as error:
+        for item in ElementTree.parse(path).findall("object"):
+            kind = VOC.index(item.findtext("name"))
+            difficult = item.findtext("difficult") == "1"
+            row[kind] = -1 if difficult and row[kind] != 1 else 1
+    except (OSError, ElementTree.ParseError, ValueError) as error:
         run.fail(f"{path} cannot be read ({error}).")
-    for item in objects:
-        name = item.findtext("name")
-        if name not in VOC:
-            run.fail(f"{path}: unknown class {name!r}; VOC2007 has {', '.join(VOC)}.")
-        kind = VOC.index(name)
-        difficult = item.findtext("difficult") == "1"
-        row[kind] = -1 if difficult and row[kind] != 1 else 1
 
 
 def read_coco(root):
     """COCO's train and val of 2017 or 2014: which categories stand in an image; crowds count."""
     annotations = Path(root) / "annotations"
-    years = [y for y in (2017, 2014) if (annotations / f"instances_val{y}.json").exists()]
-    if not years:
-        run.fail(
-            f"{root} holds no annotations/instances_val2014.json or instances_val2017.json: see "
-            "--help.",
-            2,
-        )
-    splits, categories = [], []
-    for split in ("train", "val"):
-        name = f"{split}{years[0]}"
-        path = annotations / f"instances_{name}.json"
+    year = 2017 if (annotations / "instances_val2017.json").exists() else 2014
+    splits, names = [], {}
+    for split in (f"train{year}", f"val{year}"):
+        path = annotations / f"instances_{split}.json"
+        content = run.read_json(path)
         try:
-            names, *images = read_instances(run.read_json(path), Path(root) / name)
+            kinds = {kind["id"]: kind["name"] for kind in content["categories"]}
+            column = {number: i for i, number in enumerate(sorted(kinds))}
+            row = {image["id"]: i for i, image in enumerate(content["images"])}
+            labels = np.zeros((len(row), len(column)), np.int64)
+            for mark in content["annotations"]:
+                labels[row[mark["image_id"]], column[mark["category_id"]]] = 1
+            files = [str(Path(root) / split / image["file_name"]) for image in content["images"]]
         except (KeyError, TypeError) as error:
             run.fail(f"{path} is not in COCO's instances format: {error} is missing or unknown.")
-        categories.append(names)
-        splits.append(Split(*images))
-    if categories[0] != categories[1]:
-        run.fail(f"{path} has other categories than the training annotations.")
-    return Labelled([name for _, name in categories[0]], *splits)
-
-
-def read_instances(content, folder):
-    """(categories, files, labels) of the content of an instances file."""
-    categories = sorted((kind["id"], kind["name"]) for kind in content["categories"])
-    column = {number: i for i, (number, _) in enumerate(categories)}
-    row = {image["id"]: i for i, image in enumerate(content["images"])}
-    labels = np.zeros((len(row), len(column)), np.int64)
-    for mark in content["annotations"]:
-        labels[row[mark["image_id"]], column[mark["category_id"]]] = 1
-    files = [str(folder / image["file_name"]) for image in content["images"]]
-    return categories, files, labels
+        names = names or kinds
+        if kinds != names:
+            run.fail(f"{path} has other categories than the training annotations.")
+        splits.append(Split(files, labels))
+    return Labelled([names[number] for number in sorted(names)], *splits)
 
 
 PLACES_TRAIN = "places365_train_standard.txt"
@@ -191,11 +156,10 @@ def read_places(root):
             for path, label in zip(paths, labels, strict=True):
                 # a/abbey/00000001.jpg is of the class abbey
                 classes[label] = path.rpartition("/")[0].partition("/")[2]
-        unknown = sorted(set(labels) - set(classes))
-        if unknown or sorted(classes) != list(range(len(classes))):
+        if unknown := set(labels) - set(range(len(classes))):
             run.fail(
-                f"{root / listing}: labels {unknown[:5] or 'are not 0, 1, 2, ...'} that no "
-                "training image has."
+                f"{root / listing}: labels {sorted(unknown)[:5]}, but {len(classes)} classes have "
+                "training images."
             )
         files = [os.path.join(there[0], path) for path in paths]
         splits.append(Split(files, np.array(labels)))
@@ -217,44 +181,22 @@ def read_listing(path):
 
 
 # ---------------------------------------------------------------- the data sets of 06
-def download_voc(root):
-    """VOC2007's trainval and test, by torchvision."""
-    from torchvision.datasets import VOCDetection
-
-    for split in ("trainval", "test"):
-        VOCDetection(root, "2007", split, download=True)
-
-
-def download_places(root):
-    """Places365's small images, by torchvision."""
-    from torchvision.datasets import Places365
-
-    for split in ("train-standard", "val"):
-        Places365(root, split, small=True, download=True)
-
-
 class DataSet(NamedTuple):
     """What 06 measures features on.
 
     sentence: for --help. measure: the name of its number in a report. read: folder -> `Labelled`.
-    svm: VISSL's linear SVMs, not logistic regression. download: folder -> None, fills it first.
+    svm: VISSL's linear SVMs, not logistic regression.
     """
 
     sentence: str
     measure: str
     read: Callable
     svm: bool = False
-    download: Callable | None = None
 
 
 SETS = {
-    "places365": DataSet(
-        "Places365 (standard): top-1 and top-5.",
-        "Places365 top-1",
-        read_places,
-        download=download_places,
-    ),
-    "voc07": DataSet("PASCAL VOC 2007: mAP.", "VOC07 mAP", read_voc, True, download_voc),
+    "places365": DataSet("Places365 (standard): top-1 and top-5.", "Places365 top-1", read_places),
+    "voc07": DataSet("PASCAL VOC 2007: mAP.", "VOC07 mAP", read_voc, True),
     "coco": DataSet("COCO as a multi-label task: mAP.", "COCO mAP", read_coco),
     "folder": DataSet("Any class folders: top-1, top-5.", "transfer top-1", read_splits),
 }
@@ -283,36 +225,19 @@ def path_below(root, file):
 
 def write_subset(path, root, files):
     """A text file for `read_subset`: the path of each file below `root`, one a line."""
-    lines = [as_line(path_below(root, file)) for file in files]
-    run.write_text(path, "\n".join(lines) + "\n")
-
-
-def as_line(name):
-    """A name as a line of text. Where it would not be read back, it is a string of JSON."""
-    plain = name == name.strip() and name[0] != '"' and not {"\n", "\r"} & set(name)
-    return name if plain else json.dumps(name)
-
-
-def of_line(line):
-    """The name of a line of `as_line`, or of a line that a person has written."""
-    line = line.strip()
-    try:
-        name = json.loads(line) if line.startswith('"') else line
-    except json.JSONDecodeError:
-        name = line
-    return name
+    lines = [path_below(root, file) + "\n" for file in files]
+    run.write_text(path, "".join(lines))
 
 
 def read_subset(path, root, files):
     """Indices of the files that a text file names, a name or a path below `root` in each line."""
-    wanted = {of_line(line) for line in run.read_text(path).split("\n")} - {""}
-    matches = {}
+    wanted = {line.strip() for line in run.read_text(path).split("\n")} - {""}
+    matches = {name: [] for name in wanted}
     for index, file in enumerate(files):
         below = path_below(root, file)
-        bare = below.rpartition("/")[2]
-        for name in {below, bare} & wanted:
-            matches.setdefault(name, []).append(index)
-    missing = sorted(wanted - set(matches))
+        for name in {below, os.path.basename(below)} & wanted:
+            matches[name].append(index)
+    missing = sorted(name for name in wanted if not matches[name])
     if missing:
         run.fail(
             f"{path}: {len(missing)} of {len(wanted)} names are not in {root}, such as "
@@ -325,5 +250,4 @@ def read_subset(path, root, files):
                 f"{path}: {name} fits {len(indices)} images, such as {first} and {second}: write "
                 "the folder before the name."
             )
-    chosen = {index for indices in matches.values() for index in indices}
-    return sorted(chosen)
+    return sorted({index for (index,) in matches.values()})

@@ -22,80 +22,38 @@ def max_pool(x):
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
-class InceptionA(blocks.InceptionA):
-    def forward(self, x):
-        branches = [
-            self.branch1x1(x),
-            self.branch5x5_2(self.branch5x5_1(x)),
-            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-            self.branch_pool(average_pool(x)),
-        ]
-        return torch.cat(branches, 1)
+def replace_pooling(block, pool):
+    """Let the last branch of a block see pool(input), not torchvision's average of the input."""
 
+    def keep(block, inputs):
+        block.pooled = pool(inputs[0])
 
-class InceptionC(blocks.InceptionC):
-    def forward(self, x):
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        branches = [
-            self.branch1x1(x),
-            self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
-            self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-            self.branch_pool(average_pool(x)),
-        ]
-        return torch.cat(branches, 1)
-
-
-class InceptionE(blocks.InceptionE):
-    pool = staticmethod(average_pool)
-
-    def forward(self, x):
-        single = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        branches = [
-            self.branch1x1(x),
-            self.branch3x3_2a(single),
-            self.branch3x3_2b(single),
-            self.branch3x3dbl_3a(double),
-            self.branch3x3dbl_3b(double),
-            self.branch_pool(self.pool(x)),
-        ]
-        return torch.cat(branches, 1)
+    block.register_forward_pre_hook(keep)
+    block.branch_pool.register_forward_pre_hook(lambda *_: vars(block).pop("pooled"))
 
 
 class FIDInception(blocks.Inception3):
-    """torchvision's Inception with the pooling of 2015: images -> pool3 features (B, 2048)."""
+    """torchvision's Inception with the pooling of 2015: images -> pool3 features (B, 2048).
+
+    In evaluation mode. `fc` becomes nn.Identity once the weights are loaded.
+    """
 
     width = 2048
 
     def __init__(self):
-        ours = [
-            blocks.BasicConv2d,
-            InceptionA,
-            blocks.InceptionB,
-            InceptionC,
-            blocks.InceptionD,
-            InceptionE,
-            blocks.InceptionAux,
-        ]
-        super().__init__(
-            num_classes=1008, aux_logits=False, inception_blocks=ours, init_weights=False
-        )
-        self.Mixed_7c.pool = max_pool
+        super().__init__(num_classes=1008, aux_logits=False, init_weights=False)
+        for name, block in self.named_children():
+            if hasattr(block, "branch_pool"):
+                replace_pooling(block, max_pool if name == "Mixed_7c" else average_pool)
 
-    def forward(self, images):
-        """images: uint8 (B, H, W, 3) of any size, or a list of such tensors, one for each size.
+    def forward(self, stacks):
+        """stacks: a list of uint8 (B, H, W, 3), one for each size of images.
 
-        A list goes through the network as one batch: images of many sizes cost what images of one
-        size cost.
+        All go through the network as one batch: images of many sizes cost what images of one size
+        cost.
         """
-        stacks = images if isinstance(images, list) else [images]
-        x = torch.cat([self.resized(stack) for stack in stacks])
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        return x.mean((2, 3))
+        x, _ = self._forward(torch.cat([self.resized(stack) for stack in stacks]))
+        return x
 
     def resized(self, images):
         """uint8 (B, H, W, 3) -> (B, 3, 299, 299) in [-1, 1], not antialiased, as published."""
@@ -115,5 +73,6 @@ def load_inception(path=None):
     # Files from before PyTorch 0.4.1 lack the counters of BatchNorm, which evaluation does not use.
     names = [name for name in network.state_dict() if name.endswith("num_batches_tracked")]
     counters = {name: torch.tensor(0) for name in names}
-    network = load_strictly(network.to_empty(device="cpu"), counters | dict(state), path)
-    return network.eval(), path
+    load_strictly(network.to_empty(device="cpu"), counters | dict(state), path)
+    network.fc = torch.nn.Identity()
+    return network, path

@@ -76,7 +76,7 @@ encoder() {  # arm, seed, then the flags that make the arm
 mkdir -p "$RUNS/logs"
 echo "for comparison: the same network, supervised with all labels"
 run python 05_semisup_eval.py --data "$DIGITS" --from-scratch --percent 100 --out "$RUNS/supervised" \
-  --architecture resnet10 --small-images --size 32 --crop-scale 0.6 1 --no-flip --eval-every 4 \
+  --architecture resnet10 --small-images --size 32 --crop-scale 0.6 1 --no-flip \
   $SUPERVISED --workers 0
 for seed in $SEEDS; do
   for pair in "baseline generated" "control oracle"; do

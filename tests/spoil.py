@@ -137,13 +137,6 @@ def five_bands(values):
     return bands.astype(np.uint16)
 
 
-def invert(root):
-    """Other pixels under the same names, in files of the same sizes."""
-    for file in Path(root, "data/train").rglob("*.bmp"):
-        pixels = 255 - read.read_image(file)
-        Image.fromarray(pixels).save(file)
-
-
 # ---------------------------------------------------------------- weights
 def weights(change):
     """change(the backbone's state dict) is what its file holds."""

@@ -259,7 +259,7 @@ CHANGES = [
     Case("another image, 04", MORE, CACHED, "2 runs/base-cached...another training set"),
     Case("another image, 03", MORE, AGAIN, "2 runs/base...images"),
     Case("another image, 02", MORE, f"{AUGMENT} --out gen", "0", "gen/view0/a/x.png"),
-    Case("another argument", nothing, f"{CACHED} --cache-crops 2", "2 --cache-crops was 1, now 2"),
+    Case("another argument", nothing, f"{CACHED} --draws 5", "2 --draws was 10, now 5"),
     Case("another mirror", nothing, f"{PAIRED} --out runs/base", "2 --generated"),
     Case("another strategy", nothing, JITTER, "2 02_augment blur"),
     Case("another seed", nothing, f"{AUGMENT} --out gen --seed 1", "2 --seed was 0, now 1"),

@@ -107,7 +107,6 @@ def test_knn_in_pieces(monkeypatch):
     (x, y), (new, _) = noisy_classes(60), noisy_classes(17, seed=1)
     whole = knn(x, y, new, 5)
     monkeypatch.setattr(features, "TRAIN_ROWS", 7)
-    monkeypatch.setattr(features, "VAL_ROWS", 4)
     torch.testing.assert_close(knn(x, y, new, 5), whole, rtol=1e-5, atol=1e-5)
 
 

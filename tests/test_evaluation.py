@@ -70,8 +70,7 @@ def test_linear_published(study, tmp_path, capsys):
 def test_linear_cached(study, tmp_path):
     protocol = ["--cache-features", "--knn", "--seeds", 0, 1]
     arguments = of(study, *protocol)
-    beside = ["--baselines", "--cache-crops", 2]
-    said = run(LINEAR, *arguments, *beside, "--out", tmp_path / "one").stdout
+    said = run(LINEAR, *arguments, "--baselines", "--out", tmp_path / "one").stdout
     one = result(tmp_path / "one")
     assert one["results"]["top1"]["mean"] == 100 and one["results"]["knn_top1"]["mean"] > 80
     found = one["baselines"]
@@ -157,7 +156,7 @@ def test_linear_refuses(study, tmp_path, capsys):
         return refused(capsys, LINEAR, "--data", data, *arguments)
 
     assert "--batch-size" in sentence("--batch-size", 100)
-    assert "lies inside --data" in sentence("--out", data / "runs")
+    assert "lies inside --data" in sentence("--out", data / "runs", "--cache-features")
     (data / "val/b").rename(data / "val/z")
     assert "different classes" in sentence() and "b, z" in sentence()
     (data / "val/z").rename(data / "val/b")

@@ -88,21 +88,6 @@ def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
-def test_several_passes(tmp_path):
-    """Epoch 0 is the centre crop as it is without more passes; the others are random crops."""
-    write_images(tmp_path, each=3, size=40)
-    files, _ = labelled.read_folder(tmp_path)
-    backbone = load_backbone("random", "resnet10", True)[0]
-    crop = partial(features.centre_then_random, size=32)
-    one, rows = extract(backbone, files, crop, CPU, workers=0)
-    three, more = extract(backbone, files, crop, CPU, workers=0, passes=3)
-    assert torch.equal(three[: len(one)], one) and np.array_equal(more, np.tile(rows, 3))
-    crop = partial(random_crop, size=32, seed=0)
-    batch = [(2, i) for i in range(len(files))]
-    pixels, _ = features.read_crops(batch, ImageList("", files), crop)
-    torch.testing.assert_close(three[18:], features.embed(backbone, pixels, CPU))
-
-
 def test_reading_takes_an_endless_order(tmp_path):
     """The order of a whole training is never a list: it would be gigabytes for ImageNet."""
     write_images(tmp_path, each=3)
@@ -148,8 +133,7 @@ def test_memory_that_is_only_reserved_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * gib)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * gib)
     cuda = torch.device("cuda", 0)
-    assert features.free_memory(cuda) == 21 * gib
-    assert features.home_of(gib // 1024, 1024, cuda) == cuda  # 4 GiB
+    assert features.home_of(3 * gib // 1024, 1024, cuda) == cuda  # 12 GiB of 21
     assert features.home_of(4 * gib // 1024, 1024, cuda) == CPU  # 16 GiB
     assert features.home_of(4 * gib // 1024, 1024, CPU) == CPU
 
@@ -159,7 +143,7 @@ def test_no_operation_mixes_devices(home, monkeypatch):
     """On tensors without data, which refuse it as a GPU does; features on the CPU or on the GPU."""
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(features, "home_of", lambda rows, width, device: torch.device(home))
-    monkeypatch.setattr(features, "refuse_infinite", lambda files, rows, finite: None)
+    monkeypatch.setattr(features, "refuse_infinite", lambda file_of, finite: None)
     monkeypatch.setattr(features, "read_crops", lambda batch, files, crop: crops(len(batch)))
     monkeypatch.setattr(
         features,
@@ -173,17 +157,17 @@ def test_no_operation_mixes_devices(home, monkeypatch):
     one, two = (load_backbone("random", "resnet10", True)[0] for _ in range(2))
     files = [str(i) for i in range(30)]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        x, rows = extract(one, files, None, cuda, batch=8, passes=2)
+        x, rows = extract(one, files, None, cuda, batch=8)
         val, _ = extract(two, files[:7], None, cuda, batch=8, everywhere=True)
         assert (x.device.type, val.device) == (home, cuda)
-        assert isinstance(rows, np.ndarray) and len(rows) == len(x) == 60
-        labels = torch.zeros(60, dtype=torch.int64)
-        votes = knn(x[:30], labels[:30], val, 3)
+        assert isinstance(rows, np.ndarray) and len(rows) == len(x) == 30
+        labels = torch.zeros(30, dtype=torch.int64)
+        votes = knn(x, labels, val, 3)
         assert votes.device == cuda and votes.shape == (7, 3)
         mean, sd = standardise(x, cuda)
         W = torch.zeros(3, x.shape[1] + 1, dtype=torch.float64, device=cuda)
         y = labels.to(x.device)
-        weight = torch.ones(60).to(x.device)
+        weight = torch.ones(30).to(x.device)
         loss, gradient = linear.loss_and_gradient(W, x, y, weight)
         assert loss.device == gradient.device == cuda
         assert scores(W, (val - mean) / sd).device == cuda
@@ -264,24 +248,6 @@ def test_subset_files(tmp_path, capsys):
         labelled.read_subset(listing, tmp_path, files)
     sentence = capsys.readouterr().err
     assert "1.png fits 2 images" in sentence and files[0] in sentence and files[2] in sentence
-
-
-def test_subset_of_odd_names(tmp_path):
-    """Any file name comes back: with line breaks, blanks at its ends, quotes, not UTF-8."""
-    names = [
-        "a/1.png",
-        "a/x\ny.png",
-        "a/x\ry.png",
-        " a/1.png",
-        '"a"/1.png',
-        "a/1\udce9.png",
-        "a\t/1",
-    ]
-    files = [str(tmp_path / name) for name in names]
-    others = [str(tmp_path / name) for name in ("a/x", "y.png", "b/1.png")]
-    labelled.write_subset(tmp_path / "subset.txt", tmp_path, files)
-    found = labelled.read_subset(tmp_path / "subset.txt", tmp_path, [*others, *files])
-    assert found == list(range(len(others), len(others) + len(files)))
 
 
 def test_system_folders_are_no_classes(tmp_path):

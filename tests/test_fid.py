@@ -71,7 +71,7 @@ def test_inception_is_pytorch_fids(weights, official, photographs):
     images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))
     with torch.no_grad():
         theirs = official[0](images.permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
-        torch.testing.assert_close(ours(images), theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours([images]), theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_inception_of_another_kind(tmp_path, weights):
@@ -187,7 +187,7 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
     network.Mixed_7c.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         together = network(stacks)
-        alone = torch.cat([network(stack) for stack in stacks])
+        alone = torch.cat([network([stack]) for stack in stacks])
     assert len(calls) == 1 + 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert callable(pickle.loads(pickle.dumps(partial(frechet.read_batch, size=0))))

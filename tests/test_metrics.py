@@ -64,7 +64,7 @@ def test_ssim_command(folders, tmp_path, capsys):
     assert "30 x 40 px" in refused(capsys, SCRIPT, *command)
     call(SCRIPT, *command, "--size", 32)
     assert "1.0000" in capsys.readouterr().out
-    assert "window is 11 x 11" in refused(capsys, SCRIPT, *command, "--size", 8)
+    assert "11 x 11 or more" in refused(capsys, SCRIPT, *command, "--size", 8)
     assert "hold different images" in refused(capsys, SCRIPT, "ssim", folders / "a", tmp_path / "x")
 
 
