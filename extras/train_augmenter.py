@@ -332,7 +332,7 @@ def main(args, device):
     held = held_out(len(paths))
     run.check_batch(len(paths) - held, args.batch_size, least=2)
     generator, encoder, weights = noise.load_icgan(args.weights, device)
-    inputs = {"images": len(paths), "image names": run.names_hash(paths), "weights": weights}
+    inputs = {"images": len(paths), "list of images": run.names_hash(paths), "weights": weights}
     out = run_folder.open_run(args, stage, "result.json", inputs=inputs)
     if out is None:
         return

@@ -65,7 +65,9 @@ def augmented(originals, paths, args):
     images = torch.from_numpy(np.stack(originals))
     columns = {}
     for title, name in {"cropping": "crop", "color jitter": "jitter", "blur": "blur"}.items():
-        columns[title] = real_images.handcrafted(name, args, None).generate(images, paths)[0].numpy()
+        columns[title] = (
+            real_images.handcrafted(name, args, None).generate(images, paths)[0].numpy()
+        )
     for title, change in AUGMENTATIONS.items():
         columns[title] = []
         for path, image in zip(paths, originals, strict=True):

@@ -98,8 +98,8 @@ def test_sampling_flags(data, generator, tmp_path):
         ("--top-p", "0", "use a number above 0"),
         ("--top-p", "1.5", "is not between 0 and 1"),
         ("--top-p", "nan", "is not between 0 and 1"),
-        ("--softmax-temperature", "0", "is not a number above 0"),
-        ("--softmax-temperature", "-1", "is not a number above 0"),
+        ("--softmax-temperature", "0", "is not a finite number above 0"),
+        ("--softmax-temperature", "-1", "is not a finite number above 0"),
         ("--softmax-temperature", "inf", "is not a finite number"),
         ("--softmax-temperature", "nan", "is not a finite number"),
         ("--mask", "checker", "center, ring, random:P, block:P, none, file:FOLDER"),
@@ -176,7 +176,7 @@ def test_other_weights_are_refused(data, generator, tmp_path, capsys):
     sentence = refused(
         capsys, "02_augment.py", "inpaint", *flags(data, own, tmp_path / "out"), code=2
     )
-    assert "was started with another weights sha256" in sentence
+    assert "weights sha256 was" in sentence
 
 
 def test_mirror_and_originals_are_kept_apart(data, generator, capsys):

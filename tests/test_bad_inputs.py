@@ -210,7 +210,7 @@ VALUES = [
     Case("five bands, chosen", BANDS, f"{CHOSEN} {AUGMENT}", "0", spoil.same_colours),
     Case("levels NaN", nothing, f"{AUGMENT} --levels nan 1", "2 --levels...two different numbers"),
     Case("bands 0", nothing, f"{AUGMENT} --bands 0", "2 --bands...from 1 on"),
-    Case("size -1", nothing, f"{SSIM} --size -1", "2 -1 is below 0"),
+    Case("size -1", nothing, f"{SSIM} --size -1", "2 -1 is not a whole number, 0 or above"),
     Case("no levels", nothing, f"GCL_LEVELS=0 {AUGMENT}", "2 GCL_LEVELS"),
     Case("no bands", nothing, f"GCL_BANDS=red {AUGMENT}", "2 GCL_BANDS"),
     *every("a strip", STRIP, "0")[:5],

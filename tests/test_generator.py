@@ -340,7 +340,7 @@ def test_changed_inputs_are_refused(tiny, tmp_path, capsys):
     shutil.copy(tiny["maskgit"] / "generator.pth", tokenizer)
     assert "another tokenizer" in refused(capsys, STAGE, *maskgit, code=2)
     shutil.move(data / "a/000.png", data / "a/new.png")
-    assert "another list of images" in refused(capsys, STAGE, *vqgan, code=2)
+    assert "list of images was" in refused(capsys, STAGE, *vqgan, code=2)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
