@@ -70,24 +70,30 @@ def write_or_check(path, identity, what, extra=None, finished=False):
 
     From then on no other command may write `path`, unless what belongs to it is finished.
 
-    A folder belongs to one stage with one set of arguments and inputs. Anything else is refused.
-    Of paths it counts where they lead, not how they are written. Where the inputs hold a hash
-    of the list of images, those may have been moved: --data is free.
     identity: "stage", "args" (the arguments), "inputs" (what was read: hashes, counts).
-    what: the phrase for the folder of `path`, which holds nothing else; None: any folder will do.
+    what: the phrase for the folder of `path`, which holds nothing else.
     extra: written as well, but not compared.
     """
     path = Path(path)
     identity = json.loads(json.dumps(identity, default=str))
     if not path.exists():
         folder = path.parent
-        if what and folder.exists() and any(file.name[0] != "." for file in folder.iterdir()):
+        if folder.exists() and any(file.name[0] != "." for file in folder.iterdir()):
             fail(f"{folder} is not empty and not {what}: choose another --out.", 2)
         lock(path)
         write_json(path, {"folder": os.getcwd(), **(extra or {}), **identity})
         return
     if not finished:
         lock(path)
+    check(path, identity)
+
+
+def check(path, identity):
+    """Refuse an identity (see `write_or_check`) unless that of the JSON file `path` is equal.
+
+    Of paths it counts where they lead, not how they are written. Where the inputs hold a hash of
+    the list of images, those may have been moved: --data is free.
+    """
     there = read_json(path)
     old, new = named(there), named(identity)
     if new.keys() & {"list of images", "training set"}:
@@ -109,7 +115,7 @@ def named(identity):
     """{name for the user: value} of an identity, as `write_or_check` takes it, or of a flat one."""
     args = identity.get("args", identity)
     flags = {f"--{name.replace('_', '-')}": value for name, value in args.items()}
-    return {**flags, **identity.get("inputs", identity), "stage": identity.get("stage")}
+    return {"stage": identity.get("stage"), **flags, **identity.get("inputs", identity)}
 
 
 def where(value, folder=""):
