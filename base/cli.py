@@ -52,7 +52,6 @@ def within(kind, low, high, words):
 _LARGEST = sys.float_info.max
 _INT32 = 2**31 - 1  # above it torch cannot count in many places
 fraction = within(float, 0, 1, "between 0 and 1")
-number = within(float, -_LARGEST, _LARGEST, "a finite number")
 from_zero = within(float, 0, _LARGEST, "a finite number, 0 or above")
 above_zero = within(float, math.ulp(0), _LARGEST, "a finite number above 0")
 positive = within(int, 1, _INT32, "a whole number above 0 and below 2**31")

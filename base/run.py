@@ -28,8 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # ---------------------------------------------------------------- errors
 def fail(message, code=1):
     """End the run with one sentence on stderr. Exit code 2 means wrong usage, 1 everything else."""
-    line = message.replace("\n", "\\n")  # of file names
-    print(line, file=sys.stderr, flush=True)
+    print(message.replace("\n", "\\n"), file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
@@ -68,6 +67,7 @@ def launch(main, args):
         sentence = sentence_of(error)
         if sentence is None:
             raise
+        sys.unraisablehook = lambda _: None  # half-made DataLoaders would complain at their end
         fail(sentence)
     finally:
         release_locks()
@@ -76,7 +76,7 @@ def launch(main, args):
 ADVICE = (  # (words of errors of torch, Python and the system: a pattern; what a user can do)
     (
         # Without /dev/shm there are no semaphores: such an error names no file.
-        r"shared memory|\(shm\)|/dev/shm|[Bb]us error|^\[Errno (2|13|38)\] [\w ]+$",
+        r"shared memory|\(shm\)|/dev/shm|[Bb]us error|^\[Errno (2|13|30|38)\] [^:]+$",
         "Shared memory (/dev/shm) is full or missing: the processes that read images use it. Run "
         "with --workers 0, or enlarge it (docker run --ipc=host or --shm-size=16g). The last "
         "checkpoint is kept.",
@@ -225,7 +225,8 @@ def check_batch(n, batch_size, least=1):
 
     `least`: the fewest images that a process can work with.
     """
-    if batch_size % world():
+    each, rest = divmod(batch_size, world())
+    if rest:
         fail(
             f"--batch-size {batch_size} counts the images of all processes: it must be a multiple "
             f"of the {world()} processes.",
@@ -237,7 +238,7 @@ def check_batch(n, batch_size, least=1):
             "one.",
             2,
         )
-    if batch_size // world() < least:
+    if each < least:
         fail(
             f"--batch-size {batch_size} leaves fewer than {least} images to a process: BatchNorm "
             f"and the loss need at least {least}, so use {least * world()} or more.",
@@ -308,8 +309,6 @@ def read_text(path):
     """
     try:
         return Path(path).read_text("utf-8-sig", "surrogateescape")
-    except FileNotFoundError:
-        fail(f"{path} does not exist.")
     except OSError as error:
         fail(f"{path} cannot be read ({error.strerror}).")
 
@@ -340,8 +339,8 @@ def load(path):
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise  # the file is missing, or cannot be read
+    except OSError as error:
+        fail(f"{path} cannot be read ({error.strerror}).")
     except Exception as error:  # a damaged file shows as one of many classes of errors
         fail(
             f"{path} was refused ({type(error).__name__}): it is not a torch weight file, it is "

@@ -357,7 +357,7 @@ OTHER_TOOLS = [
     Case("a subset from Windows", subset(windows(SUBSET)), LISTED, "0", EIGHT),
     Case("ambiguous", all_of(TWICE, subset(b"x.png")), LISTED, "1 x.png fits 2...b/x.png...c/x"),
     Case("an unknown name", subset(b"x.png\n"), LISTED, "1 list.txt...x.png"),
-    Case("no subset file", nothing, LISTED, "1 list.txt does not exist"),
+    Case("no subset file", nothing, LISTED, "1 list.txt cannot be read (No such file"),
     Case("an empty subset", subset(b""), LISTED, "2 list.txt"),
     Case("a picture as subset", subset(picture()), LISTED, "1 list.txt"),
     Case("lists from Windows", places, PLACES, "0", "out/result.json"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from base import parallel, run, run_folder
+from base import cli, parallel, run, run_folder
 from base.training import Meter
 
 
@@ -33,6 +33,7 @@ ERRORS = [
     (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "/data/x'. Free some space"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/x"), "/data/x'."),
     (FileNotFoundError(errno.ENOENT, "No such file or directory"), "missing...--workers 0"),
+    (OSError(errno.EROFS, "Read-only file system"), "missing...--workers 0"),
     (OSError(errno.ENOSYS, "Function not implemented"), "missing...--workers 0"),
     (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "--workers 0"),
     (OSError(errno.EMFILE, "Too many open files", "/data/x"), "ulimit -n...--workers"),
@@ -71,6 +72,23 @@ def test_our_own_faults_stay_tracebacks():
 
     with pytest.raises(RuntimeError, match="shapes"):
         run.launch(main, argparse.Namespace())
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (cli.fraction, ["0", "1"], ["-0.1", "1.5", "nan"]),
+        (cli.from_zero, ["0", "1e9"], ["-1", "nan", "inf"]),
+        (cli.above_zero, ["1e-9"], ["0", "nan", "inf"]),
+        (cli.positive, ["1", "2147483647"], ["0", "2147483648", "9" * 20]),
+        (cli.zero_or_more, ["0", "2147483647"], ["-1", "2147483648", "9" * 20]),
+    ],
+)
+def test_numbers_that_are_refused(kind, good, bad):
+    assert [kind(text) for text in good] == [float(text) for text in good]
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not"):
+            kind(text)
 
 
 # ---------------------------------------------------------------- devices
