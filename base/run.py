@@ -276,7 +276,9 @@ def lock(path):
 def release_locks():
     """Let go of all locks: this process writes no more."""
     while _locks:
-        _locks.pop().close()
+        file = _locks.pop()
+        file.truncate(0)
+        file.close()
 
 
 # ---------------------------------------------------------------- files
