@@ -5,9 +5,8 @@
 
 02_augment.py diffusion gives the sentences to the generator as its prompts. Reads any folder tree
 of images. Writes captions.jsonl, with a line {"path": "CLASS/img_0001.jpg", "caption": "..."} for
-each image, in the order of the paths; captions.png, a few images with their captions; and
-captions.args.json, the settings and the model's hash. An image that cannot be read gets an empty
-caption and an "error".
+each image, in the order of the paths, and captions.args.json, the settings and the model's hash.
+An image that cannot be read gets an empty caption and an "error".
 
 The same command continues a run that was interrupted, with any number of processes. Until the end
 the hidden folder .captions.jsonl.parts has a file for each batch that is done. A finished run
@@ -79,7 +78,6 @@ if __name__ == "__main__":
 import torch
 
 from images.files import find_images, read_ahead
-from images.pictures import contact_sheet, square
 from images.read import UnreadableImage, read_image
 from images.unreadable import BLACK, allowed, check_failed
 
@@ -98,16 +96,6 @@ def blip_folder(model):
             2,
         )
     return folder
-
-
-def load_blip(folder, device, precision):
-    """(network, processor) of a BLIP captioning model's folder."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    from transformers import BlipForConditionalGeneration, BlipProcessor
-
-    blip = weights.load_network(BlipForConditionalGeneration, folder)
-    blip = blip.to(device, weights.network_dtype(device, precision))
-    return blip, weights.from_pretrained(BlipProcessor, folder)
 
 
 def read_batch(root, image_processor, batch):
@@ -146,7 +134,12 @@ def caption_batches(args, device, batches, folder, limit):
     Batches are the same for any number of processes, so their captions are as well.
     folder: that of the model. limit: of the images that cannot be read; it stops after more.
     """
-    blip, processor = load_blip(folder, device, args.precision)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    blip = weights.load_network(BlipForConditionalGeneration, folder)
+    blip = blip.to(device, weights.network_dtype(device, args.precision))
+    processor = weights.from_pretrained(BlipProcessor, folder)
     read = functools.partial(read_batch, args.data, processor.image_processor)
     loader = read_ahead(parallel.deal(batches, "captions"), read, args.workers, device)
     bar = run.progress(sum(len(paths) for _, paths in batches), "captions")
@@ -176,20 +169,11 @@ def caption_batches(args, device, batches, folder, limit):
     bar.close()
 
 
-def draw_sheet(file, data, records):
-    """A PNG of some of the images, all of which can be read, beside their captions."""
-    shown = records[:: -(-len(records) // 8)]
-    images = [read_image(os.path.join(data, record["path"])) for record in shown]
-    rows = [[square(image, 160)] for image in images]
-    contact_sheet(file, rows, labels=[record["caption"] for record in shown])
-
-
 # ---------------------------------------------------------------- main
 def main(args, device):
     out = Path(args.out)
     if out.is_dir() or out.suffix != ".jsonl":
         run.fail(f"--out {out} must be the name of a .jsonl file.", 2)
-    run.keep_apart(args.data, out=out)
     paths = find_images(args.data)
 
     # ---- what is left to do; a batch's file is named after its images
@@ -203,27 +187,20 @@ def main(args, device):
     waiting = [batch for batch in batches if not batch[0].exists()]
 
     # ---- with the same settings, and the same model as before
-    settings = {name: getattr(args, name) for name in SETTINGS}
+    settings = {"stage": STAGE} | {name: getattr(args, name) for name in SETTINGS}
     # The model of a finished run is only looked at in a folder: a hub id would need the network.
     if left or Path(args.model).expanduser().is_dir():
         folder = blip_folder(args.model)
         settings["model_sha256"] = weights.folder_hash(folder)
     file = out.with_suffix(".args.json")
     if file.exists() and (done or parts.exists()):
-        there = run.read_json(file)
-        changed = [name for name, value in settings.items() if there.get(name) != value]
-        if changed:
-            run.fail(
-                f"{out} was started with another {' and '.join(changed)}, see {file}: repeat the "
-                "old command to go on, or choose another --out.",
-                2,
-            )
+        run_folder.check(file, {"args": {}, "inputs": settings})
     parallel.barrier()  # every process has looked before any process writes
 
     # ---- caption
     if waiting:
         if parallel.rank() == 0:
-            run.write_json(file, {**settings, "stage": STAGE, **run_folder.versions()})
+            run.write_json(file, settings | run_folder.versions())
         limit = allowed(args.max_unreadable, len(paths))
         caption_batches(args, device, waiting, folder, limit)
         parallel.barrier()
@@ -236,8 +213,6 @@ def main(args, device):
         return
     if left:
         write_captions(out, [done[path] for path in paths])
-        good = [done[path] for path in paths if path not in failed]
-        draw_sheet(out.with_suffix(".png"), args.data, good)
     shutil.rmtree(parts, ignore_errors=True)
     print(f"{out} is finished: {len(paths)} captions, {len(failed)} of them empty")
 

@@ -74,6 +74,12 @@ def maskgit_arguments(p):
         "that is to do without; controls are random, a class drawn for each image, and one class "
         "index N for all images",
     )
+    p.add_argument(
+        "--composite",
+        action="store_true",
+        help="keep the original's pixels where nothing was masked; without this flag they are the "
+        "tokenizer's reconstruction, as published",
+    )
 
 
 def inpaint_arguments(p):
@@ -184,6 +190,7 @@ class Painter:
         self.seed = args.seed
         self.precision = args.precision
         self.label = args.label
+        self.composite = args.composite
         schedule = masks.shares(args.schedule or "cosine", args.steps)
         self.sampling = Sampling(schedule, args.temperature, args.top_k, args.softmax_temperature)
         self.tokenizer, self.transformer, files = load_maskgit(args.weights)
@@ -220,17 +227,24 @@ class Painter:
         rngs = [run.seed_rng(self.seed, path, view) for path in paths]
         hidden = np.stack([mask(path, rng) for path, rng in zip(paths, rngs, strict=True)])
         with torch.inference_mode(), run.autocast(self.device, self.precision):
-            tokens = self.tokenizer.encode(from_bytes(images, self.device))
+            pixels = from_bytes(images, self.device)
+            tokens = self.tokenizer.encode(pixels)
+            predicted = torch.from_numpy(hidden).to(self.device)
             if hidden.any():
                 classes = self.transformer.classes
                 labels = None
                 if classes:
                     labels = [label_of(path, self.label, classes, self.seed) for path in paths]
                     labels = torch.tensor(labels, device=self.device)
-                hidden = torch.from_numpy(hidden).to(self.device)
-                tokens = tokens.masked_fill(hidden, maskgit.MASK)
+                tokens = tokens.masked_fill(predicted, maskgit.MASK)
                 tokens = maskgit.sample(self.transformer, tokens, labels, rngs, self.sampling)
-            return to_bytes(self.tokenizer.decode(tokens))
+            decoded = self.tokenizer.decode(tokens)
+            if self.composite:
+                side = self.size // self.patch
+                mask = predicted.view(-1, 1, side, side)
+                mask = mask.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+                decoded = torch.where(mask, decoded, pixels)
+            return to_bytes(decoded)
 
     def strategy(self, read_size, numbers, draw, record):
         """The Strategy of views with these numbers; draw(images, paths, number) makes one."""

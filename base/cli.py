@@ -6,6 +6,7 @@ Used by every stage, before anything heavy is imported.
 import argparse
 import math
 import os
+import sys
 
 from base import levels
 
@@ -36,52 +37,26 @@ def subparser(commands, name, doc):
     )
 
 
-def fraction(text):
-    """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+def within(kind, low, high, words):
+    """An argparse type: the numbers of a kind, int or float, from low to high; words name them."""
+
+    def convert(text):
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not {words}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it where a text is no number
+    return convert
 
 
-def number(text):
-    """argparse type: a finite number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def from_zero(text):
-    """argparse type: a finite number, 0 or above."""
-    value = number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def above_zero(text):
-    """argparse type: a finite number above 0."""
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def positive(text):
-    """argparse type: a whole number above 0."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return value
-
-
-def zero_or_more(text):
-    """argparse type: a whole number, 0 or above."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
+_LARGEST = sys.float_info.max
+_INT32 = 2**31 - 1  # above it torch cannot count in many places
+fraction = within(float, 0, 1, "between 0 and 1")
+from_zero = within(float, 0, _LARGEST, "a finite number, 0 or above")
+above_zero = within(float, math.ulp(0), _LARGEST, "a finite number above 0")
+positive = within(int, 1, _INT32, "a whole number above 0 and below 2**31")
+zero_or_more = within(int, 0, _INT32, "a whole number, 0 or above and below 2**31")
 
 
 def device_arguments(p, workers=8):

@@ -8,10 +8,8 @@ those of the *global* batch, on GPUs and on CPUs alike.
 import ctypes
 import datetime
 import functools
-import inspect
 import os
 import signal
-import sys
 import time
 
 SHARE_GPU = "GCL_SHARE_GPU"  # set to 1: several processes may use one GPU (slow; made for tests)
@@ -56,9 +54,8 @@ def join(device, shared_gpu=False):
     import torch
     from torch.distributed.rendezvous import rendezvous
 
-    if sys.platform == "linux":
-        # Die with torchrun: a process left behind would go on writing to the run's folder.
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    # Die with torchrun: a process left behind would go on writing to the run's folder.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is Linux's PR_SET_PDEATHSIG
     _Store.store, _, _ = next(rendezvous("env://"))
     nccl = device.type == "cuda" and not shared_gpu
     torch.distributed.init_process_group(
@@ -193,30 +190,22 @@ def gather(x):
     Differentiable. Every process must compute the same loss of the global batch from the result:
     then the mean over processes, which DistributedDataParallel takes, is the exact gradient.
     """
-    if world() == 1:
-        return x
-    return full_precision(_gather_function().apply)(x.contiguous())
+    return x if world() == 1 else _gather(x.contiguous())
 
 
-@functools.cache
-def _gather_function():
-    """The autograd function behind `gather`, built when it is first needed (torch is heavy)."""
+@full_precision
+def _gather(x):
     import torch
 
-    class Gather(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            parts = [torch.empty_like(x) for _ in range(world())]
-            torch.distributed.all_gather(parts, x)
-            return torch.cat(parts)
-
-        @staticmethod
-        def backward(ctx, grad):
-            # The loss, and so this gradient, is the same on every process: its sum over the
-            # processes is `world()` times itself, and needs no communication.
-            return world() * grad.chunk(world())[rank()]
-
-    return Gather
+    parts = [torch.empty_like(x) for _ in range(world())]
+    torch.distributed.all_gather(parts, x.detach())
+    parts[rank()] = x
+    whole = torch.cat(parts)
+    if whole.requires_grad:
+        # The loss, and so this gradient, is the same on every process: its sum over the processes
+        # is `world()` times itself, and needs no communication.
+        whole.register_hook(lambda gradient: world() * gradient)
+    return whole
 
 
 # ---------------------------------------------------------------- gradients and BatchNorm
@@ -227,38 +216,22 @@ def data_parallel(module, device):
     """
     if world() == 1:
         return module
-    from torch.nn.parallel import DistributedDataParallel
+    import torch
 
-    synchronise_batchnorm(module, device)
-    sync = "forward_sync_buffers"
-    if sync not in inspect.signature(DistributedDataParallel).parameters:
-        sync = "broadcast_buffers"  # its name in older versions of torch
-    return DistributedDataParallel(
+    # torch's own BatchNorm over all processes works on GPUs under NCCL. Every process must have
+    # equally many rows.
+    if torch.distributed.get_backend() == "nccl":
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    else:
+        for part in module.modules():
+            if type(part) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d):
+                part.__class__ = _global_batchnorm(type(part))
+    return torch.nn.parallel.DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        **{sync: False},  # buffers are equal on all processes already
+        forward_sync_buffers=False,  # they are equal on all processes already
     )
-
-
-def synchronise_batchnorm(module, device):
-    """Let every BatchNorm of the module take its statistics over all processes, in place.
-
-    torch's SyncBatchNorm does it on GPUs under NCCL. For all else there is `_global_batchnorm`.
-    Every process must have equally many rows.
-    """
-    import torch
-
-    if world() == 1:
-        return
-    nccl = torch.distributed.get_backend() == "nccl"
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d):
-                if nccl:
-                    setattr(parent, name, torch.nn.SyncBatchNorm.convert_sync_batchnorm(child))
-                else:
-                    child.__class__ = _global_batchnorm(type(child))
 
 
 @functools.cache
@@ -271,21 +244,22 @@ def _global_batchnorm(kind):
         def forward(self, x):
             if not self.training:
                 return super().forward(x)
+            return full_precision(self.normalise)(x).to(x.dtype)
+
+        def normalise(self, x):
             others = [d for d in range(x.ndim) if d != 1]
             shape = [1, -1] + [1] * (x.ndim - 2)
-            with torch.autocast(x.device.type, enabled=False):
-                values = x.float() if x.itemsize < 4 else x
-                n = values.numel() / values.shape[1] * world()
-                mean = all_reduce(values.sum(others)) / n
-                centred = values - mean.view(shape)
-                variance = all_reduce(centred.square().sum(others)) / n
-                with torch.no_grad():
-                    self.num_batches_tracked += 1
-                    self.running_mean.lerp_(mean, self.momentum)
-                    self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-                out = centred * (variance + self.eps).rsqrt().view(shape)
-                if self.affine:
-                    out = out * self.weight.view(shape) + self.bias.view(shape)
-            return out.to(x.dtype)
+            n = x.numel() / x.shape[1] * world()
+            mean = all_reduce(x.sum(others)) / n
+            centred = x - mean.view(shape)
+            variance = all_reduce(centred.square().sum(others)) / n
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            out = centred * (variance + self.eps).rsqrt().view(shape)
+            if self.affine:
+                out = out * self.weight.view(shape) + self.bias.view(shape)
+            return out
 
     return GlobalBatchNorm

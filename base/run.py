@@ -6,11 +6,11 @@ in the batch, more workers and more processes change nothing, and no random stat
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,8 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # ---------------------------------------------------------------- errors
 def fail(message, code=1):
     """End the run with one sentence on stderr. Exit code 2 means wrong usage, 1 everything else."""
-    line = message.replace("\n", "\\n")  # of file names
-    print(line, file=sys.stderr, flush=True)
+    print(message.replace("\n", "\\n"), file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
@@ -63,12 +62,11 @@ def launch(main, args):
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         name = signal.Signals(number).name
         fail(f"Stopped by {name}. The same command continues where this one stopped.", 128 + number)
-    except OSError as error:
-        fail(sentence_of_os_error(error))
-    except RuntimeError as error:
-        sentence = sentence_of_runtime_error(error)
+    except (OSError, RuntimeError) as error:
+        sentence = sentence_of(error)
         if sentence is None:
             raise
+        sys.unraisablehook = lambda _: None  # half-made DataLoaders would complain at their end
         fail(sentence)
     finally:
         release_locks()
@@ -76,67 +74,63 @@ def launch(main, args):
             signal.signal(number, handler)
 
 
-def sentence_of_os_error(error):
-    """What a user can do about a full disk, a missing file or an unreadable image."""
-    text = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"Stopped: {text}. Free some space: the same command continues, nothing is lost."
-    return f"Stopped: {text}."
+ADVICE = (  # (words of errors of torch, Python and the system: a pattern; what a user can do)
+    (
+        # Without /dev/shm there are no semaphores: such an error names no file.
+        r"shared memory|\(shm\)|/dev/shm|[Bb]us error|^\[Errno (2|13|30|38)\] [^:]+$",
+        "Shared memory (/dev/shm) is full or missing: the processes that read images use it. Run "
+        "with --workers 0, or enlarge it (docker run --ipc=host or --shm-size=16g). The last "
+        "checkpoint is kept.",
+    ),
+    (
+        "Too many open files|items of ancdata",
+        "Raise the limit with `ulimit -n 65536`, or lower --workers. The last checkpoint is kept.",
+    ),
+    (
+        "No space left|quota exceeded",
+        "Free some space: the same command continues, nothing is lost.",
+    ),
+    (
+        "an(no|')t allocate memory|not enough memory|DataLoader.*killed by signal",
+        "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint is "
+        "kept.",
+    ),
+    (
+        "out of memory|ALLOC_FAILED",  # CUDA's, cuDNN's, cuBLAS's
+        "The GPU's memory is full. Lower --batch-size, or use more GPUs with torchrun; "
+        "03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept.",
+    ),
+    (
+        "Connection closed by peer|Connection reset by peer|Timed out waiting|NCCL",
+        "This process lost its connection to another process of this run, which has ended or "
+        "hangs: look for its message above. The last checkpoint is kept: the same command "
+        "continues.",
+    ),
+)
 
 
-def sentence_of_runtime_error(error):
-    """What a user can do about the commonest errors of torch, or None for all others."""
-    import torch
-
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in text:  # cuDNN's, cuBLAS's
-        total = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return (
-            f"The GPU's memory ({total:.0f} GiB) is full. Lower --batch-size, or use more GPUs "
-            "with torchrun; 03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept."
-        )
-    if "can't allocate memory" in text or "not enough memory" in text:
-        return (
-            "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint "
-            "is kept."
-        )
-    shared = ("shared memory", "(shm)", "Bus error", "bus error")
-    if any(words in text for words in shared):
-        return (
-            "Shared memory (/dev/shm) is full: the processes that read images use it. Run with "
-            "--workers 0, or enlarge it (docker run --ipc=host or --shm-size=16g). The last "
-            "checkpoint is kept."
-        )
-    if "DataLoader worker" in text and "killed by signal" in text:
-        return (
-            "A process that reads images was killed, most likely because the computer's memory is "
-            "full. Lower --workers or --batch-size. The last checkpoint is kept."
-        )
-    peer = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL")
-    if world() > 1 and any(words in text for words in peer):
-        return (
-            f"Process {rank()} lost its connection to another process of this run, which has ended "
-            "or hangs: look for its message above. The last checkpoint is kept: the same command "
-            "continues."
-        )
+def sentence_of(error):
+    """What a user can do about an error from outside; None for a RuntimeError of another kind."""
+    text = str(error).strip()
+    for words, advice in ADVICE:
+        if line := re.search(f".*({words}).*", text):
+            return f"Stopped: {line[0][:200]}. {advice}"
+    if isinstance(error, OSError):
+        return f"Stopped: {text.splitlines()[-1]}."
     return None
 
 
 # ---------------------------------------------------------------- devices
 def start(args):
     """Join the other processes if torchrun started us; return this process's torch.device."""
-    wanted = getattr(args, "device", "cpu")
-    if wanted == "cpu" and world() == 1:
-        import torch
-
-        return torch.device("cpu")
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    wanted = getattr(args, "device", "cpu")
+    gpus = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
     if wanted == "cuda" and not gpus:
         fail("--device cuda: no GPU is visible; use --device cpu or check the driver.", 2)
     device, shared_gpu = torch.device("cpu"), False
-    if gpus and wanted != "cpu":
+    if gpus:
         shared_gpu = parallel.local_world() > gpus
         if shared_gpu and not os.environ.get(parallel.SHARE_GPU):
             fail(
@@ -150,18 +144,11 @@ def start(args):
         # "fp32" is to mean float32: without this, convolutions on Ampere and later use TF32.
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"
-        emulate_smaller_gpu(device)
+        if size := os.environ.get("GCL_GPU_GIB"):  # a larger GPU behaves like one of this size
+            total = torch.cuda.get_device_properties(device).total_memory / 2**30
+            torch.cuda.set_per_process_memory_fraction(min(1.0, float(size) / total), device)
     parallel.join(device, shared_gpu)
     return device
-
-
-def emulate_smaller_gpu(device):
-    """$GCL_GPU_GIB=23 makes a larger GPU behave like one of that size: a test of memory."""
-    import torch
-
-    if size := os.environ.get("GCL_GPU_GIB"):
-        total = torch.cuda.get_device_properties(device).total_memory / 2**30
-        torch.cuda.set_per_process_memory_fraction(min(1.0, float(size) / total), device)
 
 
 def autocast(device, precision="auto"):
@@ -239,7 +226,8 @@ def check_batch(n, batch_size, least=1):
 
     `least`: the fewest images that a process can work with.
     """
-    if batch_size % world():
+    each, rest = divmod(batch_size, world())
+    if rest:
         fail(
             f"--batch-size {batch_size} counts the images of all processes: it must be a multiple "
             f"of the {world()} processes.",
@@ -251,7 +239,7 @@ def check_batch(n, batch_size, least=1):
             "one.",
             2,
         )
-    if batch_size // world() < least:
+    if each < least:
         fail(
             f"--batch-size {batch_size} leaves fewer than {least} images to a process: BatchNorm "
             f"and the loss need at least {least}, so use {least * world()} or more.",
@@ -273,20 +261,12 @@ def lock(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = open(path.with_name(f".{path.name}.lock"), "a+")
-    except OSError:
-        return  # the folder cannot be written: whoever tries will say so
-    try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            warn(f"{path.parent}: this disk has no locks. No second command may write there.")
-            return
+    except BlockingIOError:
         file.seek(0)
-        holder = file.read()
-        fail(f"{path.parent} is being written by {holder}: wait for its end, or change --out.")
-    file.seek(0)
-    if holder := file.read():
-        warn(f"{holder} has ended without a word; {path.parent} is continued.")
+        fail(f"{path.parent} is being written by {file.read()}: wait for its end, or change --out.")
+    except OSError:
+        return  # the folder cannot be written: whoever tries will say so; or a disk has no locks
     file.truncate(0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     file.write(f"process {os.getpid()} of {socket.gethostname()} (since {since})")
@@ -312,8 +292,7 @@ def atomic(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    temporary = path.with_name(f".{digest}.tmp{path.suffix[:16]}")
+    temporary = path.with_name(f".{names_hash([path.name])}.tmp{path.suffix[:16]}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -333,8 +312,6 @@ def read_text(path):
     """
     try:
         return Path(path).read_text("utf-8-sig", "surrogateescape")
-    except FileNotFoundError:
-        fail(f"{path} does not exist.")
     except OSError as error:
         fail(f"{path} cannot be read ({error.strerror}).")
 
@@ -361,23 +338,18 @@ def save(path, value):
 
 def load(path):
     """Tensors and plain values from a .pth file; nothing in it is executed."""
-    import pickle
-    import zipfile
-
     import torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        fail(f"{path} does not exist.")
-    except pickle.UnpicklingError:
+    except OSError as error:
+        fail(f"{path} cannot be read ({error.strerror}).")
+    except Exception as error:  # a damaged file shows as one of many classes of errors
         fail(
-            f"{path} was refused: it holds more than tensors and plain values, so that reading it "
-            "would run code."
+            f"{path} was refused ({type(error).__name__}): it is not a torch weight file, it is "
+            "damaged, or it holds more than tensors and plain values, so that reading it would run "
+            "code."
         )
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]  # torch's EOFError has no text
-        fail(f"{path} is not a torch weight file, or it is damaged ({lines[0]}).")
 
 
 def file_hash(path):
@@ -400,11 +372,9 @@ def keep_apart(data, **others):
     inside = Path(data).resolve()
     for flag, folder in others.items():
         folder = Path(folder).resolve()
-        if folder == inside or inside in folder.parents:
+        if inside in (folder, *folder.parents) or folder in inside.parents:
             fail(
-                f"--{flag} {folder} lies inside --data {inside}, where a later stage would take "
-                "its files for images: choose a folder outside.",
+                f"--{flag} {folder} lies inside --data {inside}, or around it: a later stage would "
+                "take its files for images. Choose a folder outside.",
                 2,
             )
-        if folder in inside.parents:
-            fail(f"--data {inside} lies inside --{flag} {folder}: choose another --{flag}.", 2)

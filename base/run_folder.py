@@ -45,16 +45,10 @@ def versions():
     import torch
     import torchvision
 
+    describe = ["git", "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-        revision = described.stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
+        revision = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # there is no git
         revision = ""
     return {
         "python": sys.version.split()[0],
@@ -70,49 +64,59 @@ def write_or_check(path, identity, what, extra=None, finished=False):
 
     From then on no other command may write `path`, unless what belongs to it is finished.
 
-    A folder belongs to one stage with one set of arguments and inputs. Anything else is refused.
     identity: "stage", "args" (the arguments), "inputs" (what was read: hashes, counts).
+    what: the phrase for the folder of `path`, which holds nothing else.
     extra: written as well, but not compared.
     """
     path = Path(path)
     identity = json.loads(json.dumps(identity, default=str))
     if not path.exists():
-        occupied = path.parent.exists() and any(
-            not entry.name.startswith(".") for entry in path.parent.iterdir()
-        )
-        if occupied:
-            fail(f"{path.parent} is not empty and not {what}: choose another --out.", 2)
+        folder = path.parent
+        if folder.exists() and any(file.name[0] != "." for file in folder.iterdir()):
+            fail(f"{folder} is not empty and not {what}: choose another --out.", 2)
         lock(path)
-        write_json(path, {**(extra or {}), **identity})
+        write_json(path, {"folder": os.getcwd(), **(extra or {}), **identity})
         return
     if not finished:
         lock(path)
+    check(path, identity)
+
+
+def check(path, identity):
+    """Refuse an identity (see `write_or_check`) unless that of the JSON file `path` is equal.
+
+    Of paths it counts where they lead, not how they are written. Where the inputs hold a hash of
+    the list of images, those may have been moved: --data is free.
+    """
     there = read_json(path)
-    if there.get("stage") != identity["stage"]:
-        fail(
-            f"{path.parent} was made by {there.get('stage')}, not by {identity['stage']}: choose "
-            "another --out.",
-            2,
-        )
+    old, new = named(there), named(identity)
+    if new.keys() & {"list of images", "training set"}:
+        new.pop("--data", None)
     changed = []
-    for key, value in sorted(identity["args"].items()):
-        old = there.get("args", {}).get(key)
-        if old != value:
-            changed.append(f"--{key.replace('_', '-')} was {old}, now {value}")
+    for name, value in new.items():
+        before = old.get(name)
+        if value != before and where(value) != where(before, there.get("folder", "")):
+            changed.append(f"{name} was {before}, now {value}")
     if changed:
         fail(
-            f"{path.parent} was started with other arguments ({', '.join(changed)}): repeat them "
-            "to go on, or choose another --out.",
+            f"{path.parent} was started with other arguments or inputs ({', '.join(changed)}): "
+            "repeat the old command to go on, or choose another --out.",
             2,
         )
-    for key, value in sorted(identity.get("inputs", {}).items()):
-        old = there.get("inputs", {}).get(key)
-        if old != value:
-            fail(
-                f"{path.parent} was started with another {key.replace('_', ' ')} (it was {old}, "
-                f"now it is {value}): put the old one back to go on, or choose another --out.",
-                2,
-            )
+
+
+def named(identity):
+    """{name for the user: value} of an identity, as `write_or_check` takes it, or of a flat one."""
+    args = identity.get("args", identity)
+    flags = {f"--{name.replace('_', '-')}": value for name, value in args.items()}
+    return {"stage": identity.get("stage"), **flags, **identity.get("inputs", identity)}
+
+
+def where(value, folder=""):
+    """The file that a path leads to from a folder. Lists are taken apart, other values kept."""
+    if isinstance(value, list):
+        return [where(path, folder) for path in value]
+    return os.path.realpath(os.path.join(folder, value)) if isinstance(value, str) else value
 
 
 def open_run(args, stage, result, may_change=(), inputs=None, extra=None):

@@ -8,10 +8,10 @@ import hashlib
 import http.client
 import importlib
 import os
+import re
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 from base import parallel, run
 
@@ -19,80 +19,57 @@ LOADED = (".json", ".txt", ".safetensors", ".bin")  # how the files end that a m
 
 
 # ---------------------------------------------------------------- published files
-class Published(NamedTuple):
-    """A file that its authors publish.
-
-    digest: the first digits of its sha256, where the publisher states them.
-    """
-
-    folder: str
-    file: str
-    digest: str = ""
-
-
 PUBLISHED = {
-    "icgan": Published(
-        "https://dl.fbaipublicfiles.com/ic_gan", "icgan_biggan_imagenet_res256.tar.gz"
-    ),
-    "swav": Published("https://dl.fbaipublicfiles.com/deepcluster", "swav_800ep_pretrain.pth.tar"),
-    "maskgit-tokenizer": Published(
-        "https://storage.googleapis.com/maskgit-public/checkpoints",
-        "tokenizer_imagenet256_checkpoint",
-    ),
-    "maskgit-transformer": Published(
-        "https://storage.googleapis.com/maskgit-public/checkpoints",
-        "maskgit_imagenet256_checkpoint",
-    ),
-    "inception": Published(
-        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights",
-        "pt_inception-2015-12-05-6726825d.pth",
-        "6726825d",
-    ),
-    "vgg16": Published("https://download.pytorch.org/models", "vgg16-397923af.pth", "397923af"),
+    "icgan": "https://dl.fbaipublicfiles.com/ic_gan/icgan_biggan_imagenet_res256.tar.gz",
+    "swav": "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar",
+    "maskgit-tokenizer": "https://storage.googleapis.com/maskgit-public/checkpoints/"
+    "tokenizer_imagenet256_checkpoint",
+    "maskgit-transformer": "https://storage.googleapis.com/maskgit-public/checkpoints/"
+    "maskgit_imagenet256_checkpoint",
+    "inception": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
 }
 
 
-def cache():
-    """The folder of the published files: $GCL_WEIGHTS, else ~/.cache/gcl."""
-    return Path(os.environ.get("GCL_WEIGHTS") or Path.home() / ".cache" / "gcl")
+def cached(name):
+    """The path that a published file has in the cache: in $GCL_WEIGHTS, else in ~/.cache/gcl."""
+    folder = os.environ.get("GCL_WEIGHTS") or Path.home() / ".cache" / "gcl"
+    return Path(folder, PUBLISHED[name].rpartition("/")[2])
 
 
 def weight_file(name):
-    """The path of a published file in the cache; it is downloaded if it is not there."""
-    published = PUBLISHED[name]
-    path = cache() / published.file
-    if not path.exists():
-        download(published, path)
-    check_digest(published, path)
-    return path
+    """The path of a published file in the cache; it is downloaded if it is not there.
 
-
-def download(published, path):
-    """Fetch a published file. It appears under its name when it is whole."""
-    address = f"{published.folder}/{published.file}"
+    It appears under its name when it is whole.
+    """
+    path, address = cached(name), PUBLISHED[name]
+    if path.exists():
+        return checked(path)
     print(f"downloading {address}", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
             arrived = Path(folder, path.name)
             urllib.request.urlretrieve(address, arrived)
-            check_digest(published, arrived)
-            os.replace(arrived, path)
+            return checked(arrived).replace(path)
     except (OSError, http.client.HTTPException) as error:
         run.fail(
-            f"{published.file} is not in {path.parent}, and it cannot be fetched from {address} "
+            f"{path.name} is not in {path.parent}, and it cannot be fetched from {address} "
             f"({error}): download it elsewhere and put it there, or set $GCL_WEIGHTS to the folder "
             "that holds it."
         )
 
 
-def check_digest(published, path):
-    """End the run if the file's sha256 is not the one that its publisher states."""
-    if published.digest and not run.file_hash(path).startswith(published.digest):
+def checked(path):
+    """The path of a file. In x-0123abcd.pth its publisher states how its sha256 begins."""
+    stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if stated and not run.file_hash(path).startswith(stated[1]):
         run.fail(
-            f"{path} is damaged (its sha256 does not begin with {published.digest}, as the "
-            "publisher says): delete it if it is there, and try again."
+            f"{path} is damaged (its sha256 does not begin with {stated[1]}, as the publisher "
+            "says): delete it if it is there, and try again."
         )
+    return path
 
 
 # ---------------------------------------------------------------- model folders
@@ -124,10 +101,8 @@ def model_folder(model, marker, layout, download):
     folder = Path(model).expanduser()
     if (folder / marker).is_file():
         return folder
-    if folder.is_dir():
-        run.fail(f"--model {model} has no {marker}. Expected: {layout}.", 2)
     if folder.exists() or model.count("/") != 1 or model.startswith((".", "~", "/")):
-        run.fail(f"--model {model} is not a folder. Expected: {layout}.", 2)
+        run.fail(f"--model {model} is not a folder, or has no {marker}. Expected: {layout}.", 2)
     try:
         return Path(download(model))
     except Exception as error:  # several HTTP libraries and a cache have no common class of errors
@@ -145,20 +120,15 @@ def folder_hash(folder):
     """
     digest = None
     if parallel.local_rank() == 0:
-        lines = [f"{run.file_hash(folder / name)} {name}" for name in loaded_files(folder)]
-        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        hashes = {}
+        for file in folder.rglob("*"):
+            name = file.relative_to(folder).as_posix()
+            passed_over = "/." in f"/{name}" or name == "args.json"  # ours stands beside a model
+            if file.suffix in LOADED and file.is_file() and not passed_over:
+                hashes[name] = run.file_hash(file)
+        lines = "\n".join(f"{hashes[name]} {name}" for name in sorted(hashes))
+        digest = hashlib.sha256(lines.encode()).hexdigest()
     return parallel.everyone(digest)[parallel.rank() - parallel.local_rank()]
-
-
-def loaded_files(folder):
-    """Sorted relative names of the files below a folder that a model may be loaded from."""
-    names = []
-    for file in folder.rglob("*"):
-        name = file.relative_to(folder).as_posix()
-        passed_over = "/." in f"/{name}" or name == "args.json"  # ours stands beside a model
-        if file.suffix in LOADED and file.is_file() and not passed_over:
-            names.append(name)
-    return sorted(names)
 
 
 def network_dtype(device, precision):
@@ -204,18 +174,12 @@ def load_strictly(module, state, what):
     Returns the module, in evaluation mode and without gradients. Anything else ends the run with a
     sentence that lists the names. what: the file, for that sentence.
     """
-    ours = module.state_dict()
-    other_shapes = []
-    for name in ours.keys() & state.keys():
-        shape, expected = tuple(state[name].shape), tuple(ours[name].shape)
-        if shape != expected:
-            other_shapes.append(f"{name} {shape} instead of {expected}")
-    another = "it is not a checkpoint of this model"
-    refuse(what, "lacks", ours.keys() - state.keys(), another)
-    refuse(what, "has unknown", state.keys() - ours.keys(), another)
-    refuse(what, "has other shapes:", other_shapes, another)
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        words = " ".join(str(error).split())
+        run.fail(f"{what} is not a checkpoint of this model: {words[:400]}")
     refuse_not_finite(what, state.items())
-    module.load_state_dict(state)
     return module.eval().requires_grad_(False)
 
 

@@ -246,7 +246,7 @@ def main(args, device):
     paths = run.seed_rng(args.seed, "images").permutation(paths)[: args.images].tolist()
     run.check_batch(len(paths), args.batch_size, least=2)
     generator, encoder, weights = noise.load_icgan(args.weights, device)
-    inputs = {"images": len(paths), "image names": run.names_hash(paths), "weights": weights}
+    inputs = {"images": len(paths), "list of images": run.names_hash(paths), "weights": weights}
     result = RESULTS[args.augmenter]
     out = run_folder.open_run(args, f"train_augmenter {args.augmenter}", result, inputs=inputs)
     if out is None:

@@ -169,7 +169,7 @@ def main(args, device):
     run.keep_apart(args.data, out=args.out)
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size)
-    inputs = {"images": len(paths), "image names": run.names_hash(paths)}
+    inputs = {"images": len(paths), "list of images": run.names_hash(paths)}
     out = run_folder.open_run(args, "train_diffusion", "model_index.json", inputs=inputs)
     if out is None:
         return

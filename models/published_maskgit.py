@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from base import run
-from base.weights import PUBLISHED, load_strictly, weight_file
+from base.weights import cached, load_strictly, weight_file
 from models import vqgan
 from models.maskgit import MaskGIT
 
@@ -59,7 +59,7 @@ def load_maskgit(where=None, flag="--weights"):
     for path in (Path(where), Path(where, "generator.pth")):
         if path.is_file():
             return load_trained(path)
-    files = [Path(where, PUBLISHED[name].file) for name in names]
+    files = [Path(where, cached(name).name) for name in names]
     if not all(file.exists() for file in files):
         run.fail(
             f"{flag} {where} holds neither generator.pth (a finished run of "

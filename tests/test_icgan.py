@@ -159,7 +159,7 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     )  # of the release, but holds objects and no weights
     torch.save({"model": {"a": torch.ones(1)}}, evil)
     assert "not a flat dictionary of tensors" in reason(evil)
-    assert "does not exist" in reason(tmp_path / "nowhere")
+    assert "cannot be read (No such file" in reason(tmp_path / "nowhere")
 
     swav = tmp_path / noise.SWAV
     shutil.copy(release / "G_ema_best0.pth", evil)

@@ -117,7 +117,7 @@ CASES = {  # name: (recipe, what is spoilt, {variable: value}, what a line of a 
         "table6_cost",
         ["sdxl/model_index.json", "blip"],
         {},
-        ["pt_inception-2015-12-05", "blip is not a folder", "sdxl has no model_index.json"],
+        ["pt_inception-2015-12-05", "blip is not a folder", "sdxl is not...no model_index.json"],
     ),
     "the satellite study": (
         "figure33_satellite",

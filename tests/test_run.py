@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from base import parallel, run, run_folder
+from base import cli, parallel, run, run_folder
 from base.training import Meter
 
 
@@ -29,12 +30,28 @@ def said(capsys, main, args=None, code=1):
 
 # ---------------------------------------------------------------- errors
 ERRORS = [
-    (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "Free some space"),
-    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/x"), "/data/x"),
+    (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "/data/x'. Free some space"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/x"), "/data/x'."),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory"), "missing...--workers 0"),
+    (OSError(errno.EROFS, "Read-only file system"), "missing...--workers 0"),
+    (OSError(errno.ENOSYS, "Function not implemented"), "missing...--workers 0"),
+    (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "--workers 0"),
+    (OSError(errno.EMFILE, "Too many open files", "/data/x"), "ulimit -n...--workers"),
+    (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n"),
+    (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
     (RuntimeError("unable to allocate shared memory(shm) for file"), "--ipc=host"),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "--workers 0"),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "memory is full"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is full"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "computer's memory is full"),
+    (
+        torch.OutOfMemoryError("CUDA out of memory. GPU 0 has a total capacity of 24 GiB."),
+        "24 GiB...GPU's memory is full...--batch-size...--grad-checkpoint",
+    ),
+    (
+        RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]"),
+        "lost its connection to another process...the same command continues",
+    ),
 ]
 
 
@@ -44,29 +61,9 @@ def test_errors_from_outside_are_sentences(capsys, error, words):
         raise error
 
     sentence = said(capsys, main)
-    assert words in sentence
-    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+    assert re.search(".*".join(map(re.escape, words.split("..."))), sentence)
+    if "Free" not in words and "same command" not in words:
         assert "the same command continues" not in sentence
-
-
-def test_a_full_gpu_is_a_sentence(capsys, monkeypatch):
-    properties = argparse.Namespace(total_memory=24 * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-
-    def main(args, device):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    sentence = said(capsys, main)
-    assert "24 GiB" in sentence and "--grad-checkpoint" in sentence and "--batch-size" in sentence
-
-
-def test_a_peer_that_died_is_a_sentence(capsys, monkeypatch):
-    monkeypatch.setattr(run, "world", lambda: 2)
-
-    def main(args, device):
-        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]")
-
-    assert "lost its connection to another process" in said(capsys, main)
 
 
 def test_our_own_faults_stay_tracebacks():
@@ -75,6 +72,23 @@ def test_our_own_faults_stay_tracebacks():
 
     with pytest.raises(RuntimeError, match="shapes"):
         run.launch(main, argparse.Namespace())
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (cli.fraction, ["0", "1"], ["-0.1", "1.5", "nan"]),
+        (cli.from_zero, ["0", "1e9"], ["-1", "nan", "inf"]),
+        (cli.above_zero, ["1e-9"], ["0", "nan", "inf"]),
+        (cli.positive, ["1", "2147483647"], ["0", "2147483648", "9" * 20]),
+        (cli.zero_or_more, ["0", "2147483647"], ["-1", "2147483648", "9" * 20]),
+    ],
+)
+def test_numbers_that_are_refused(kind, good, bad):
+    assert [kind(text) for text in good] == [float(text) for text in good]
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not"):
+            kind(text)
 
 
 # ---------------------------------------------------------------- devices
@@ -109,7 +123,7 @@ def test_a_run_folder_belongs_to_one_command(tmp_path, capsys):
     assert "--seed was 0, now 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         open_run(out, {"weights": "xyz"}, seed=0, pace=1)
-    assert "another weights (it was abc, now it is xyz)" in capsys.readouterr().err
+    assert "weights was abc, now xyz" in capsys.readouterr().err
     (out / "result.json").write_text("{}")
     assert open_run(out, {"weights": "abc"}, seed=0, pace=1) is None
     assert "is finished" in capsys.readouterr().out
@@ -119,6 +133,21 @@ def test_a_run_folder_belongs_to_one_command(tmp_path, capsys):
     (tmp_path / "other/file").write_text("")
     with pytest.raises(SystemExit):
         open_run(tmp_path / "other", seed=0)
+
+
+def test_paths_and_moved_images(tmp_path, monkeypatch):
+    """A path may be written in another way, from another folder; images may have been moved."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("weights")
+    monkeypatch.chdir(tmp_path)
+    images = {"list of images": "abc"}
+    out = open_run(tmp_path / "x", images, init="weights", generated=["a/b"], data="old")
+    monkeypatch.chdir("other")
+    assert open_run(out, images, init="../link", generated=["../a/../a/b"], data="new") == out
+    for change in ({"init": "weights2"}, {"generated": []}, {"data": "new"}):
+        flags = {"init": "../link", "generated": ["../a/b"], "data": "old", **change}
+        with pytest.raises(SystemExit):
+            open_run(out, {"list of images": "abd"} if "data" in change else images, **flags)
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
@@ -281,9 +310,7 @@ def test_a_second_writer_is_told_of_the_first(writer):
     first.kill()  # its lock goes with it
     first.wait()
     said = writer(0).communicate()[1]
-    assert f"process {first.pid} of" in said and "has ended without a word" in said
-    said = writer(0).communicate()[1]
-    assert said == ""  # the last one ended by itself
+    assert said == ""
 
 
 def test_a_signal_ends_a_stage_with_a_sentence(writer):

@@ -229,4 +229,4 @@ def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):
     call(*command)
     assert "is finished" in capsys.readouterr().out
     (data / "class0" / "0.png").rename(data / "class0" / "other.png")
-    assert "started with another image names" in refused(capsys, *command, code=2)
+    assert "list of images was" in refused(capsys, *command, code=2)
