@@ -139,7 +139,20 @@ def arguments(argv=None):
     c.add_argument(
         "runs",
         metavar="RUNS",
-        help="folder of runs; report.md, report.json and report.png are written there",
+        help="folder of runs; report.md, report.json and report.png are written there. A file of "
+        "--merge does as well: they are then written beside it",
+    )
+    c.add_argument(
+        "--merge",
+        metavar="FILE.json",
+        help="add the numbers to this file, small enough to be kept when the runs are gone",
+    )
+    c.add_argument(
+        "--gate",
+        type=cli.above_zero,
+        metavar="POINTS",
+        help="exit with 1 unless the oracle's linear top-1 is so far above that of the real image "
+        "in each of two or more seeds: else the study cannot tell a good partner from a bad one",
     )
     c.add_argument(
         "--all",
@@ -305,7 +318,7 @@ def report(args, device):
     from report.write import write_report
 
     if parallel.rank() == 0:
-        write_report(args.runs, args.all)
+        write_report(args)
 
 
 def main(args, device):

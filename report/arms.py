@@ -238,6 +238,26 @@ def differences(arms):
     return rows
 
 
+def gate(rows, points):
+    """Why a study must end here: a sentence, "" if every oracle is far enough above its control.
+
+    rows: see `differences`. points: of linear top-1, in each of two or more seeds.
+    """
+    gaps = {}
+    for arm, column, of_partner in rows:
+        real = of_partner.get("minus real")
+        if arm.strategy == "same-class" and column.name.startswith("linear") and real:
+            gaps[str(arm.cells)] = real["differences"]
+    if gaps and all(len(gains) > 1 and min(gains) >= points for gains in gaps.values()):
+        return ""
+    found = "; ".join(", ".join(f"{gain:+.1f}" for gain in gains) for gains in gaps.values())
+    return (
+        f"The gate is closed: the oracle must be {points:g} points above the real image in each of "
+        f"two seeds, and is {found or 'not there'}. This budget cannot tell a good partner from a "
+        "bad one: train longer. GATE=0 goes on regardless."
+    )
+
+
 def verdicts(rows):
     """For each measurement of an oracle: is it clearly above the baseline? Sentences.
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from augment.registry import STRATEGIES
 from base import cli, parallel, run, run_folder
+from evaluate import linear
 from evaluate.frechet import frechet_distance, load_features, moments_of_files, warn_if_few
 from evaluate.ssim import similarities
-from images.files import matched, mirror_root, spread
+from images.files import class_of, matched, mirror_root, spread
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
 from report.published import dissertation_table, fill, table6
@@ -64,6 +66,43 @@ def time_of(mirror, data, paths, batch, device):
     return times
 
 
+# ---------------------------------------------------------------- what is kept
+def kept(pairs, rows, data, device):
+    """What stored images keep of their originals, in the features, as {name of a column: number}.
+
+    feature_distance: mean cosine distance. class_kept: percent of the stored images that a linear
+    layer gives the class of their original, and class_of_originals the same of these themselves.
+    Two layers are fitted, each on every other original, and judge the rest. None for one class.
+    pairs: (original, generated), files. rows: {file: features (width,)}.
+    """
+    pairs = [pair for pair in pairs if pair[0] in rows and pair[1] in rows]
+    originals = {original: number for number, (original, _) in enumerate(pairs)}
+    sides = [torch.stack([rows[file] for file in files]) for files in zip(*pairs, strict=True)]
+    distance = 1 - F.cosine_similarity(*sides).mean().item()
+    names = [class_of(os.path.relpath(original, data)) for original, _ in pairs]
+    classes = sorted(set(names))
+    if len(classes) < 2:
+        return {"feature_distance": distance}
+    labels = torch.tensor([classes.index(name) for name in names])
+    first = torch.tensor([originals[original] for original, _ in pairs])  # an image of many views
+    right = torch.zeros(2)
+    for half in (0, 1):
+        judged = first % 2 == half
+        fitted = ~judged & (first == torch.arange(len(first)))
+        x = sides[0][fitted]
+        mean, sd = linear.standardise(x, device)
+        W, _ = linear.fit_few(x, labels[fitted], len(classes), len(x), device)
+        for side in (0, 1):
+            scores = linear.scores(W, (sides[side][judged].to(device) - mean) / sd)
+            right[side] += (scores.argmax(1).cpu() == labels[judged]).sum()
+    originals_right, generated_right = (100 * right / len(pairs)).tolist()
+    return {
+        "feature_distance": distance,
+        "class_kept": generated_right,
+        "class_of_originals": originals_right,
+    }
+
+
 # ---------------------------------------------------------------- rows
 def name_of(folder):
     """The name of a mirror's row: its folder's, such as inpaint or diffusion/strength0.2."""
@@ -72,7 +111,7 @@ def name_of(folder):
 
 def measure_row(folder, features, moments, args, device):
     """All that Table 6 says of one mirror: of the stored images of all its views and their
-    originals. moments: {originals: theirs}, from the mirrors before this one.
+    originals. moments: {originals: (theirs, their features)}, from the mirrors before this one.
     """
     views, (mirror,) = mirrors_of([folder], 1)
     data, name = mirror["args"]["data"], name_of(folder)
@@ -84,14 +123,20 @@ def measure_row(folder, features, moments, args, device):
     originals = tuple(dict.fromkeys(original for original, _ in pairs))  # equal for every view
     how = (args.workers, args.max_unreadable)
     if originals not in moments:
-        moments[originals] = moments_of_files(originals, features, "originals", *how)
-    images, *of_originals = moments[originals]
-    stored = [generated for _, generated in pairs]
-    _, *of_generated = moments_of_files(stored, features, name, *how)
+        rows = {}
+        found = moments_of_files(originals, features, "originals", *how, rows)
+        moments[originals] = found, rows
+    (images, *of_originals), rows = moments[originals]
+    stored, stored_rows = [generated for _, generated in pairs], {}
+    _, *of_generated = moments_of_files(stored, features, name, *how, stored_rows)
+    rows = {
+        file: row for part in parallel.everyone(rows | stored_rows) for file, row in part.items()
+    }
     timed = spread([original for original, _ in compared], args.images)
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
+        **kept(pairs, rows, data, device),
         "images": images,
         "strategy": mirror["strategy"],
         "made_by": made_by(mirror),

@@ -18,6 +18,11 @@ from report.tables import half_width
 COLUMNS = 8  # images of the strip
 MIRRORS = 6  # rows of the strip, beside the originals
 PANELS = 4  # kinds of measurement in report.png
+KEPT = {  # columns of cost.json, and their names in the figure
+    "class_kept": "images that keep their class (%)",
+    "feature_distance": "mean cosine distance of the features",
+    "fid": "Frechet distance",
+}
 
 
 # ---------------------------------------------------------------- the dissertation's figures
@@ -64,30 +69,29 @@ def change_of(arm, cost):
     return {}
 
 
-def draw_gains(arms, differences, cost, path):
-    """Paired differences with 95 % intervals against what was changed: over the real image filled,
-    over the baseline hollow.
+def draw_gains(differences, cost, path):
+    """Linear top-1 minus that of the real image, with 95 % intervals, against what the generated
+    images keep of the originals. differences: see report/arms.py.
     """
-    columns = all_columns(arms)
-    strategies = sorted({arm.strategy for arm in arms})
-    size = (10, 3.2 * len(columns))
-    figure, axes = plt.subplots(len(columns), 2, figsize=size, squeeze=False)
+    points = []
     for arm, column, of_partner in differences:
-        row = axes[columns.index(column)]
         change = change_of(arm, cost)
-        for axis, what in zip(row, change and ("ssim", "fid"), strict=False):
-            axis.set(xlabel=what, ylabel=f"gain in points, {column.name}")
-            for partner, fill in (("minus real", "full"), ("minus baseline", "none")):
-                if partner in of_partner:
-                    values = of_partner[partner]["differences"]
-                    colour = f"C{strategies.index(arm.strategy)}"
-                    look = {"color": colour, "marker": "o", "fillstyle": fill}
-                    label = f"{arm.cells['method']} {arm.strategy}, {partner}"
-                    bar = half_width(values)
-                    axis.errorbar(change[what], fmean(values), bar, capsize=3, label=label, **look)
-    for axis in axes.flat:
+        if change and column.name.startswith("linear") and "minus real" in of_partner:
+            points.append((arm, change, of_partner["minus real"]["differences"]))
+    panels = [name for name in KEPT if points and all(name in change for _, change, _ in points)]
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
+    for axis, name in zip(axes[0], panels, strict=True):
+        for number, (arm, change, gains) in enumerate(points):
+            label = f"{arm.cells['method']} {arm.cells['generated view']}"
+            bar = half_width(gains)
+            look = {"fmt": "o", "color": f"C{number % 10}", "capsize": 3, "label": label}
+            axis.errorbar(change[name], fmean(gains), bar, **look)
         axis.axhline(0, color="black", linewidth=0.8)
-        finish(axis)
+        axis.set(xlabel=KEPT[name], ylabel="linear top-1 minus the real image's")
+        axis.grid(alpha=0.3)
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
     save_figure(figure, path)
 
 

@@ -172,6 +172,8 @@ def table6(cost, everything=False):
         measured = cost["rows"].values()
         devices = sorted({f"{row['device']} ({row['images']} images)" for row in measured})
         notes.append(f"Measured on {', '.join(devices)}; Frechet distance in {features} features.")
+        if shares := {row["class_of_originals"] for row in measured if "class_kept" in row}:
+            notes.append(f"A linear layer names the class of {max(shares):.1f} % of the originals.")
     for name, row in cost.get("rows", {}).items():
         millions = (row.get("parameters") or 0) / 1e6
         empty = {"name": name, "arm": None, "values": [None] * len(about["columns"])}

@@ -175,9 +175,8 @@ def evaluation_of(stage, args):
     return f"few{args['labels_per_class']}" if args.get("labels_per_class") else "linear"
 
 
-def read_result(file):
-    """One result.json as a Result."""
-    result = run.read_json(file)
+def read_result(result):
+    """The content of one result.json as a Result."""
     args, stage = result["args"], result["stage"]
     backbone = result["backbone"] | result["backbone"].get("args", {})
     evaluation = evaluation_of(stage, args)
@@ -241,15 +240,45 @@ def files_below(folder, name):
     return files
 
 
-def read_runs(folder):
-    """All Results below a folder. A file that is not ours ends the report with its name."""
+def read_study(source):
+    """{"runs": {folder: its result.json}, "cost": cost.json}: what stands below a folder, or in a
+    file of `merge`.
+    """
+    if Path(source).is_file():
+        return run.read_json(source)
+    runs = {}
+    for file in files_below(source, "result.json"):
+        runs[str(file.parent.relative_to(source))] = run.read_json(file)
+    costs = files_below(source, "cost.json")
+    return {"runs": runs, "cost": run.read_json(costs[-1]) if costs else {}}
+
+
+def read_runs(source):
+    """All Results below a folder, or of a file of `merge`. What is not ours ends the report."""
     results = []
-    for file in files_below(folder, "result.json"):
+    for name, result in read_study(source)["runs"].items():
         try:
-            results.append(read_result(file))
+            results.append(read_result(result))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             run.fail(
-                f"{file} is not a result of this project's evaluations "
+                f"{source}: {name} holds no result of this project's evaluations "
                 f"({type(error).__name__}: {error}): move it out of the folder."
             )
     return results
+
+
+def merge(folder, file):
+    """Add the numbers below a folder to a JSON file, which keeps a study whose runs are gone.
+
+    A run that stands there already is replaced if it has the same settings, else refused.
+    """
+    kept = read_study(file) if Path(file).exists() else {"runs": {}, "cost": {}}
+    new = read_study(folder)
+    for name, result in new["runs"].items():
+        result.pop("confusion", None)
+        ours, theirs = read_result(result), read_result(kept["runs"].get(name, result))
+        if (ours.facts, ours.data, ours.seed) != (theirs.facts, theirs.data, theirs.seed):
+            unlike = ", ".join(differing([ours.facts, theirs.facts])) or "data or seed"
+            run.fail(f"{file} has {name} with another {unlike}: name another file.", 2)
+        kept["runs"][name] = result
+    run.write_json(file, {"runs": kept["runs"], "cost": new["cost"] or kept["cost"]})

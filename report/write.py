@@ -8,15 +8,21 @@ from pathlib import Path
 from base import run
 from report import arms, figures
 from report.published import TABLES, dissertation_table, fill, table6
-from report.results import files_below, read_runs
+from report.results import merge, read_runs, read_study
 
 
-def write_report(folder, everything=False):
-    """Print all tables; write report.md, report.json and the figures into `folder`."""
-    folder = Path(folder)
-    results = read_runs(folder)
-    costs = files_below(folder, "cost.json")
-    cost = run.read_json(costs[-1]) if costs else {}
+def write_report(args):
+    """Print all tables; write report.md, report.json and the figures into the folder of runs.
+
+    args: --runs, --all, --merge, --gate.
+    """
+    folder, everything = Path(args.runs), args.all
+    results, cost = read_runs(folder), read_study(folder)["cost"]
+    if not results and not cost:
+        run.fail(f"{folder} holds no result.json: no evaluation has finished there.")
+    if folder.is_file():
+        folder = folder.with_suffix("")
+    run.lock(folder / "report.json")
     parts, numbers = [], {"tables": {}, "arms": [], "differences": []}
     if results:
         every_arm = arms.arms_of(results)
@@ -32,7 +38,7 @@ def write_report(folder, everything=False):
             numbers["differences"].append(arm.cells | {"measured": column.name} | of_partner)
         figures.draw_report(every_arm, folder / "report.png")
         if cost:
-            figures.draw_gains(every_arm, differences, cost, folder / "gains.png")
+            figures.draw_gains(differences, cost, folder / "gains.png")
     for key, about in TABLES.items():
         if key == "table6":
             about = table6(cost, everything)
@@ -44,7 +50,9 @@ def write_report(folder, everything=False):
                 figures.draw_figure(about, rows, folder / f"{key}.png")
     text = "\n\n".join(parts)
     print(text)
-    if not results:
-        print(f"{folder} holds no result.json: no evaluation has finished there.")
     run.write_text(folder / "report.md", text + "\n")
     run.write_json(folder / "report.json", numbers)
+    if args.merge:
+        merge(folder, args.merge)
+    if args.gate and (sentence := arms.gate(differences if results else [], args.gate)):
+        run.fail(sentence)

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, run
 from PIL import Image
 from test_recipes import parsed, place, recipe  # noqa: F401
 
@@ -101,6 +101,7 @@ def test_what_cannot_be_had(archive, tmp_path, monkeypatch, capsys):
 def test_recipe(archive, recipe, place):  # noqa: F811
     folder, _ = archive
     make("--out", place / "data/cifar10-part", "--archive", folder, "--limit", 8, 4)
+    make("--out", place / "data/cifar10-generators", "--archive", folder, "--held-out", 4)
     said = recipe("cifar10", BUDGET="cpu")
     runs = place / "runs/cifar10-cpu"
     assert "oracle minus baseline" in said and (runs / "gains.png").stat().st_size > 20_000
@@ -111,15 +112,37 @@ def test_recipe(archive, recipe, place):  # noqa: F811
         differences.setdefault(row["measured"], []).append(row)
     assert differences.keys() == measured
     for rows in differences.values():
-        assert len(rows) == 3  # control, mask50, oracle
+        assert len(rows) == 3  # control, keep50, oracle
         assert sum("minus real" in row for row in rows) == 2
     rows = json.loads((runs / "cost/cost.json").read_text())["rows"]
-    assert rows.keys() == {"mask50", "oracle"}
+    assert rows.keys() == {"keep50", "oracle"}
     for row in rows.values():
         assert 0 < row["ssim"] < 1 and row["fid"] > 0
+        assert 0 < row["feature_distance"] < 1 and 0 <= row["class_kept"] <= 100
+    a_study_is_kept(runs, place / "study.json")
 
 
-COUNTS = {"cpu": (7, 21), "hour": (4, 4), "night": (11, 33), "full": (15, 90)}  # arms, encoders
+def a_study_is_kept(runs, file):
+    """`report --merge`: the same report from the file; other settings are refused. And the gate."""
+    script = "07_metrics.py"
+    closed = run(script, "report", runs, "--merge", file, "--gate", 90, code=1)
+    assert "The gate is closed: the oracle must be 90 points above" in closed.stderr
+    assert "train longer" in closed.stderr
+    assert run(script, "report", file).stdout == closed.stdout
+    assert (file.with_suffix("") / "gains.png").stat().st_size > 20_000
+    first = file.read_bytes()
+    run(script, "report", runs, "--merge", file)
+    assert file.read_bytes() == first
+    study = json.loads(first)
+    for result in study["runs"].values():
+        result["backbone"]["epochs"] = 7
+    file.write_text(json.dumps(study))
+    refused = run(script, "report", runs, "--merge", file, code=2)
+    assert "with another epochs: name another file" in refused.stderr
+    assert json.loads(file.read_text()) == study
+
+
+COUNTS = {"cpu": (15, 42), "hour": (4, 8), "night": (12, 36), "full": (17, 102)}  # arms, encoders
 
 
 @pytest.mark.parametrize("budget", COUNTS)

@@ -393,12 +393,11 @@ def test_generation():
 
 
 def test_nothing_and_foreign_files(tmp_path, capsys):
-    assert "holds no result.json" in run(SCRIPT, "report", tmp_path).stdout
-    call(SCRIPT, "report", tmp_path, "--all")
-    assert cells(tmp_path, "Table 4", "In-Painting 50 %")[:2] == ["68.7", ""]
+    assert "holds no result.json" in refused(capsys, SCRIPT, "report", tmp_path, "--all")
+    assert not list(tmp_path.iterdir())  # images that were named by mistake stay alone
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "result.json").write_text("{}")
-    assert "is not a result" in refused(capsys, SCRIPT, "report", tmp_path)
+    assert "x holds no result of" in refused(capsys, SCRIPT, "report", tmp_path)
     assert "is not a folder" in refused(capsys, SCRIPT, "report", tmp_path / "missing")
 
 
