@@ -4,9 +4,9 @@
     torchrun --standalone --nproc_per_node=4 03_pretrain.py --data ROOT/train \\
         --generated gen/inpaint --out runs/inpaint
 
-One view of an image is always real, with the method's published augmentations. The other one is,
-with probability --mix, the stored generated image with the --pair augmentations on top. Otherwise
-it is the real image again, with the published augmentations of the second view.
+One view of an image is always real, with the method's published augmentations. The other one, the
+first unless --replace says otherwise, is with probability --mix the stored generated image with the
+--pair augmentations on top. Otherwise it is the real image again, with the published ones.
 
 --mix 0 is exactly the baseline: the same random numbers, and the generated folder is not opened.
 --generated real is the control: the real image, resized and cropped like a generated one, stands in
@@ -43,7 +43,7 @@ def arguments(argv=None):
     add = p.add_argument
     add("--data", required=True, help="folder tree of the real images; labels are not used")
     add("--out", required=True, help="run folder")
-    add("--method", default="vicreg", help=f"one of {', '.join(registry.METHODS)}")
+    add("--method", default="vicreg", choices=list(registry.METHODS), help="how it is trained")
     add(
         "--preset",
         choices=list(PRESET_FLAGS),
@@ -70,6 +70,12 @@ def arguments(argv=None):
         metavar="AUG",
         help="augmentations on top of a generated view: any of crop flip jitter blur solarize "
         "grayscale, or none. Crop alone did best (Table 3), colour hurts",
+    )
+    add(
+        "--replace",
+        choices=["first", "second", "either"],
+        help="view whose place a generated one takes (default: first, as in Figures 21 and 23); it "
+        "matters where the two views' augmentations differ, as in VICReg, Barlow Twins, BYOL, DINO",
     )
     add(
         "--views",
@@ -134,7 +140,7 @@ def arguments(argv=None):
         help="base of it, scaled with the batch, mostly x batch / 256 (default: published)",
     )
     add("--weight-decay", type=cli.from_zero, help="fixed value (default: published)")
-    add("--warmup-epochs", type=cli.from_zero, help="warm-up (default: published, 10)")
+    add("--warmup-epochs", type=cli.from_zero, default=10, help="warm-up, as published")
     for name, about in registry.flags().items():
         add(f"--{name.replace('_', '-')}", **about)
     add(
@@ -201,6 +207,9 @@ def complete(args):
         args.mix = 1.0 if args.both_generated else 0.5 if args.generated else 0.0
     if args.both_generated and args.mix < 1:
         run.fail("--both-generated leaves nothing to mix: use --mix 1, or leave --mix out.", 2)
+    if args.both_generated and args.replace:
+        run.fail("--both-generated replaces both views: leave --replace out.", 2)
+    args.replace = args.replace or "first"
     if args.mix > 0 and not args.generated:
         run.fail("--mix above 0 needs --generated: a mirror, or 'real' for the control.", 2)
     if args.crop_scale and not 0 < args.crop_scale[0] <= args.crop_scale[1]:
@@ -211,7 +220,7 @@ def complete(args):
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)
     if args.batch_size is None:
         args.batch_size = {1: 800, 2: 512, 3: 384}[args.views]
-    if vit.is_vit(args.backbone) and "vit" not in recipe:
+    if args.backbone.startswith("vit_") and "vit" not in recipe:
         if args.optimizer != "adamw" or args.learning_rate is None:
             run.fail(
                 f"--method {args.method} was published with ResNets only: for {args.backbone} give "
@@ -228,11 +237,11 @@ def complete(args):
     if args.weight_decay is not None:
         recipe["weight_decay_end"] = None
     args.weight_decay_end = recipe["weight_decay_end"]
-    for name in ("optimizer", "learning_rate", "weight_decay", "warmup_epochs", "local_crops"):
+    for name in ("optimizer", "learning_rate", "weight_decay", "local_crops"):
         if getattr(args, name) in (None, "published"):
             setattr(args, name, recipe[name])
         recipe[name] = getattr(args, name)
-    if vit.is_vit(args.backbone) and args.local_crops:
+    if args.backbone.startswith("vit_") and args.local_crops:
         vit.check_crop(args.backbone, args.local_size)
     return recipe
 
@@ -249,6 +258,7 @@ def build_data(args, recipe, paths, folders, device):
         seed=args.seed,
         mix=args.mix,
         pair=args.pair,
+        replace=args.replace,
         generated=folders,
         partners=args.views,
         both_generated=args.both_generated,
@@ -259,19 +269,6 @@ def build_data(args, recipe, paths, folders, device):
         share=args.max_unreadable,
         record=Path(args.out, RECORD),
     )
-
-
-def batches(args, data, first, total, device):
-    """Yield (views, choices) of the steps from `first` to `total`: one pass of one loader."""
-    order = run.batches(len(data), args.batch_size, args.seed, first, total)
-    render = None
-    if args.in_memory:
-        loader, render = small_loader(data, order, args.workers, device)
-    else:
-        loader = read_ahead(order, data.batch, args.workers, device)
-    for batch in loader:
-        views, choices, _ = render(*batch) if render else batch
-        yield views, choices
 
 
 # ---------------------------------------------------------------- the model
@@ -333,7 +330,12 @@ def main(args, device):
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
     clock, clock_step = time.time(), first
-    for step, (images, choices) in enumerate(batches(args, data, first, total, device), first):
+    order = run.batches(len(data), args.batch_size, args.seed, first, total)
+    if args.in_memory:
+        loader = small_loader(data, order, args.workers, device)
+    else:
+        loader = read_ahead(order, data.batch, args.workers, device)
+    for step, (images, choices, _) in enumerate(loader, first):
         epoch = step / per_epoch
         set_rates(optimizer, recipe, peak, step, total, round(args.warmup_epochs * per_epoch))
         torch.manual_seed(run.image_seed(args.seed, "step", step, parallel.rank()))  # drop path
@@ -363,7 +365,7 @@ def main(args, device):
             speed = (done - clock_step) * args.batch_size / (time.time() - clock)
             clock, clock_step = time.time(), done
             event = {"step": done, "epoch": done / per_epoch, **meter.read()}
-            event |= {name: float(value) for name, value in embedding_stats(embedding).items()}
+            event |= embedding_stats(embedding)
             event |= {"lr": optimizer.param_groups[0]["lr"], "images_per_second": speed}
             if device.type == "cuda":
                 event["memory_gib"] = torch.cuda.max_memory_reserved() / 2**30

@@ -84,18 +84,13 @@ def read_tarball(path):
 def load_encoder(path):
     """IC-GAN's encoder, SwAV's ResNet-50: `encoder_input` (B, 3, 224, 224) -> (B, 2048).
 
-    Its output is not normalised yet. The file's projection head and prototypes are dropped. Nothing
-    else may be left over or missing.
+    Its output is not normalised yet. The file's projection head and prototypes are left out.
     """
     import torch
 
-    from models.resnet import backbone_from_state
+    from models.resnet import backbone_from_state, read_state
 
-    state = {}
-    for name, tensor in load_state(path).items():
-        name = name.removeprefix("module.")
-        if not name.startswith(("projection_head.", "prototypes")):
-            state[name] = tensor
+    state, _ = read_state(path)
     encoder = backbone_from_state(state, path)
     return encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

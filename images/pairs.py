@@ -5,6 +5,7 @@ of a whole batch are made at once.
 """
 
 import functools
+import itertools
 import json
 import os
 from dataclasses import KW_ONLY, InitVar, dataclass
@@ -103,6 +104,9 @@ class PairDataset:
     Each of K = `partners` partners is, with probability `mix`, a generated image (K distinct
     mirrors) under the augmentations `pair` (names of views.PAIR), else the real image under
     `second`. Local crops are cut from the real image.
+    replace: the view whose place the partners take, "first", "second" or, drawn for each image,
+    "either". In the first's place they have its augmentations where they are real, and what is
+    always real has the second's.
     both_generated: the first view, too, is a generated image under `pair`, from yet another mirror,
     and local crops are cut from the partners in turn. `mix` is 1 then.
 
@@ -125,6 +129,7 @@ class PairDataset:
     seed: int = 0
     mix: float = 0
     pair: InitVar[tuple] = ("crop",)
+    replace: str = "first"
     generated: list = ()
     partners: int = 1
     both_generated: bool = False
@@ -136,12 +141,18 @@ class PairDataset:
     record: InitVar[str] = None
 
     def __post_init__(self, root, paths, specs, pair, share, record):
-        self.first, self.second, self.local = specs
-        self.pair = views.pair_view(pair, self.second)
+        first, second, self.local = specs
+        orders = {"first": [(second, first)], "second": [(first, second)]}
+        orders["either"] = orders["first"] + orders["second"]
+        self.first = first
+        self.specs = []  # for each order: of the real view, of a real partner, of a generated one
+        for real, partner in orders[self.replace]:
+            self.specs.append((real, partner, views.pair_view(pair, partner)))
         self.needed = self.partners + self.both_generated
         if self.both_generated:
-            self.first = self.pair
-            self.local = self.pair | {"scale": self.local["scale"]}
+            generated = views.pair_view(pair, second)
+            self.specs = [(generated, second, generated)]
+            self.local = generated | {"scale": self.local["scale"]}
         failed = {}
         if self.mix > 0 and self.generated != "real":
             if len(self.generated) < self.needed:
@@ -186,9 +197,11 @@ class PairDataset:
             return image, size, np.array(box), *others
 
         first, partners, local = self.sources(epoch, index)
-        chosen = [drawn(first, self.first, self.size, "first")]
+        order = run.image_seed(self.seed, epoch, index, "replace") % len(self.specs)
+        of_real, of_partner, of_generated = self.specs[order]
+        chosen = [drawn(first, of_real, self.size, "first")]
         for k, image in enumerate(partners):
-            purpose, spec = ("second", self.second) if image == REAL else ("pair", self.pair)
+            purpose, spec = ("second", of_partner) if image == REAL else ("pair", of_generated)
             chosen.append(drawn(image, spec, self.size, purpose, k))
         for n, image in enumerate(local):
             chosen.append(drawn(image, self.local, self.local_size, "local", n))
@@ -315,13 +328,13 @@ class SmallPairs:
 
 
 def small_loader(pairs, order, workers, device):
-    """(iterator over the batches in `order`, what makes views of one of its items, or None).
+    """An iterator over the batches in `order`, each as a batch of the PairDataset.
 
     On a CPU the loader's workers make the views. On a GPU they only make the random choices, and
     the views are made where the images are.
     """
     small = SmallPairs(pairs, device)
     if device.type == "cpu":
-        return read_ahead(order, small.batch, workers, device), None
+        return read_ahead(order, small.batch, workers, device)
     choose = functools.partial(choose_all, pairs=pairs, sides=small.sides)
-    return read_ahead(order, choose, workers, device), small.render
+    return itertools.starmap(small.render, read_ahead(order, choose, workers, device))

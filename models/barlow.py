@@ -31,13 +31,13 @@ PUBLISHED = COMMON | dict(
     views=(FIRST, SECOND, FIRST | LOCAL),  # main.py
     learning_rate=0.2,  # main.py:167-168
     lr_1d=0.0048 / 0.2,
-    weight_decay=1e-6,  # main.py:37 and :100; LARS :224-226
+    # weight decay: main.py:37 and :100; LARS :224-226
     end=0.001,  # main.py:155-168
     zero_init_residual=True,  # main.py:192
     head=dict(
         loss=barlow_loss,
         hidden_bias=False,
-        projector=(8192, 8192, 8192),  # main.py:195-202
+        projector="8192-8192-8192",  # main.py:195-202
     ),
 )
 CIFAR = cifar(
@@ -45,6 +45,6 @@ CIFAR = cifar(
     ASYMMETRIC,
     learning_rate=0.3,
     weight_decay=1e-4,
-    projector=(2048, 2048, 2048),
+    projector="2048-2048-2048",
     scale=0.1,
 )

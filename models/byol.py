@@ -9,13 +9,15 @@ from models.method import ASYMMETRIC, COMMON, Taught, cifar, mean_over_pairs, ml
 
 
 @full_precision
-def byol_loss(p1, p2, z1, z2):
-    """BYOL's loss (eq. 2) of predictions p and the teacher's projections z, all (b, d).
+def byol_loss(x, y):
+    """BYOL's loss (eq. 2) of two views (2, b, d): the prediction p and the teacher's projection z.
 
     |p1 - z2|^2 + |p2 - z1|^2 of unit vectors, the sum of both directions as published
     (utils/helpers.py:109). Returns (loss, terms).
     """
-    cosine = F.cosine_similarity(p1, z2.detach()) + F.cosine_similarity(p2, z1.detach())
+    p1, z1 = x
+    p2, z2 = y
+    cosine = F.cosine_similarity(p1, z2) + F.cosine_similarity(p2, z1)
     return (4 - 2 * cosine).mean(), {"cosine": cosine.detach().mean() / 2}
 
 
@@ -36,8 +38,8 @@ class BYOL(Taught):
         z = [self.projector(self.backbone(x)) for x in crops]
         with torch.no_grad():
             targets = [self.teacher(x) for x in crops]
-        predictions = [self.predictor(x) for x in z]
-        loss, terms = mean_over_pairs(byol_loss, predictions, targets)
+        pairs = [torch.stack([self.predictor(x), y]) for x, y in zip(z, targets, strict=True)]
+        loss, terms = mean_over_pairs(byol_loss, *pairs)
         return loss, terms, z[0].detach()
 
 
@@ -46,9 +48,9 @@ PUBLISHED = COMMON | dict(
     # Published in JAX; it runs here on the arithmetic of PIL, like the others.
     views=(FIRST, SECOND, FIRST | LOCAL),  # utils/augmentations.py
     learning_rate=0.45,  # configs/byol.py:21, 100 epochs (300: 0.3, 1000: 0.2)
-    weight_decay=1e-6,  # configs/byol.py:22; LARS :57-61, not 1-D: byol_experiment.py:193
+    # weight decay: configs/byol.py:22; LARS :57-61, not 1-D: byol_experiment.py:193
     head=dict(
-        projector=(4096, 256),  # configs/byol.py:40-42, the predictor's widths too
+        projector="4096-256",  # configs/byol.py:40-42, the predictor's widths too
         momentum=0.99,  # configs/byol.py:23, 100 and 300 epochs (40: 0.97, 1000: 0.996)
     ),
 )

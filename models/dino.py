@@ -11,7 +11,7 @@ from models.swav import swav_loss
 
 
 @full_precision
-def dino_loss(student, teacher, center, teacher_temp=0.04):
+def dino_loss(student, teacher, center, teacher_temp):
     """DINO's loss (eq. 2-4): SwAV's swapped prediction with other assignments.
 
     student (V, b, K): all crops. teacher (G, b, K): the global ones, no gradient. center (1, K).
@@ -45,8 +45,7 @@ class DINO(Taught):
         z, student = self.outputs([*views, *local], *self.student())
         with torch.no_grad():
             _, teacher = self.outputs(views, *self.teacher)
-        temperature = self.temperature(epoch)
-        loss, terms = dino_loss(student, teacher, self.center, teacher_temp=temperature)
+        loss, terms = dino_loss(student, teacher, self.center, teacher_temp=self.teacher_temp)
         self.move_center(teacher)
         return loss, terms, z[0].detach()
 
@@ -56,13 +55,6 @@ class DINO(Taught):
     def outputs(self, crops, backbone, projector, prototypes):
         z = embed(crops, backbone, projector)
         return z, scores_of(z, unit(prototypes.weight))
-
-    def temperature(self, epoch):
-        """The teacher's: it rises linearly over the warm-up epochs, once an epoch."""
-        first, last, warmup = self.teacher_temp
-        if not warmup:
-            return last
-        return first + (last - first) * min(int(epoch) / max(warmup - 1, 1), 1)
 
     @torch.no_grad()
     def move_center(self, teacher):
@@ -98,8 +90,8 @@ PUBLISHED = COMMON | dict(
         drop_path=0.1,  # the teacher's is 0
     ),
     head=dict(
-        projector=(2048, 2048, 256, 65536),  # vision_transformer.py:257-291
-        teacher_temp=(0.04, 0.04, 0),  # from, to, epochs between: main_dino.py:66-72
+        projector="2048-2048-256-65536",  # vision_transformer.py:257-291
+        teacher_temp=0.04,  # without warm-up: main_dino.py:66-72
         momentum=0.996,  # main_dino.py:61
         freeze=1.0,  # epochs without updates of the last layer: main_dino.py:93
     ),
@@ -109,7 +101,7 @@ CIFAR = cifar(
     ASYMMETRIC,
     learning_rate=0.3,
     weight_decay=1e-6,
-    projector=(2048, 2048, 256, 4096),
-    teacher_temp=(0.07, 0.07, 0),
+    projector="2048-2048-256-4096",
+    teacher_temp=0.07,
     momentum=0.9995,
 )

@@ -13,14 +13,13 @@ def param_groups(module, recipe):
     the rest. In each step, call `set_rates`. The groups suit torch.optim.SGD and AdamW as well.
     """
     params = [p for p in module.parameters() if p.requires_grad]
-    decay = recipe["weight_decay"]
-    if not recipe["exclude_1d"]:
-        return [dict(params=params, lr_scale=1.0, weight_decay=decay, adapt=True)]
     kernels = [p for p in params if p.ndim > 1]
     vectors = [p for p in params if p.ndim <= 1]
+    alike = dict(lr_scale=1.0, weight_decay=recipe["weight_decay"], adapt=True)
+    apart = dict(lr_scale=recipe["lr_1d"], weight_decay=0.0, adapt=False)
     return [
-        dict(params=kernels, lr_scale=1.0, weight_decay=decay, adapt=True),
-        dict(params=vectors, lr_scale=recipe["lr_1d"], weight_decay=0.0, adapt=False),
+        dict(params=kernels) | alike,
+        dict(params=vectors) | (apart if recipe["exclude_1d"] else alike),
     ]
 
 
@@ -114,7 +113,7 @@ def cosine_warmup(step, total, warmup, base, start=0.0, end=0.0, linspace=False)
     which no step has. With warmup=0 and end=1 it is the momentum of DINO's and BYOL's teachers.
     """
     if step < warmup:
-        steps = max(warmup - 1, 1) if linspace else warmup
+        steps = max(warmup - linspace, 1)
         return start + (base - start) * step / steps
     share = (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
     return base * share + end * (1 - share)

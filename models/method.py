@@ -57,14 +57,9 @@ def embed(crops, backbone, projector):
 
 
 # ---------------------------------------------------------------- losses
-def mean_over_pairs(loss, *view_lists):
-    """Mean over k >= 1 of loss(x[0], x[k], y[0], y[k], ...), for lists of views x, y, ..."""
-    values, terms = [], []
-    for k in range(1, len(view_lists[0])):
-        pair = [view for views_of in view_lists for view in (views_of[0], views_of[k])]
-        value, value_terms = loss(*pair)
-        values.append(value)
-        terms.append(value_terms)
+def mean_over_pairs(loss, first, *partners):
+    """Mean over the partners of loss(first, partner), which is (loss, terms)."""
+    values, terms = zip(*(loss(first, partner) for partner in partners), strict=True)
     means = {name: sum(one[name] for one in terms) / len(terms) for name in terms[0]}
     return sum(values) / len(values), means
 
@@ -88,7 +83,7 @@ def off_diagonal_squares(a, b, diagonal):
 @torch.no_grad()
 @full_precision
 def embedding_stats(z):
-    """Does z (n, d) collapse? Two scalars on the device, from the first 512 rows.
+    """Does z (n, d) collapse? Two numbers, from the first 512 rows. Waits for the device.
 
     embedding_std: mean standard deviation of the columns. effective_rank: the exponential of the
     entropy of the singular values over their sum (RankMe, Garrido et al. 2023, eq. 1-2, not
@@ -97,7 +92,7 @@ def embedding_stats(z):
     z = z[:512].double()  # singular values from the eigenvalues of zz' have half the digits
     singular = torch.linalg.eigvalsh(z @ z.T).clamp(min=0).sqrt()
     entropy = torch.special.entr(singular / singular.sum()).sum()
-    return {"embedding_std": z.std(0).mean(), "effective_rank": entropy.exp()}
+    return {"embedding_std": float(z.std(0).mean()), "effective_rank": float(entropy.exp())}
 
 
 # ---------------------------------------------------------------- the base classes
@@ -166,8 +161,7 @@ class Siamese(Method):
 
     def forward(self, views, local=(), epoch=0.0):
         z = torch.stack(self.embed([*views, *local]), dim=1)
-        of_each_view = gather(z).unbind(1)  # one collective for all views
-        loss, terms = mean_over_pairs(self.loss, of_each_view)
+        loss, terms = mean_over_pairs(self.loss, *gather(z).unbind(1))  # one collective for all
         return loss, terms, z[:, 0].detach()
 
     def embed(self, crops):
@@ -194,7 +188,6 @@ COMMON = dict(
     weight_decay=1e-6,
     weight_decay_end=None,
     drop_path=0.0,
-    warmup_epochs=10,
     start=0.0,
     end=0.0,
     end_lr=None,

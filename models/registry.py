@@ -24,11 +24,11 @@ class Entry(NamedTuple):
     flags: dict = {}
 
 
-TEMPERATURE = dict(type=cli.above_zero, metavar="T", help="SimCLR's or SwAV's (default: 0.1)")
+TEMPERATURE = dict(type=cli.above_zero, help="SimCLR's or SwAV's (default: 0.1)")
 QUEUE = dict(
     type=cli.zero_or_more, help="length of SwAV's queue, a multiple of the batch (default: 3840)"
 )
-QUEUE_START = dict(type=cli.from_zero, metavar="EPOCH", help="its first epoch (default: 15)")
+QUEUE_START = dict(type=cli.from_zero, help="its first epoch (default: 15)")
 
 METHODS = {
     "vicreg": Entry("models.vicreg"),
@@ -49,25 +49,20 @@ def flags():
 
 def recipe_of(method, backbone="resnet50", preset=None):
     """The settings of a method, with what a preset and then the backbone change. All are names."""
-    from models import vit
-
-    if method not in METHODS:
-        run.fail(f"--method {method}: the methods are {', '.join(METHODS)}.", 2)
     module = importlib.import_module(METHODS[method].module)
     recipe = getattr(module, (preset or "published").upper(), None)
     if recipe is None:
         run.fail(f"--preset {preset}: {method} has no such settings; leave it out.", 2)
-    return recipe | (recipe.get("vit", {}) if vit.is_vit(backbone) else {})
+    return recipe | (recipe.get("vit", {}) if backbone.startswith("vit_") else {})
 
 
 def build_method(name, backbone, dim, **options):
     """The module of a method around `backbone`, which maps (b, 3, H, W) to (b, dim).
 
-    `options` replace those that are published, its "head". projector: a tuple, or as
-    "2048-2048-128"; its last width is the number of DINO's outputs and of SwAV's prototypes.
+    `options` replace those that are published, its "head". projector: as "2048-2048-128"; its last
+    width is the number of DINO's outputs and of SwAV's prototypes.
     """
     recipe = recipe_of(name)
     options = recipe["head"] | options
-    if isinstance(options["projector"], str):
-        options["projector"] = tuple(map(int, options["projector"].split("-")))
-    return recipe["build"](backbone, dim, **options)
+    widths = [int(width) for width in options["projector"].split("-")]
+    return recipe["build"](backbone, dim, **options | {"projector": widths})

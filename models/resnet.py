@@ -5,8 +5,8 @@ maps images (N, 3, H, W) to features (N, width). A ResNet ends in global average
 """
 
 import argparse
+import copy
 import functools
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -19,27 +19,31 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from base import run, run_folder
 from base.parallel import rank
+from base.weights import load_strictly
 from models import vit
 
-# name: (block, blocks of each stage, channels of the first stage, width inside a bottleneck)
+# name: (block, blocks of each stage, channels of the first stage)
 BACKBONES = {
-    "resnet10": (BasicBlock, (1, 1, 1, 1), 32, 64),  # the demo's, for 32 px images
-    "resnet18": (BasicBlock, (2, 2, 2, 2), 64, 64),
-    "resnet34": (BasicBlock, (3, 4, 6, 3), 64, 64),
-    "resnet50": (Bottleneck, (3, 4, 6, 3), 64, 64),
-    "resnet101": (Bottleneck, (3, 4, 23, 3), 64, 64),
-    "resnet152": (Bottleneck, (3, 8, 36, 3), 64, 64),
-    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 64, 128),
+    "resnet10": (BasicBlock, (1, 1, 1, 1), 32),  # the demo's, for 32 px images
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), 64),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), 64),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), 64),
 }
 
-PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-# The same parts in nn.Sequential(*resnet.children()), where the ReLU is 2 and the max-pooling is 3.
-NUMBERED_PARTS = ("0", "1", "4", "5", "6", "7")
-# {the parts of a network, as a file may call them: names by which it is recognised}
+# {the parts of a network: names by which it is recognised}
 LAYOUTS = {
-    parts: [f"{parts[0]}.weight", *(f"{stage}.0.conv1.weight" for stage in parts[2:])]
-    for parts in (PARTS, NUMBERED_PARTS)
-} | vit.LAYOUTS
+    ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"): (
+        "conv1.weight",
+        "layer1.0.conv1.weight",
+    ),
+    ("class_token", "conv_proj", "encoder"): (
+        "class_token",
+        "conv_proj.weight",
+        "encoder.pos_embedding",
+    ),
+}
 
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the function that unpickles numpy's scalars
 # What checkpoints hold beside tensors. torch may read these: they are plain values or inert.
@@ -62,14 +66,10 @@ class ResNet(TorchvisionResNet):
     small_images: a 3x3 stem and no max-pooling.
     """
 
-    def __init__(
-        self, block, layers, channels=64, inner=64, small_images=False, zero_init_residual=False
-    ):
+    def __init__(self, block, layers, channels, small_images=False, zero_init_residual=False):
         self.channels = channels  # _make_layer needs it while the parent is built
-        self.settings = block, tuple(layers), channels, inner, small_images
-        super().__init__(
-            block, layers, width_per_group=inner, zero_init_residual=zero_init_residual
-        )
+        self.settings = block, tuple(layers), channels, small_images
+        super().__init__(block, layers, zero_init_residual=zero_init_residual)
         kernel, stride = 7, 2
         if small_images:
             kernel, stride = 3, 1 if channels >= 64 else 2
@@ -91,12 +91,11 @@ class ResNet(TorchvisionResNet):
 
     def architecture(self):
         """Its name in BACKBONES, or a description."""
-        *settings, _ = self.settings
-        for name, others in BACKBONES.items():
-            if others == tuple(settings):
+        block, layers, channels, _ = self.settings
+        for name, settings in BACKBONES.items():
+            if settings == (block, layers, channels):
                 return name
-        block, layers, channels, inner = settings
-        return f"ResNet of {block.__name__}s {layers}, width {channels}, inner {inner}"
+        return f"ResNet of {block.__name__}s {layers}, width {channels}"
 
 
 def build_backbone(name, small_images=False, zero_init_residual=False, size=224, drop_path=0.0):
@@ -106,7 +105,7 @@ def build_backbone(name, small_images=False, zero_init_residual=False, size=224,
     residual branch starts at 0, as in VICReg and Barlow Twins. Both are for ResNets. size: side of
     the images in pixels; drop_path: stochastic depth. Both are for vision transformers.
     """
-    if vit.is_vit(name):
+    if name.startswith("vit_"):
         if small_images:
             run.fail("--small-images is for ResNets: choose a vision transformer's patches.", 2)
         module = vit.build(name, size, drop_path)
@@ -118,14 +117,12 @@ def build_backbone(name, small_images=False, zero_init_residual=False, size=224,
     return module, module.inplanes
 
 
-def random_like(module, seed=0):
+def random_like(module):
     """The same architecture with random weights: the baseline that shows what pretraining adds."""
+    random = copy.deepcopy(module)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random = type(module)(*module.settings)
-    for name in ("normalisation", "blocks"):
-        if hasattr(module, name):
-            setattr(random, name, getattr(module, name))
+        torch.manual_seed(0)
+        random.load_state_dict(type(module)(*module.settings).state_dict())
     return random
 
 
@@ -139,41 +136,19 @@ def checkpoint_stages(backbone):
 
 
 # ---------------------------------------------------------------- from a state dict
-def backbone_from_state(state, source="the weight file"):
+def backbone_from_state(state, source):
     """The backbone of a state dict with torchvision's names (no `fc`), with its weights.
 
-    Block, depth, widths, stem and patches are read off names and shapes. `module.inplanes` is the
+    Block, depth, width, stem and patches are read off names and shapes. `module.inplanes` is the
     feature width. Ends the run where a name is missing or left over, a shape differs, or a weight
-    is not finite.
+    is not finite. source: the file, for that sentence.
     """
-    kind, parts = "ResNet", PARTS
-    if "class_token" in state:
-        kind, parts = "vision transformer", vit.PARTS
-    missing = [key for key in LAYOUTS[parts] if key not in state]
-    if missing:
-        run.fail(
-            f"{source} is not a {kind} with torchvision's names: it lacks {', '.join(missing)}."
-        )
-    module = empty_backbone(state)
-    expected = module.state_dict()
-    counters = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")}
-    state = counters | dict(state)  # files of before PyTorch 0.4.1 have no counters
-    wrong = sorted({*expected} ^ {*state})
-    if not wrong:
-        wrong = [key for key in expected if expected[key].shape != state[key].shape]
-    if wrong:
-        run.fail(
-            f"{source} is not a {kind} this code knows: {len(wrong)} names or shapes differ, such "
-            f"as {', '.join(wrong[:8])}."
-        )
-    for key, tensor in state.items():
-        if not tensor.isfinite().all():
-            run.fail(
-                f"{source}: {key} holds numbers that are not finite (NaN or infinite). The "
-                "training that wrote it has diverged: take an earlier file."
-            )
-    module.load_state_dict(state, strict=True, assign=True)
-    return module.float()
+    module = empty_backbone(state).to_empty(device="cpu")
+    counters = {}  # files of before PyTorch 0.4.1 have none
+    for name in module.state_dict():
+        if name.endswith("num_batches_tracked"):
+            counters[name] = torch.tensor(0)
+    return load_strictly(module, counters | state, source).requires_grad_()
 
 
 def empty_backbone(state):
@@ -186,38 +161,21 @@ def empty_backbone(state):
         blocks = {key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}
         layers.append(len(blocks))
     channels, _, kernel, _ = state["conv1.weight"].shape
-    block, inner = BasicBlock, 64
-    if "layer1.0.conv3.weight" in state:
-        block = Bottleneck
-        planes = state["layer1.0.conv3.weight"].shape[0] // Bottleneck.expansion
-        inner = 64 * state["layer1.0.conv1.weight"].shape[0] // planes
+    block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
     with torch.device("meta"):
-        return ResNet(block, layers, channels, inner, small_images=kernel == 3)
+        return ResNet(block, layers, channels, small_images=kernel == 3)
 
 
 # ---------------------------------------------------------------- from a file
-def dicts_of_tensors(content, name=""):
-    """Yield (name, {key: tensor}) for every dict inside a file that holds tensors.
-
-    The name is the path of keys to it, such as "teacher.", and "" for the file itself.
-    """
+def tensors_in(content, path=""):
+    """{name: tensor} of all tensors in a file; a name begins with the keys of the dicts around."""
     tensors = {}
     for key, value in content.items():
         if isinstance(value, torch.Tensor):
-            tensors[str(key)] = value
+            tensors[f"{path}{key}"] = value
         elif isinstance(value, dict):
-            yield from dicts_of_tensors(value, f"{name}{key}.")
-    if tensors:
-        yield name, tensors
-
-
-def networks_in(tensors):
-    """Yield (prefix, parts) of every network that has all names of a layout under one prefix."""
-    for parts, names in LAYOUTS.items():
-        for key in tensors:
-            prefix = key.removesuffix(names[0])
-            if f".{prefix}".endswith(".") and all(prefix + name in tensors for name in names):
-                yield prefix, parts
+            tensors |= tensors_in(value, f"{path}{key}.")
+    return tensors
 
 
 def read_state(path, wanted=None):
@@ -225,47 +183,38 @@ def read_state(path, wanted=None):
 
     One rule for files of every origin: the backbone is what stands under the one prefix that has
     a whole network. Where there are several, `wanted` names one. Of DINO's two networks it is the
-    teacher (its eval_linear.py's default). Nothing of the backbone may be missing or left over;
-    what stands beside it, such as a projector, is left out and counted.
+    teacher (its eval_linear.py's default). What stands beside it, such as a projector, is left out
+    and counted.
     """
     with torch.serialization.safe_globals(HARMLESS):
         content = run.load(path)
-    dicts = list(dicts_of_tensors(content)) if isinstance(content, dict) else []
-    if not dicts:
-        run.fail(f"{path} holds no state dict of a network.")
+    tensors = tensors_in(content) if isinstance(content, dict) else {}
+    if any(key.endswith("cls_token") for key in tensors):
+        tensors = {vit.torchvision_name(key): tensor for key, tensor in tensors.items()}
     networks = {}
-    for name, tensors in dicts:
-        for prefix, parts in networks_in(tensors):
-            networks[name + prefix] = tensors, prefix, parts
+    for parts, names in LAYOUTS.items():
+        for key in tensors:
+            prefix = key.removesuffix(names[0])
+            if f".{prefix}".endswith(".") and all(prefix + name in tensors for name in names):
+                networks[prefix] = parts
     if not networks:
-        names = list(dicts[0][1])[:5]
         run.fail(
-            f"{path} is not a ResNet with torchvision's names: there is no conv1.weight with "
-            "layer1 to layer4 beside it. Nor is it a vision transformer with the names of "
-            f"torchvision or DINO. Its names are {', '.join(names)}, ..."
+            f"{path} holds no state dict of a backbone: no conv1.weight beside layer1 (ResNets), "
+            "no class_token or cls_token (vision transformers). Its names are "
+            f"{', '.join(list(tensors)[:5])}, ..."
         )
-    tensors, prefix, parts = networks[choose_prefix(path, list(networks), wanted)]
+    chosen = choose_prefix(path, list(networks), wanted)
 
+    around = chosen[:-1].rpartition(".")[0] + "."  # module. of module.backbone.
     state, left_out = {}, Counter()
     for key, tensor in tensors.items():
-        name = key.removeprefix(prefix)
-        if key.startswith(prefix) and name.partition(".")[0] in parts:
-            state[torchvision_name(name, parts)] = tensor
+        name = key.removeprefix(chosen)
+        if key.startswith(chosen) and name.partition(".")[0] in networks[chosen]:
+            state[name] = tensor
         else:
-            names = key.split(".")  # "projector" of module.projector.0.weight is what is named
-            shared = os.path.commonprefix([names[:-1], prefix.split(".")])
-            left_out[names[len(shared)]] += 1
+            beside = name.removeprefix(around)  # module.projector.0.weight is named "projector"
+            left_out[beside.partition(".")[0]] += 1
     return state, dict(left_out)
-
-
-def torchvision_name(name, parts):
-    """Torchvision's name of a weight of a network whose parts are called `parts`."""
-    if parts == vit.DINO_PARTS:
-        return vit.torchvision_name(name)
-    if parts == NUMBERED_PARTS:
-        part, _, rest = name.partition(".")
-        return f"{PARTS[parts.index(part)]}.{rest}"
-    return name
 
 
 def choose_prefix(path, prefixes, wanted):
@@ -274,8 +223,8 @@ def choose_prefix(path, prefixes, wanted):
     wanted: a whole prefix or its end, such as encoder_q for state_dict.module.encoder_q.
     """
     if wanted:
-        ending = f".{wanted.strip('.')}."
-        candidates = [prefix for prefix in prefixes if f".{prefix}".endswith(ending)]
+        wanted = wanted.strip(".")
+        candidates = [prefix for prefix in prefixes if f".{prefix}".endswith(f".{wanted}.")]
     else:
         candidates = [prefix for prefix in prefixes if prefix.startswith("teacher.")] or prefixes
     if len(candidates) != 1:
@@ -320,8 +269,7 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
             info["args"] = run_folder.run_arguments(path.parent)
         if "mean" in info["args"]:
             module.normalisation = (info["args"]["mean"], info["args"]["std"])
-        heads = [f"{key} ({n} tensors)" for key, n in info["left_out"].items()]
-        loaded = f"{len(state)} tensors of {path}; left out: {', '.join(heads) or 'nothing'}"
+        loaded = f"{len(state)} tensors of {path}; left out: {info['left_out'] or 'nothing'}"
     width = module.inplanes
     if rank() == 0:
         print(f"backbone: {info['architecture']}, {width} features: {loaded}")

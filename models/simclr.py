@@ -48,13 +48,13 @@ PUBLISHED = COMMON | dict(
     learning_rate=0.075,  # README: better than "linear" below batch 4096, where both give 4.8
     scaling="sqrt",
     weight_decay=1e-4,  # run.py:55; LARS tf2/model.py:40-46
-    head=dict(projector=(2048, 2048, 128), temperature=0.1),  # tf2/model.py:157-217; run.py:191
+    head=dict(projector="2048-2048-128", temperature=0.1),  # tf2/model.py:157-217; run.py:191
 )
 CIFAR = cifar(
     PUBLISHED,
     SYMMETRIC,
     learning_rate=0.4,
     weight_decay=1e-4,
-    projector=(2048, 256),
+    projector="2048-256",
     temperature=0.2,
 )

@@ -48,13 +48,13 @@ PUBLISHED = COMMON | dict(
     build=Siamese,
     views=(FIRST, SECOND, FIRST | LOCAL),  # augmentations.py
     learning_rate=0.3,  # README, 100 epochs; the dissertation: 0.3 x 800 / 256
-    weight_decay=1e-6,  # main_vicreg.py:53; LARS :245-254, not for 1-D parameters :112
+    # weight decay: main_vicreg.py:53; LARS :245-254, not for 1-D parameters :112
     end=0.001,  # main_vicreg.py:167-181
     zero_init_residual=True,  # resnet.py:200-214
     head=dict(
         loss=vicreg_loss,
         hidden_bias=True,
-        projector=(8192, 8192, 8192),  # main_vicreg.py:223-232
+        projector="8192-8192-8192",  # main_vicreg.py:223-232
     ),
 )
 CIFAR = cifar(
@@ -62,6 +62,6 @@ CIFAR = cifar(
     (SOLO_LEARN | dict(scale=(0.2, 1.0), solarize=0.1),) * 3,  # vicreg.yaml
     learning_rate=0.3,
     weight_decay=1e-4,
-    projector=(2048, 2048, 2048),
+    projector="2048-2048-2048",
     variance=50.0,  # solo/losses/vicreg.py sums the term of both views, ours is their mean
 )

@@ -21,22 +21,17 @@ SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12)}  # width, blo
 HEAD = 64  # width of an attention head: vision_transformer.py:236-254
 NAMES = "vit_tiny_patchN, vit_small_patchN or vit_base_patchN, with patches of N x N pixels"
 
-# The names of DINO, timm and others, and torchvision's. Those of a block follow after its number.
-PARTS = ("class_token", "conv_proj", "encoder")
-DINO_PARTS = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
-LAYOUTS = {  # {the parts: names by which such a network is recognised}
-    PARTS: ["class_token", "conv_proj.weight", "encoder.pos_embedding"],
-    DINO_PARTS: ["cls_token", "patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"],
-}
+# {a part of a name in the files of DINO, timm and others: torchvision's}, replaced in this order
 TO_TORCHVISION = {
     "cls_token": "class_token",
     "pos_embed": "encoder.pos_embedding",
     "patch_embed.proj": "conv_proj",
-    "norm": "encoder.ln",
+    "blocks.": "encoder.layers.encoder_layer_",
     "norm1": "ln_1",
-    "attn.qkv": "self_attention.in_proj",
-    "attn.proj": "self_attention.out_proj",
     "norm2": "ln_2",
+    "norm.": "encoder.ln.",
+    "attn.qkv.": "self_attention.in_proj_",
+    "attn.proj": "self_attention.out_proj",
     "mlp.fc1": "mlp.0",
     "mlp.fc2": "mlp.3",
 }
@@ -67,15 +62,11 @@ class VisionTransformer(TorchvisionViT):
 
     def initialise(self):
         """DINO's initial weights (vision_transformer.py:160-172)."""
-        matrices = [self.class_token, self.encoder.pos_embedding]
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                matrices.append(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.MultiheadAttention):
-                matrices.append(module.in_proj_weight)
-        for matrix in matrices:
-            nn.init.trunc_normal_(matrix, std=0.02)
+        for name, value in self.named_parameters():
+            if value.ndim > 1:
+                nn.init.trunc_normal_(value, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(value)
         self.conv_proj.reset_parameters()
 
     def stages(self):
@@ -126,10 +117,6 @@ class VisionTransformer(TorchvisionViT):
 
 
 # ---------------------------------------------------------------- by name, or from a state dict
-def is_vit(name):
-    return name.startswith("vit_")
-
-
 def parse(name):
     """(width, blocks, side of a patch) of a name such as vit_small_patch16."""
     match = re.fullmatch(r"vit_(tiny|small|base)_patch([1-9]\d{0,2})", name)
@@ -168,9 +155,6 @@ def empty(state):
 
 def torchvision_name(key):
     """The name in torchvision's network of a weight that DINO calls `key`."""
-    if key in TO_TORCHVISION:
-        return TO_TORCHVISION[key]
-    name, _, kind = re.sub(r"^blocks\.\d+\.", "", key).rpartition(".")
-    start = key.removesuffix(f"{name}.{kind}").replace("blocks.", "encoder.layers.encoder_layer_")
-    joint = "_" if name == "attn.qkv" else "."
-    return start + TO_TORCHVISION.get(name, name) + joint + kind
+    for theirs, ours in TO_TORCHVISION.items():
+        key = key.replace(theirs, ours)
+    return key

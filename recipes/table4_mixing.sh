@@ -13,6 +13,7 @@
 #   oracle          another image of the same class: a ceiling for any generator, it uses the labels
 #   neighbour       the other image that the baseline's encoder finds most similar, without labels;
 #                   the search holds all features in memory, 10 GB a process, and takes some hours
+#   second-view     in-painting in the place of the second view; in all other arms it is the first
 #   equal-time      the baseline for a quarter more epochs, which is what in-painting costs
 # A generated view is also a less coloured one. What a control gains over the baseline is therefore
 # no gain of generation. Out-painting has nine views and takes most of the time and of the disk.
@@ -23,7 +24,7 @@ STRATEGIES=${STRATEGIES:-"noise inpaint outpaint"}
 GAMMAS=${GAMMAS:-"0.25 0.5 0.75 1"}
 SEEDS=${SEEDS:-"0"}
 CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
-CONTROLS=${CONTROLS-"random-label one-label oracle neighbour equal-time"}
+CONTROLS=${CONTROLS-"random-label one-label oracle neighbour second-view equal-time"}
 EQUAL_TIME=${EQUAL_TIME:-"--epochs 125"}
 if [ -n "${TINY:-}" ]; then
   STRATEGIES=inpaint GAMMAS=0.5 CONTROL_GAMMAS=0.5 CONTROLS=random-label
@@ -53,12 +54,17 @@ for seed in $SEEDS; do
     mixed "$seed" reconstruction "$gamma"
   done
   for control in $CONTROLS; do
-    if [ "$control" = equal-time ]; then
-      PRETRAIN="$PRETRAIN $EQUAL_TIME" arm baseline-equal-time "$seed" --mix 0
-    else
-      control_mirror "$control"
-      mixed "$seed" "$control" 0.5
-    fi
+    case $control in
+      equal-time) PRETRAIN="$PRETRAIN $EQUAL_TIME" arm baseline-equal-time "$seed" --mix 0 ;;
+      second-view)
+        arm second-view-gamma0.5-crop "$seed" --generated "$GEN/inpaint" --mix 0.5 --pair crop \
+          --replace second
+        ;;
+      *)
+        control_mirror "$control"
+        mixed "$seed" "$control" 0.5
+        ;;
+    esac
   done
 done
 run python 07_metrics.py report "$RUNS"

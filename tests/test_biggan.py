@@ -122,7 +122,7 @@ def test_encoder():
     assert 90_014_340 + parameters == 115_571_372
     state = encoder.state_dict()
     state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    assert len(state) == 318 and backbone_from_state(state).inplanes == 2048
+    assert len(state) == 318 and backbone_from_state(state, "file").inplanes == 2048
 
 
 def test_every_tensor_is_needed_as_it_is(capsys):

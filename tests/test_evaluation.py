@@ -187,7 +187,7 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     call(SEMISUP, *semi, *SMALL)
     assert "is finished" in capsys.readouterr().out
     (tmp_path / "list").write_text("a/001.png\nb/001.png\nc/002.png\n")
-    assert "another training set" in refused(capsys, SEMISUP, *semi, *SMALL)
+    assert "training set was" in refused(capsys, SEMISUP, *semi, *SMALL)
 
     write_backbone(tmp_path / "x", seed=1)
     assert "another backbone file" in refused(capsys, LINEAR, *linear)

@@ -164,7 +164,7 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     swav = tmp_path / noise.SWAV
     shutil.copy(release / "G_ema_best0.pth", evil)
     state = torch.load(release / noise.SWAV, weights_only=True)
-    torch.save(state | {"module.other": torch.ones(1)}, swav)
+    torch.save(state | {"module.layer1.0.other": torch.ones(1)}, swav)
     assert "other" in reason(evil)
     torch.save(
         {name: value for name, value in state.items() if name != "module.layer3.0.bn2.weight"}, swav

@@ -109,17 +109,6 @@ def test_schedule_dino(name):
     np.testing.assert_allclose(momentum, GOLD[f"sched_dino/{name}/momentum{tail}"], rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "name, last, warmup", [("rn50_readme", 0.04, 0), ("rn50_800ep_args", 0.07, 50)]
-)
-def test_teacher_temperature(name, last, warmup):
-    module = build_method(
-        "dino", nn.Identity(), 4, projector=(4, 4, 8), teacher_temp=(0.04, last, warmup)
-    )
-    ours = [module.temperature(epoch) for epoch in range(800 if warmup else 100)]
-    np.testing.assert_allclose(ours, GOLD[f"sched_dino/{name}/teacher_temp_by_epoch"], rtol=1e-12)
-
-
 @pytest.mark.parametrize("name", ["ep100", "tiny"])
 def test_schedule_swav(name):
     n, warmup, epochs, base = GOLD[

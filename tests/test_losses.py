@@ -14,7 +14,12 @@ from models.simclr import simclr_loss
 from models.swav import sinkhorn
 from models.vicreg import vicreg_loss
 
+
 # ---------------- losses ----------------
+def byol_of_four(p1, p2, z1, z2):
+    return byol_loss(torch.stack([p1, z1]), torch.stack([p2, z2]))
+
+
 PAIR = "in/pair/x", "in/pair/y"
 CASES = [
     ("vicreg/f64/repr", vicreg_loss, PAIR, dict(invariance=1, variance=0, covariance=0)),
@@ -25,7 +30,7 @@ CASES = [
     ("barlow/f64/lambd0", barlow_loss, PAIR, dict(lambd=0)),
     ("simclr_tf/f64/T0.1", simclr_loss, PAIR, {}),
     ("simclr_tf/f64/T0.5", simclr_loss, PAIR, dict(temperature=0.5)),
-    ("byol/f64", byol_loss, ("in/byol/p1", "in/byol/p2", "in/byol/z1", "in/byol/z2"), {}),
+    ("byol/f64", byol_of_four, ("in/byol/p1", "in/byol/p2", "in/byol/z1", "in/byol/z2"), {}),
 ]
 
 
@@ -47,20 +52,22 @@ def test_pair_losses(key, loss, inputs, options, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(
-    "key, center, epoch",
-    [("center0", False, 0), ("center", True, 0), ("warm_ep5", True, 5), ("two_global", True, 0)],
+    "key, center, temperature",
+    [
+        ("center0", False, 0.04),
+        ("center", True, 0.04),
+        ("warm_ep5", True, 0.04 + 0.03 * 5 / 29),  # in epoch 5 of a warm-up of 30 to 0.07
+        ("two_global", True, 0.04),
+    ],
 )
-def test_dino(key, center, epoch, dtype):
+def test_dino(key, center, temperature, dtype):
     student, teacher, c = gold("in/dino/student", "in/dino/teacher", "in/dino/center", dtype=dtype)
     student = student[:12] if key == "two_global" else student
-    temp = (0.04, 0.07, 30) if key == "warm_ep5" else (0.04, 0.04, 0)
-    module = build_method("dino", nn.Identity(), 4, projector=(4, 4, 32), teacher_temp=temp).to(
-        dtype
-    )
+    module = build_method("dino", nn.Identity(), 4, projector="4-4-32").to(dtype)
     module.center.copy_(c * center)
     student.requires_grad_()
     scores = student.unflatten(0, (-1, 6)), teacher.unflatten(0, (-1, 6))
-    loss, _ = dino_loss(*scores, module.center, teacher_temp=module.temperature(epoch + 0.5))
+    loss, _ = dino_loss(*scores, module.center, teacher_temp=temperature)
     loss.backward()
     torch.testing.assert_close(
         loss.detach(), *gold(f"dino/f64/{key}/loss", dtype=dtype), **tolerance(dtype)
@@ -80,7 +87,7 @@ def test_dino(key, center, epoch, dtype):
 def test_swav(key, local, queue, dtype):
     z, w, old = gold("in/swav/z", "in/swav/prototypes", "in/swav/queue", dtype=dtype)
     module = build_method(
-        "swav", nn.Identity(), 16, projector=(16, 20), queue=queue, queue_start=0.0
+        "swav", nn.Identity(), 16, projector="16-20", queue=queue, queue_start=0.0
     )
     module.to(dtype).projector = nn.Identity()
     module.prototypes.weight.data.copy_(w)

@@ -140,10 +140,32 @@ def test_control_takes_the_generated_image_s_way(folders):
         taken += 1
         stored = square(read_image(root / "real" / paths[i]), 48)
         expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
-        if V.draw_choices(control.pair, 48, 48, seed_rng(3, 0, i, "pair", 0))[1]:
+        if V.draw_choices(control.specs[0][2], 48, 48, seed_rng(3, 0, i, "pair", 0))[1]:
             expected = cv2.flip(expected, 1)
         assert (views[1].numpy() == expected).all()
     assert 0 < taken < len(paths)
+
+
+def test_the_view_whose_place_is_taken(folders):
+    """VICReg's first view is always blurred and never solarized, its second one the reverse.
+
+    `choices` begin with what jitter does; blur is the one that differs between the two views.
+    """
+    root, paths, mirrors = folders
+    looks = {}
+    for replace in ("first", "second", "either"):
+        settings = dict(mix=1.0, generated=mirrors[:1], on_device=True, replace=replace)
+        data = PairDataset(root / "real", paths, VICREG, 32, **settings)
+        assert data.first is VICREG[0]
+        looks[replace] = [choices[0].tolist() for _, choices, _ in items(data, epochs=4)]
+        specs = [(real is VICREG[0], partner is VICREG[0]) for real, partner, _ in data.specs]
+        expected = {"first": [(False, True)], "second": [(True, False)]}
+        expected["either"] = expected["first"] + expected["second"]
+        assert specs == expected[replace]
+    drawn = [either == looks["first"][n] for n, either in enumerate(looks["either"])]
+    also = [either == looks["second"][n] for n, either in enumerate(looks["either"])]
+    assert all(a or b for a, b in zip(drawn, also, strict=True))
+    assert 0 < sum(drawn) < len(drawn)
 
 
 def test_device_path_and_collation(folders):

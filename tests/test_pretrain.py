@@ -284,9 +284,11 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "is not a whole number, 0 or above" in no("--workers", -1, code=2)
     assert "/typo" in no("--knn", "/typo", code=2)
     assert "lies inside --data" in no("--out", tiny["train"] / "x", code=2)
+    both = ("--generated", tiny["inpaint"], "--both-generated", "--replace", "first")
+    assert "leave --replace out" in no(*both, code=2)
     for flag in ("--temperature", "--queue", "--queue-start"):
         assert f"{flag}: vicreg has no such setting" in no(flag, 5, code=2)
-    assert "the methods are vicreg, barlow, dino" in no("--method", "moco", code=2)
+    assert "choose from 'vicreg', 'barlow'" in no("--method", "moco", code=2)
     assert "0 < LOW <= HIGH <= 1" in no("--crop-scale", 0.5, 0.2, code=2)
     part = tmp_path / "part"
     shutil.copytree(tiny["inpaint"], part)

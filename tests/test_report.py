@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import call, refused, run
+from conftest import call, refused
 
 from images.pictures import write_image
 from report.published import TABLES, dissertation_table, entries, fill, select, table6

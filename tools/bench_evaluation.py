@@ -143,7 +143,7 @@ def bench_logistic(args, device):
     x = x.relu()
     linear.standardise(x, CPU)
     on_device = x.to(device), y.to(device), torch.ones(n, device=device)
-    zeros = torch.zeros(classes, d + 1, dtype=torch.float64, device=device)
+    zeros, tolerance = linear.start_of(*on_device, classes, device)
 
     def objective(W, decay):
         loss = F.cross_entropy(linear.scores(W, x), y)
@@ -151,7 +151,7 @@ def bench_logistic(args, device):
         return loss + decay / 2 * squares
 
     def ours(decay):
-        W = linear.logistic_regression(*on_device, decay, zeros)
+        W = linear.logistic_regression(*on_device, decay, zeros, tolerance)
         return objective(W.cpu(), decay)
 
     def theirs(decay):

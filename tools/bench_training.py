@@ -30,7 +30,7 @@ LAST = torch.channels_last
 
 def vicreg(backbone, width):
     """VICReg on a backbone, with a projector of three layers of this width."""
-    return build_method("vicreg", *build_backbone(backbone), projector=(width, width, width))
+    return build_method("vicreg", *build_backbone(backbone), projector=f"{width}-{width}-{width}")
 
 
 # ---------------------------------------------------------------- the loss

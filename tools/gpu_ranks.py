@@ -58,8 +58,6 @@ def stages(workshop):
         words = ["03_pretrain.py", "--method", method, "--data", train, "--epochs", 2, *PRETRAIN]
         words += ["--projector", PROJECTORS.get(method, "16-16"), "--local-size", 16]
         words += ["--generated", workshop.mirror()]
-        if method == "vicreg":
-            words += ["--knn", root]
         found.append((f"03 {method}", command(method, *words), []))
     words = ["00_train_generator.py", "vqgan", "--data", train, "--epochs", 2, *VQGAN]
     found.append(("00 vqgan", command("vqgan", *words), []))

@@ -123,5 +123,3 @@ def loader_and_step(report, device, workshop):
     if device.type == "cpu":
         return
     report.at_least("03: both over the slower of the two", both / min(alone, loader), 0.9)
-    for where in ("gpu", "cpu"):
-        rate(f"colour on the {where}", f"{network} --colour-on {where}")
