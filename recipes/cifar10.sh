@@ -9,7 +9,7 @@
 # BUDGET says how much is trained; every list below can be given as well (SEEDS="0 1 2" ...):
 #   cpu     SimCLR, a 10-layer ResNet, 60 epochs of 10,000 images, 15 arms, 2 to 5 seeds: 20 minutes
 #           of one core an encoder, some 16 hours in all; it can be stopped and continued
-#   hour    SimCLR, ResNet-18, 20 epochs, 4 arms, 2 seeds
+#   hour    SimCLR, ResNet-18, 16 epochs, 4 arms, 2 seeds
 #   night   SimCLR, ResNet-18, 45 epochs, 12 arms, 3 seeds
 #   full    VICReg and SimCLR as solo-learn publishes them: 1,000 epochs, all arms, 3 seeds
 # Half of the second views (gamma 0.5) come from the arm's images:
@@ -74,7 +74,7 @@ case $BUDGET in
   hour)
     ALL_ARMS="keep25"
     ALL_SEEDS="0 1"
-    EPOCHS=20
+    EPOCHS=16
     TOKENIZER="$TOKENIZER --epochs 20"
     TRANSFORMER_EPOCHS="60 1"
     PRETRAIN="$PRETRAIN --warmup-epochs 4"

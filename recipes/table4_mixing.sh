@@ -43,7 +43,7 @@ control_mirror() {  # the images of one of CONTROLS; the neighbours are those of
   esac
   $LAUNCH 02_augment.py $words --data "$DATA/train" --out "$GEN/$1" $GENERATE
 }
-EVALUATIONS="linear semisup"
+EVALUATIONS="linear ${SEMIS-semisup}"  # SEMIS= leaves 1 % and 10 % out
 for seed in $SEEDS; do
   arm baseline "$seed" --mix 0
   for gamma in $GAMMAS; do

@@ -79,7 +79,15 @@ IMAGENET_STAGES = {
 
 
 SHORT = "STUDY=imagenet100 DATA=data/imagenet100 STRENGTHS="
+DECIDES = "STRATEGIES=inpaint GAMMAS=0.5 SEMIS= CONTROLS="
 STUDIES = {  # smaller studies: (GPUs, recipe, images, environment)
+    "the week that decides, on four cards": (4, "table4_mixing", IMAGENET, f"{DECIDES}random-label"),
+    "two days on four cards": (
+        4,
+        "table4_mixing",
+        IMAGENET100,
+        f'STUDY=imagenet100 DATA=data/imagenet100 SEEDS="0 1 2" {DECIDES}"random-label oracle"',
+    ),
     "three days on four cards": (4, "table7_summary", IMAGENET100, f'{SHORT} SEEDS="0 1 2"'),
     "one night on one card": (
         1,
