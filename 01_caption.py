@@ -140,6 +140,9 @@ def caption_batches(args, device, batches, folder, limit):
     blip = weights.load_network(BlipForConditionalGeneration, folder)
     blip = blip.to(device, weights.network_dtype(device, args.precision))
     processor = weights.from_pretrained(BlipProcessor, folder)
+    most = blip.config.text_config.max_position_embeddings - 16  # the prompt's, at most
+    if args.max_tokens > most:
+        run.fail(f"--max-tokens {args.max_tokens}: this model can write {most} of them.", 2)
     read = functools.partial(read_batch, args.data, processor.image_processor)
     loader = read_ahead(parallel.deal(batches, "captions"), read, args.workers, device)
     bar = run.progress(sum(len(paths) for _, paths in batches), "captions")

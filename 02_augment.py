@@ -116,7 +116,10 @@ def unfinished_batches(folder, paths, batch_size, suffix, failed):
     A batch is `batch_size` successive paths, the same in every run, so that a batch that was
     interrupted is generated again as it was.
     """
-    made = set(glob.glob(f"**/*{suffix}", root_dir=folder, recursive=True))
+    made = set()
+    for name in glob.glob(f"**/*{suffix}", root_dir=folder, recursive=True):
+        if os.path.getsize(f"{folder}/{name}"):  # a power cut may leave an empty file
+            made.add(name)
     numbers = set()
     for i, path in enumerate(paths):
         if stored_name(path, suffix) not in made and path not in failed:
@@ -144,7 +147,7 @@ def read_batch(paths, root, read):
 def write_missing(pair):
     """Write an image (file, uint8 array) unless an earlier run has."""
     file, image = pair
-    if not file.exists():
+    if not file.exists() or not file.stat().st_size:
         write_image(file, image)
 
 

@@ -21,6 +21,8 @@ resized bilinearly, for DINO bicubically (its eval_linear.py). What differs from
 * Pixels are normalised as in the backbone's pretraining; of other files by ImageNet's mean and
   standard deviation, SwAV's too (its red is divided by 0.228, not 0.229).
 
+Classes are numbered in the order of their names: 0, 1, 10, 11, 2.
+
 The layer of a vision transformer sees the [CLS] tokens of its last four blocks side by side, as
 DINO's does for ViT-S (for ViT-B it would see the last one and the mean of the patches). --knn uses
 the last one.
@@ -291,7 +293,7 @@ def main(args, device):
             2,
         )
     backbone, _, info = resnet.load_backbone(
-        args.backbone, args.architecture, args.small_images, args.seeds[0], args.prefix
+        args.backbone, args.architecture, args.small_images, args.seeds[0]
     )
     begun = evaluation.begin(args, STAGE, data, info)
     if begun is None:

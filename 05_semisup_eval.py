@@ -168,7 +168,7 @@ def build_network(args, classes):
         info |= {"args": {}, "sha256": None}
     else:
         backbone, width, info = resnet.load_backbone(
-            args.backbone, args.architecture, args.small_images, args.seed, args.prefix
+            args.backbone, args.architecture, args.small_images, args.seed
         )
     return torch.nn.Sequential(backbone, sgd.linear_layer(width, classes)), info
 

@@ -135,7 +135,7 @@ def main(args, device):
     data_set = SETS[args.dataset]
     data = data_set.read(args.data)
     backbone, _, info = resnet.load_backbone(
-        args.backbone, args.architecture, args.small_images, args.seed, args.prefix
+        args.backbone, args.architecture, args.small_images, args.seed
     )
     if data_set.svm and args.pool:
         pool(backbone, args.pool, args.size or info["args"].get("size") or 224)

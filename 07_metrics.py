@@ -40,7 +40,7 @@ def feature_arguments(p):
         help="images that a process computes at a time",
     )
     cli.device_arguments(p)
-    p.set_defaults(precision="fp32", prefix=None)  # published values are float32
+    p.set_defaults(precision="fp32")  # published values are float32
 
 
 def folder_arguments(p):

@@ -6,6 +6,7 @@ Light at import: the arguments need neither torch nor matplotlib.
 import argparse
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,9 +41,6 @@ def backbone_arguments(p, out, from_scratch=False):
         required=not from_scratch,
         help="run folder, weight file, or the word random (see --architecture)",
     )
-    p.add_argument(
-        "--prefix", help="which network of a weight file that holds several, such as encoder_q"
-    )
     p.add_argument("--out", help=f"run folder; without it the backbone's name with {out}")
     p.add_argument(
         "--size",
@@ -60,7 +58,9 @@ def backbone_arguments(p, out, from_scratch=False):
 
 def default_out(backbone, ending):
     """The run folder beside a backbone: runs/x or runs/x/backbone.pth -> runs/x-ending."""
-    name = backbone.rstrip("/").removesuffix("/backbone.pth")
+    name = backbone.rstrip("/").removesuffix("/backbone.pth").replace(":", "-")
+    if Path(name).name in ("", "..", "backbone.pth"):  # a folder that is not called by its name
+        name = os.path.abspath(name).removesuffix("/backbone.pth")
     return f"{name.removesuffix('.tar').removesuffix('.pth')}-{ending}"
 
 
@@ -142,6 +142,22 @@ def per_class(table):
     return shares
 
 
+def copies(train, val):
+    """How many files of `val` are in `train`, or copies: of equal size, with equal last 4 KB."""
+
+    def end_of(file):
+        with open(file, "rb") as opened:
+            size = opened.seek(0, os.SEEK_END)
+            opened.seek(max(0, size - 4096))
+            return size, opened.read()
+
+    train = [file for file in train if os.path.exists(file)]
+    val = [file for file in val if os.path.exists(file)]
+    sizes = set(map(os.path.getsize, train)) & set(map(os.path.getsize, val))
+    ends = {end_of(file) for file in train if os.path.getsize(file) in sizes}
+    return sum(os.path.getsize(file) in sizes and end_of(file) in ends for file in val)
+
+
 # ---------------------------------------------------------------- the ending
 def conclude(evaluation, data, results, by_class, what, **measured):
     """Print the results, write result.png and result.json, remove the checkpoint (process 0).
@@ -156,6 +172,12 @@ def conclude(evaluation, data, results, by_class, what, **measured):
 
     out, args, stage, info = evaluation
     print(f"{stage}: {sentence(results)}")
+    both = copies(data.train.files, data.val.files)
+    if both:
+        run.warn(
+            f"{both} of the {len(data.val.files)} images that were measured are among the training "
+            "images as well: these numbers are too high."
+        )
     shown = {name: value for name, value in by_class.items() if value is not None}
     mean = np.mean(list(shown.values()))
     plots.bars(out / "result.png", shown, f"{what} per class, mean {mean:.2f} %")
@@ -169,6 +191,7 @@ def conclude(evaluation, data, results, by_class, what, **measured):
             "train": len(data.train.files),
             "val": len(data.val.files),
             "classes": len(data.classes),
+            "val also in train": both,
             "unreadable": run_folder.unreadable_counts(out),  # those of val are left out
         },
         "results": results,

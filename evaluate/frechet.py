@@ -80,7 +80,7 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
     trace_of_root = np.sqrt(without_rounding(eigenvalues)).sum()
     distance = np.sum((mu1 - mu2) ** 2)
     distance += np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root
-    return float(distance)
+    return max(0.0, float(distance))  # of equal Gaussians rounding leaves -1e-13
 
 
 def without_rounding(eigenvalues):
@@ -114,7 +114,7 @@ class Extractor(NamedTuple):
 def load_features(args, device):
     """The Extractor that 07 asks for.
 
-    args: --features, --weights, --prefix, --size, --precision, --batch-size.
+    args: --features, --weights, --size, --precision, --batch-size.
     """
     size = args.size
     if args.features == "inception":
@@ -125,7 +125,7 @@ def load_features(args, device):
             return [stack.to(device, non_blocking=True) for stack in stacks]
 
     else:
-        network, width, info = load_backbone(args.features, prefix=args.prefix)
+        network, width, info = load_backbone(args.features)
         name, digest = info["architecture"], info["sha256"] or "random"
         size = size or info["args"].get("size", 224)
 

@@ -83,7 +83,7 @@ def support_vectors(train, present, test, costs, seed):
         dual=True,
         max_iter=2000,
         tol=1e-4,
-        random_state=seed,
+        random_state=seed % 2**32,
     )
     search = GridSearchCV(machine, {"C": costs}, scoring="average_precision", cv=3)
     with warnings.catch_warnings():

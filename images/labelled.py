@@ -119,6 +119,9 @@ def read_coco(root):
         content = run.read_json(path)
         try:
             kinds = {kind["id"]: kind["name"] for kind in content["categories"]}
+            for number, name in kinds.items():
+                if list(kinds.values()).count(name) > 1:  # two categories of one name
+                    kinds[number] = f"{name} {number}"
             column = {number: i for i, number in enumerate(sorted(kinds))}
             row = {image["id"]: i for i, image in enumerate(content["images"])}
             labels = np.zeros((len(row), len(column)), np.int64)

@@ -50,6 +50,8 @@ def mirrors_of(generated, mix):
         folders += views_of(mirror)
         noted = run.read_json(root / "augment.json")
         noted.pop("versions", None)
+        if "data" in noted["args"]:  # as it was typed, and where
+            noted["args"]["data"] = os.path.join(noted.get("folder", ""), noted["args"]["data"])
         noted["folder"] = str(mirror)
         for part in mirror.resolve().relative_to(root).parts:
             if part.startswith("strength"):  # one of several strengths that lie side by side

@@ -7,6 +7,7 @@ maps images (N, 3, H, W) to features (N, width). A ResNet ends in global average
 import argparse
 import copy
 import functools
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -229,22 +230,22 @@ def choose_prefix(path, prefixes, wanted):
         candidates = [prefix for prefix in prefixes if prefix.startswith("teacher.")] or prefixes
     if len(candidates) != 1:
         run.fail(
-            f"{path} holds {len(prefixes)} networks, and {len(candidates)} of them fit: choose one "
-            f"with --prefix, which can be {', '.join(prefixes)}.",
+            f"{path} holds {len(prefixes)} networks, and {len(candidates)} of them fit: write "
+            f"{path}:NAME, where NAME can be {', '.join(prefixes)}.",
             2,
         )
     return candidates[0]
 
 
-def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=None):
+def load_backbone(source, name="resnet50", small_images=False, seed=0):
     """(backbone in evaluation mode, feature width, info) of a run folder, a file, or "random".
 
     Files: ours, torchvision's, releases and checkpoints of VICReg, Barlow Twins, DINO, SwAV, MoCo,
-    solo-learn, lightly and others (see `read_state`, which `prefix` is for). `name`, `small_images`
-    and `seed` are those of a random network; a file's are read off it. info: "source",
-    "architecture", "sha256", "left_out" and "args", the arguments of the pretraining run ({} for
-    other files), whose normalisation of the pixels the module keeps. A line on process 0 says what
-    was loaded.
+    solo-learn, lightly and others (see `read_state`). FILE:NAME is one of several networks of a
+    file, such as moco.pth:encoder_q. `name`, `small_images` and `seed` are those of a random
+    network; a file's are read off it. info: "source", "architecture", "sha256", "left_out" and
+    "args", the arguments of the pretraining run ({} for other files), whose normalisation of the
+    pixels the module keeps. A line on process 0 says what was loaded.
     """
     info = {"source": str(source), "sha256": None, "left_out": {}, "args": {}}
     if source == "random":
@@ -254,14 +255,17 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0, prefix=No
         info["architecture"] = name
         loaded = f"random weights (seed {seed}), nothing loaded"
     else:
-        path = Path(source)
+        file, _, wanted = str(source).rpartition(":")
+        if not file or os.path.exists(source):
+            file, wanted = source, None
+        path = Path(file)
         if path.is_dir():
             path = path / "backbone.pth"
         if not path.is_file():
             run.fail(
                 f"--backbone {source}: no {path}: finish the pretraining, or give a weight file.", 2
             )
-        state, info["left_out"] = read_state(path, prefix)
+        state, info["left_out"] = read_state(path, wanted)
         module = backbone_from_state(state, path)
         info["architecture"] = module.architecture()
         info["sha256"] = run.file_hash(path)

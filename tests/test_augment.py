@@ -221,7 +221,7 @@ def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
     for path in paths:
         file = tmp_path / "view0" / augment.stored_name(path, ".png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+        file.write_bytes(b"an image")
 
     def unfinished(size=1, failed=(), view="view0"):
         return augment.unfinished_batches(tmp_path / view, paths, size, ".png", failed)
@@ -233,6 +233,8 @@ def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
     assert unfinished() == {number}
     assert unfinished(size=2) == {number // 2}
     assert unfinished(failed={"a/2/2.jpg"}) == set()
+    (tmp_path / "view0" / "a" / "2" / "2.png").touch()  # what a power cut leaves
+    assert unfinished() == {number}
 
 
 # ---------------------------------------------------------------- processes

@@ -37,6 +37,9 @@ PAIRED = f"{TRAIN} --generated gen"
 BACKBONE = "--data data --backbone runs/base --workers 0 --device cpu"
 CACHED = f"04_linear_eval.py {BACKBONE} --cache-features"
 LINEAR = f"{CACHED} --out out"
+FILE = "runs/base/backbone.pth"
+PART = f"--backbone {FILE}"
+COPIED = copy("data/train/a/000.png", "data/val/a/x.png")
 LAYER = f"04_linear_eval.py {BACKBONE} --out out --epochs 1 --batch-size 8"
 TUNE = f"05_semisup_eval.py {BACKBONE} --out out --percent 100 --epochs 1 --batch-size 8"
 LISTED = f"{TUNE} --subset-file list.txt"
@@ -328,9 +331,11 @@ OTHER_TOOLS = [
     Case("compiled DDP", spoil.with_prefix("module._orig_mod."), LINEAR, "0", "out/result.json"),
     Case("MoCo", spoil.with_prefix("module.encoder_q."), LINEAR, "0", "out/result.json"),
     Case("solo-learn", spoil.with_prefix("backbone."), LINEAR, "0", "out/result.json"),
-    Case("two networks", TWO, LINEAR, "2 --prefix...one., two."),
-    Case("two, one named", TWO, f"{LINEAR} --prefix two", "0", "out/result.json"),
-    Case("two, none named", TWO, f"{LINEAR} --prefix three", "2 --prefix"),
+    Case("two networks", TWO, LINEAR, "2 :NAME, where NAME can be one., two."),
+    Case("two, one named", TWO, f"{LINEAR} {PART}:two", "0", "out/result.json"),
+    Case("two, none named", TWO, f"{LINEAR} {PART}:three", "2 :NAME, where"),
+    Case("two, --init", TWO, f"{TRAIN} --init {FILE}:two", "0", "out/backbone.pth"),
+    Case("val in train", COPIED, LINEAR, "0 warning: 1 of the...are among the training images"),
     Case("no weight file", put(BASE, b"weights"), LINEAR, "1 backbone.pth"),
     Case("an empty weight file", put(BASE), LINEAR, "1 backbone.pth"),
     Case("a cut weight file", spoil.edit(BASE, lambda data: data[:9000]), LINEAR, "1 backbone.pth"),

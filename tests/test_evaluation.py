@@ -42,7 +42,8 @@ def test_linear_published(study, tmp_path, capsys):
     assert one["results"]["top5"]["mean"] == 100
     assert one["backbone"]["generated_by"] == ["real"] and one["backbone"]["method"] == "vicreg"
     assert len(one["backbone_sha256"]) == 64 and one["size"] == 32
-    assert one["images"] == {"train": 60, "val": 18, "classes": 3, "unreadable": {}}
+    counts = {"train": 60, "val": 18, "classes": 3, "val also in train": 0, "unreadable": {}}
+    assert one["images"] == counts
     assert sum(n for row in one["confusion"].values() for n in row.values()) == 2 * 18
     assert (tmp_path / "one/result.png").exists() and not (tmp_path / "one/checkpoint.pth").exists()
 
@@ -190,7 +191,7 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     assert "training set was" in refused(capsys, SEMISUP, *semi, *SMALL)
 
     write_backbone(tmp_path / "x", seed=1)
-    assert "another backbone file" in refused(capsys, LINEAR, *linear)
+    assert "backbone file was" in refused(capsys, LINEAR, *linear)
     write_backbone(tmp_path / "x")
     (data / "val/a/000.png").rename(data / "val/b/x.png")
     assert "another evaluation set" in refused(capsys, LINEAR, *linear)

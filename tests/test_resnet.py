@@ -133,7 +133,7 @@ def test_release_formats(reference, tmp_path, capsys, monkeypatch):
 
 
 def test_several_networks_in_one_file(reference, tmp_path, capsys):
-    """MoCo's two encoders: the one that --prefix names, never a guess."""
+    """MoCo's two encoders: the one that FILE:NAME names, never a guess."""
     state, images, expected = reference
     other = {key: torch.zeros_like(value) for key, value in state.items()}
     content = {"module.queue": torch.zeros(3)}
@@ -145,14 +145,14 @@ def test_several_networks_in_one_file(reference, tmp_path, capsys):
     with pytest.raises(SystemExit):
         load_backbone(file)
     sentence = capsys.readouterr().err
-    assert "2 networks" in sentence and "--prefix" in sentence
+    assert "2 networks" in sentence and ":NAME" in sentence
     assert "state_dict.module.encoder_q." in sentence and "module.encoder_k." in sentence
     for prefix in ("state_dict.module.encoder_q.", "encoder_q"):
-        network, _, info = load_backbone(file, prefix=prefix)
+        network, _, info = load_backbone(f"{file}:{prefix}")
         assert torch.equal(network(images), expected)
     assert info["left_out"] == {"queue": 1, "fc": 1, "encoder_k": len(state) + 1}
     with pytest.raises(SystemExit):
-        load_backbone(file, prefix="encoder")
+        load_backbone(f"{file}:encoder")
     assert "0 of them fit" in capsys.readouterr().err
 
 
@@ -160,7 +160,7 @@ def test_dinos_student_can_be_asked_for(reference, tmp_path):
     state, images, expected = reference
     other = {key: torch.zeros_like(value) for key, value in state.items()}
     torch.save({"student": state, "teacher": other}, tmp_path / "dino.pth")
-    network = load_backbone(tmp_path / "dino.pth", prefix="student")[0]
+    network = load_backbone(f"{tmp_path / 'dino.pth'}:student")[0]
     assert torch.equal(network(images), expected)
 
 

@@ -81,7 +81,12 @@ IMAGENET_STAGES = {
 SHORT = "STUDY=imagenet100 DATA=data/imagenet100 STRENGTHS="
 DECIDES = "STRATEGIES=inpaint GAMMAS=0.5 SEMIS= CONTROLS="
 STUDIES = {  # smaller studies: (GPUs, recipe, images, environment)
-    "the week that decides, on four cards": (4, "table4_mixing", IMAGENET, f"{DECIDES}random-label"),
+    "the week that decides, on four cards": (
+        4,
+        "table4_mixing",
+        IMAGENET,
+        f"{DECIDES}random-label",
+    ),
     "two days on four cards": (
         4,
         "table4_mixing",
