@@ -194,7 +194,7 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     assert "backbone file was" in refused(capsys, LINEAR, *linear)
     write_backbone(tmp_path / "x")
     (data / "val/a/000.png").rename(data / "val/b/x.png")
-    assert "another evaluation set" in refused(capsys, LINEAR, *linear)
+    assert "evaluation set was" in refused(capsys, LINEAR, *linear)
     (data / "val/b/x.png").rename(data / "val/a/000.png")
     call(LINEAR, *linear)
     assert "is finished" in capsys.readouterr().out
