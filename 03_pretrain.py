@@ -18,7 +18,7 @@ is silent, the method's published recipe; the files of models/ list both with th
 Reads a folder tree of images and mirrors made by 02_augment.py. Writes a run folder: backbone.pth
 (torchvision's names, loads strictly), log.jsonl, curves.png, views.png (the first batch as the
 network sees it) and, if images could not be read, unreadable.jsonl: the next readable image stands
-in for each of them. The same command continues an interrupted run, bit for bit on a CPU.
+in for each of them. The same command continues an interrupted run, bit for bit on CPUs of one kind.
 
 If a step does not fit the GPU's memory, --grad-checkpoint trades a third more time for most of it.
 Gradient accumulation is not offered: it does not enlarge the batch whose statistics the losses use.

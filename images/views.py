@@ -130,8 +130,9 @@ def draw_choices(view, height, width, rng):
 
 
 # ---------------------------------------------------------------- one image: uint8 (H, W, 3) RGB
-# The arithmetic is that of PIL, up to one level in a few pixels. PIL truncates a blend of two
-# images where OpenCV rounds, so that PIL's are 0.4 levels darker on average; hence TRUNCATE.
+# The arithmetic is that of PIL. Crops differ by one level in a few pixels, hue in a third of the
+# values by up to 13 levels, blur in a third by up to 14, at the border. PIL truncates a blend of
+# two images where OpenCV rounds, so that its images are 0.4 levels darker on average: TRUNCATE.
 TRUNCATE = -0.499
 COSINES = np.cos(2 * np.pi / 13 * np.outer(np.arange(13), np.arange(-6, 7)))
 

@@ -217,6 +217,12 @@ def cifar(published, views, learning_rate, weight_decay, **head):
       swav.sh of the same folder, 48e669e). The later yaml files blur half of the views.
     * SimCLR's and DINO's projectors keep the layers of ours: SimCLR's has BatchNorms.
     * DINO's student has no local crops in solo-learn, and so it has none here.
+    * SimCLR's loss there is half of ours, which is another training under clipped LARC.
+    * The first convolution there pads by 2, so that its maps are 34 x 34, and has other initial
+      values. BatchNorm there sees each view apart in SimCLR, SwAV and DINO.
+    * BYOL's last layers there have biases, and SwAV's prototypes and queue train from epoch 0.
+    The accuracies are those of July 2021: of a classifier that was trained beside the encoder
+    (online), with other weight decays and with blur. Ours come after the pretraining.
     """
     changes = dict(
         optimizer="larc",  # solo/utils/lars.py: LARC's ratio, clipped
