@@ -156,7 +156,9 @@ def check_vqgan(args, total):
         run.fail(f"--groups {args.groups} does not divide every width ({widths}).", 2)
     if total == 0 and args.start_from == "random":
         run.fail("--epochs 0 trains nothing: it needs --start-from kmeans.", 2)
-    return weight_file("vgg16") if args.perceptual_weight and total else None, {}
+    if not (args.perceptual_weight and total):
+        return None, {}
+    return weight_file("vgg16", otherwise="; --perceptual-weight 0 does without it"), {}
 
 
 def train_vqgan(args, device, out, files, total, vgg16):

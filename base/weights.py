@@ -38,10 +38,10 @@ def cached(name):
     return Path(folder, PUBLISHED[name].rpartition("/")[2])
 
 
-def weight_file(name):
+def weight_file(name, otherwise=""):
     """The path of a published file in the cache; it is downloaded if it is not there.
 
-    It appears under its name when it is whole.
+    It appears under its name when it is whole. otherwise: what else a user without it can do.
     """
     path, address = cached(name), PUBLISHED[name]
     if path.exists():
@@ -57,7 +57,7 @@ def weight_file(name):
         run.fail(
             f"{path.name} is not in {path.parent}, and it cannot be fetched from {address} "
             f"({error}): download it elsewhere and put it there, or set $GCL_WEIGHTS to the folder "
-            "that holds it."
+            f"that holds it{otherwise}."
         )
 
 

@@ -311,7 +311,8 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "--epochs 0 trains nothing" in said("--epochs", 0, "--start-from", "random", code=2)
     assert "inside --data" in said("--out", tiny["train"] / "out", code=2)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-    assert "vgg16" in said("--perceptual-weight", 1)
+    assert "vgg16" in (sentence := said("--perceptual-weight", 1))
+    assert "--perceptual-weight 0 does without it" in sentence
     assert not (tmp_path / "x").exists()  # so the same folder takes --perceptual-weight 0
 
     assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)
