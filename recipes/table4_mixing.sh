@@ -17,7 +17,7 @@
 #   equal-time      the baseline for a quarter more epochs, which is what in-painting costs
 # A generated view is also a less coloured one. What a control gains over the baseline is therefore
 # no gain of generation. Out-painting has nine views and takes most of the time and of the disk.
-# Estimated on 4 x RTX 3090: 842 hours (generation 66, pretraining 663, evaluation 114)
+# Estimated on 4 x RTX 3090: 872 hours (generation 66, pretraining 688, evaluation 118)
 # and 809 GB of disk.
 source "$(dirname "$0")/imagenet.sh"
 STRATEGIES=${STRATEGIES:-"noise inpaint outpaint"}

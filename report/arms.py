@@ -271,7 +271,9 @@ def verdicts(rows):
                 "The oracle is not clearly above the baseline. This budget cannot tell whether "
                 "generated views help: train longer, or on more seeds."
             )
-            if len(gains) > 1 and fmean(gains) > half_width(gains):
+            if len(gains) == 1:
+                verdict = "One seed has no interval: run a second one."
+            elif fmean(gains) > half_width(gains):
                 verdict = "This budget can tell a good partner from a bad one."
             what = f"{arm.cells['method']}: oracle minus baseline"
             sentences.append(f"{what} {interval(gains)} {column.name}. {verdict}")

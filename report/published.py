@@ -116,7 +116,8 @@ def fill(about, results):
         cells = rows[row["name"]] = {}
         for (name, column), value in zip(about["columns"], row["values"], strict=True):
             here = ours(chosen, about, row, column)
-            if measured := row.get("measured", {}).get(column):
+            measured = row.get("measured", {}).get(column)
+            if measured is not None:
                 here = [{"values by seed": {"": measured}, "unlike": []}]
             cells[name] = {"dissertation": row.get("text", value), "here": here}
     return rows
@@ -175,7 +176,7 @@ def table6(cost, everything=False):
         if shares := {row["class_of_originals"] for row in measured if "class_kept" in row}:
             notes.append(f"A linear layer names the class of {max(shares):.1f} % of the originals.")
     for name, row in cost.get("rows", {}).items():
-        millions = (row.get("parameters") or 0) / 1e6
+        millions = row["parameters"] / 1e6 if row.get("parameters") else None
         empty = {"name": name, "arm": None, "values": [None] * len(about["columns"])}
         rows[name] = rows.get(name, empty) | {"measured": row | {"parameters": millions}}
     return about | {"rows": list(rows.values()), "notes": notes}

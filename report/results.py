@@ -22,8 +22,8 @@ IGNORED = set(
     "stage data out seed seeds device precision workers checkpoint_minutes inputs images folder "
     "generated generated_by backbone architecture source classes left_out args "
     "log_every knn knn_every peak_lr grad_checkpoint colour_on "
-    "percent from_scratch cache_features labels_per_class draws dataset baselines eval_every "
-    "download subset_file".split()
+    "percent from_scratch cache_features cache_crops labels_per_class draws dataset baselines "
+    "eval_every download subset_file".split()
 )
 # The same for the arguments of a mirror. Mask and strength are named in any case.
 IGNORED_OF_A_MIRROR = IGNORED | set(
@@ -276,6 +276,7 @@ def merge(folder, file):
     new = read_study(folder)
     for name, result in new["runs"].items():
         result.pop("confusion", None)
+        result["backbone"].pop("folder", None)  # where it was started
         ours, theirs = read_result(result), read_result(kept["runs"].get(name, result))
         if (ours.facts, ours.data, ours.seed) != (theirs.facts, theirs.data, theirs.seed):
             unlike = ", ".join(differing([ours.facts, theirs.facts])) or "data or seed"

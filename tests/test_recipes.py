@@ -297,7 +297,7 @@ parsed.stages = {}
 ARMS = {  # recipe: its encoders
     "table2_features": 5,
     "table3_pairing": 16,
-    "table4_mixing": 26,
+    "table4_mixing": 27,
     "table5_transfer": 6,
     "table6_cost": 5,
     "table7_summary": 9,

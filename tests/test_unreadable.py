@@ -192,6 +192,7 @@ def test_every_stage_leaves_it_out(root, capsys, command):
             "train": 24,
             "val": 8,
             "classes": 3,
+            "val also in train": 0,
             "unreadable": {"train": 1, "val": 1},
         }
         draws = len(result["results"]["top1"]["values"])
@@ -229,7 +230,7 @@ def test_interrupted_and_shared_runs_are_one(root):
     """
     cut(CUT)
     here = os.getcwd()
-    whole = f"{TRAIN} {SHARE} --epochs 3 --learning-rate 0 --checkpoint-minutes 0"
+    whole = f"{TRAIN} {SHARE} --epochs 3 --learning-rate 0 --checkpoint-minutes 0 --precision fp32"
     whole = whole.replace("--data ", f"--data {here}/").replace("--out ", f"--out {here}/")
     broken = whole.replace(f"{here}/out", f"{here}/broken").split()
     call(*whole.split())
