@@ -145,17 +145,16 @@ def per_class(table):
 def copies(train, val):
     """How many files of `val` are in `train`, or copies: of equal size, with equal last 4 KB."""
 
-    def end_of(file):
+    def end_of(file, size):
         with open(file, "rb") as opened:
-            size = opened.seek(0, os.SEEK_END)
             opened.seek(max(0, size - 4096))
             return size, opened.read()
 
-    train = [file for file in train if os.path.exists(file)]
-    val = [file for file in val if os.path.exists(file)]
-    sizes = set(map(os.path.getsize, train)) & set(map(os.path.getsize, val))
-    ends = {end_of(file) for file in train if os.path.getsize(file) in sizes}
-    return sum(os.path.getsize(file) in sizes and end_of(file) in ends for file in val)
+    size_of = {file: os.path.getsize(file) for file in {*train, *val} if os.path.exists(file)}
+    both = {size_of.get(file) for file in train} & {size_of.get(file) for file in val} - {None}
+    ends = {end_of(file, size_of[file]) for file in train if size_of.get(file) in both}
+    candidates = [file for file in val if size_of.get(file) in both]
+    return sum(end_of(file, size_of[file]) in ends for file in candidates)
 
 
 # ---------------------------------------------------------------- the ending

@@ -4,6 +4,7 @@ SETS names the data sets. Used by 04, 05 and 06, and by the probe of 03. Light a
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -119,8 +120,9 @@ def read_coco(root):
         content = run.read_json(path)
         try:
             kinds = {kind["id"]: kind["name"] for kind in content["categories"]}
+            times = Counter(kinds.values())
             for number, name in kinds.items():
-                if list(kinds.values()).count(name) > 1:  # two categories of one name
+                if times[name] > 1:  # two categories of one name
                     kinds[number] = f"{name} {number}"
             column = {number: i for i, number in enumerate(sorted(kinds))}
             row = {image["id"]: i for i, image in enumerate(content["images"])}

@@ -254,9 +254,14 @@ def read_study(source):
 
 
 def read_runs(source):
-    """All Results below a folder, or of a file of `merge`. What is not ours ends the report."""
+    """All Results below a folder, or of a file of `merge`."""
+    return results_of(read_study(source), source)
+
+
+def results_of(study, source):
+    """All Results of what `read_study` returned. What is not ours ends the report with its name."""
     results = []
-    for name, result in read_study(source)["runs"].items():
+    for name, result in study["runs"].items():
         try:
             results.append(read_result(result))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -267,13 +272,12 @@ def read_runs(source):
     return results
 
 
-def merge(folder, file):
-    """Add the numbers below a folder to a JSON file, which keeps a study whose runs are gone.
+def merge(new, file):
+    """Add what `read_study` returned to a JSON file, which keeps a study whose runs are gone.
 
     A run that stands there already is replaced if it has the same settings, else refused.
     """
     kept = read_study(file) if Path(file).exists() else {"runs": {}, "cost": {}}
-    new = read_study(folder)
     for name, result in new["runs"].items():
         result.pop("confusion", None)
         result["backbone"].pop("folder", None)  # where it was started

@@ -8,7 +8,7 @@ from pathlib import Path
 from base import run
 from report import arms, figures
 from report.published import TABLES, dissertation_table, fill, table6
-from report.results import merge, read_runs, read_study
+from report.results import merge, read_study, results_of
 
 
 def write_report(args):
@@ -17,7 +17,8 @@ def write_report(args):
     args: --runs, --all, --merge, --gate.
     """
     folder, everything = Path(args.runs), args.all
-    results, cost = read_runs(folder), read_study(folder)["cost"]
+    study = read_study(folder)
+    results, cost = results_of(study, folder), study["cost"]
     if not results and not cost:
         run.fail(f"{folder} holds no result.json: no evaluation has finished there.")
     if folder.is_file():
@@ -53,6 +54,6 @@ def write_report(args):
     run.write_text(folder / "report.md", text + "\n")
     run.write_json(folder / "report.json", numbers)
     if args.merge:
-        merge(folder, args.merge)
+        merge(study, args.merge)
     if args.gate and (sentence := arms.gate(differences if results else [], args.gate)):
         run.fail(sentence)
