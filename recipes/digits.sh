@@ -4,6 +4,7 @@
 #   bash recipes/digits.sh                    37 minutes on one core
 #   SEEDS="0" bash recipes/digits.sh          one seed
 #   GENERATOR=train bash recipes/digits.sh    with a generator trained from nothing, 12 minutes more
+#   DRAW=1 bash recipes/digits.sh             other generated images, other labelled digits
 #
 # SimCLR, a 10-layer ResNet, 4 epochs of 4,000 digits; half of the second views come from the arm:
 #   baseline         hand-crafted views only
@@ -22,6 +23,7 @@ SEEDS=${SEEDS:-"0 1 2 3 4"}
 ARMS=${ARMS:-"baseline control reconstruction mask25 mask50 oracle"}
 LABELS=${LABELS:-"1 4 10"}
 GAMMA=${GAMMA:-0.5}
+DRAW=${DRAW:-0} # the seed of the generated images and of the few labels
 EVAL="--cache-features --workers 0"
 if [ -n "${TINY:-}" ]; then
   LIMIT="--limit 8"
@@ -48,7 +50,7 @@ for arm in $ARMS; do
   if [ -n "${MASK[$arm]:-}" ]; then
     say "generated images: $arm"
     run python 02_augment.py inpaint --data "$DATA/train" --weights "$GENERATOR" \
-      --mask "${MASK[$arm]}" --out "$RUNS/mirrors/$arm" $INPAINT --workers 0
+      --mask "${MASK[$arm]}" --out "$RUNS/mirrors/$arm" $INPAINT --seed "$DRAW" --workers 0
   elif [ "$arm" = oracle ]; then
     say "the oracle's images"
     run python 02_augment.py same-class --data "$DATA/train" --out "$RUNS/mirrors/oracle" --size 32
@@ -74,7 +76,7 @@ for seed in $SEEDS; do
     if [ "$arm" = baseline ]; then baselines=--baselines; fi
     for labels in $LABELS; do
       run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" \
-        --labels-per-class "$labels" --draws "$DRAWS" $baselines $EVAL
+        --labels-per-class "$labels" --draws "$DRAWS" --seeds "$DRAW" $baselines $EVAL
     done
     run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" $baselines $EVAL
   done
