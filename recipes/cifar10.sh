@@ -63,8 +63,8 @@ case $BUDGET in
       --batch-size 64 --epochs 10 --workers 0"
     TRANSFORMER="--layers 4 --dim 192 --heads 6 --ema 0.999 --learning-rate 2e-3 --batch-size 64
       --workers 0"
-    TRANSFORMER_EPOCHS="15 1"
-    DIFFUSION="$DIFFUSION --width 64 --blocks 1 --epochs 30 --ema 0.999 --batch-size 64 --workers 0"
+    TRANSFORMER_EPOCHS="8 1"
+    DIFFUSION="$DIFFUSION --width 32 --blocks 1 --epochs 10 --ema 0.999 --batch-size 64 --workers 0"
     PRETRAIN="$PRETRAIN --backbone resnet10 --crop-scale 0.2 1 --optimizer adamw --learning-rate 4e-3
       --warmup-epochs 1 --batch-size 128 --projector 256-128 --log-every 78 --workers 0"
     EVAL="$EVAL --workers 0"
