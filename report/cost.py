@@ -67,12 +67,19 @@ def time_of(mirror, data, paths, batch, device):
 
 
 # ---------------------------------------------------------------- what is kept
+def among(x, y):
+    """Which rows of x (n, width) are the features of an image that y (m, width) has, too: bool."""
+    y = F.normalize(y, dim=1)
+    return torch.cat([(F.normalize(part) @ y.T).amax(1) > 0.9999 for part in x.split(1024)])
+
+
 def kept(pairs, rows, data, device):
     """What stored images keep of their originals, in the features, as {name of a column: number}.
 
     feature_distance: mean cosine distance. class_kept: percent of the stored images that a linear
     layer gives the class of their original, and class_of_originals the same of these themselves.
-    Two layers are fitted, each on every other original, and judge the rest. None for one class.
+    Two layers are fitted, each on every other original, and judge the rest, without the images that
+    they were fitted on: the oracle's are originals, too. None for one class.
     pairs: (original, generated), files. rows: {file: features (width,)}.
     """
     pairs = [pair for pair in pairs if pair[0] in rows and pair[1] in rows]
@@ -83,15 +90,19 @@ def kept(pairs, rows, data, device):
     if len(classes) < 2:
         return {"feature_distance": distance}
     labels = torch.tensor([classes.index(name) for name in names])
-    right = torch.zeros(2)
+    right, judged = torch.zeros(2), torch.zeros(2)
     for half in (0, 1):
-        x = sides[0][1 - half :: 2].clone()
+        fitted = sides[0][1 - half :: 2]
+        x = fitted.clone()
         mean, sd = linear.standardise(x, device)
         W, _ = linear.fit_few(x, labels[1 - half :: 2], len(classes), len(x), device)
         for side in (0, 1):
-            scores = linear.scores(W, (sides[side][half::2].to(device) - mean) / sd)
-            right[side] += (scores.argmax(1).cpu() == labels[half::2]).sum()
-    originals_right, generated_right = (100 * right / len(pairs)).tolist()
+            rest = sides[side][half::2]
+            new = ~among(rest, fitted)
+            scores = linear.scores(W, (rest.to(device) - mean) / sd)
+            right[side] += (scores.argmax(1).cpu() == labels[half::2])[new].sum()
+            judged[side] += new.sum()
+    originals_right, generated_right = (100 * right / judged.clamp(min=1)).tolist()
     return {
         "feature_distance": distance,
         "class_kept": generated_right,
