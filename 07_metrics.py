@@ -155,6 +155,13 @@ def arguments(argv=None):
         "in each of two or more seeds: else the study cannot tell a good partner from a bad one",
     )
     c.add_argument(
+        "--decides",
+        default="",
+        metavar="NAME",
+        help="how the name of the measurement begins that says whether the oracle is above the "
+        "baseline, such as '1 label'; declare it beforehand (default: linear top-1, if there)",
+    )
+    c.add_argument(
         "--all",
         action="store_true",
         help="also the tables and figures of the dissertation for which there is no result",

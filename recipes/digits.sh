@@ -81,4 +81,4 @@ for seed in $SEEDS; do
     run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" $baselines $EVAL
   done
 done
-run python 07_metrics.py report "$RUNS"
+run python 07_metrics.py report "$RUNS" --decides "${LABELS%% *} label"
