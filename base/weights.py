@@ -107,9 +107,9 @@ def model_folder(model, marker, layout, download):
         return Path(download(model))
     except Exception as error:  # several HTTP libraries and a cache have no common class of errors
         run.fail(
-            f"{model} is neither a local folder nor in the cache, and cannot be downloaded "
-            f"({first_line(error)}). Download it where there is a network and give the folder as "
-            f"--model. Expected: {layout}."
+            f"{model} is neither a local folder nor in the hub's cache, and the hub does not give "
+            f"it ({first_line(error)}): fetch it where there is a network (bash recipes/weights.sh "
+            f"does) or give a folder as --model. Expected: {layout}."
         )
 
 

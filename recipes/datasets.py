@@ -34,7 +34,7 @@ JPEG. With --held-out N, val is the last N training images of each class, which 
 
 resize: OUT/PATH.png for every DATA/PATH.jpg (any type), the shorter side resized to --size, the
 centre square, so that all stages see the same pixels. The same command again makes what is missing.
-Images that cannot be read are left out, in all stages alike, and OUT/failed.jsonl names them.
+Images that cannot be read are named and left out, in all stages alike (see --max-unreadable).
 """
 
 import sys
@@ -105,7 +105,6 @@ if __name__ == "__main__":
 
 import functools
 import gzip
-import json
 import shutil
 from collections import Counter, defaultdict
 from importlib import metadata
@@ -118,6 +117,7 @@ from augment.strategy import read_square
 from images.files import class_of, find_images, read_ahead
 from images.pictures import write_image
 from images.read import UnreadableImage, read_image
+from images.unreadable import check_failed
 
 
 def package_file(package, path):
@@ -323,17 +323,14 @@ def resize(args, device):
     about = {"stage": "recipes/resize", "args": {"data": args.data, "size": args.size}}
     run_folder.write_or_check(Path(args.out, "resize.json"), about, "a folder of resized images")
     write = functools.partial(write_square, data=args.data, out=args.out, size=args.size)
-    failures = []
+    failed = {}
     with run.progress(len(paths), "resizing") as bar:
         for path, reason in zip(paths, read_ahead(paths, write, args.workers, device), strict=True):
             if reason:
-                failures.append(json.dumps({"path": path, "reason": reason}) + "\n")
+                failed[path] = reason
             bar.update()
-    listed = Path(args.out, "failed.jsonl")
-    run.write_text(listed, "".join(failures))
-    print(f"{args.out}: {len(paths) - len(failures)} images of {args.size} px")
-    if failures:
-        run.warn(f"{len(failures)} images could not be read and are left out: {listed} names them.")
+    check_failed(failed, len(paths), args.max_unreadable)
+    print(f"{args.out}: {len(paths) - len(failed)} images of {args.size} px")
 
 
 def write_square(path, data, out, size):
