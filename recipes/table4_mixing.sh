@@ -12,7 +12,7 @@
 #   one-label       one, so that labels enter the pretraining; with one class for all images none do
 #   oracle          another image of the same class: a ceiling for any generator, it uses the labels
 #   neighbour       the other image that the baseline's encoder finds most similar, without labels;
-#                   the search holds all features in memory, 10 GB a process, and takes some hours
+#                   the search holds all features in memory, 10 GB a process
 #   second-view     in-painting in the place of the second view; in all other arms it is the first
 #   equal-time      the baseline for a quarter more epochs, which is what in-painting costs
 # A generated view is also a less coloured one. What a control gains over the baseline is therefore
