@@ -72,6 +72,7 @@ sources = {}  # a folder of links or copies that a command makes: (its source, h
 images = {}  # a folder: how many images it has
 mirrors = []  # (folder of originals, views, side in pixels, folder of the mirror)
 steps = []  # arguments of a pretraining
+batches = []  # (folder of images, the --batch-size of a training on them)
 faults = defaultdict(list)  # a kind of fault: what has it
 answers = {}  # (a function, its arguments): what it returned
 
@@ -144,6 +145,9 @@ def follow(stage, subcommand, args):
                 kind = KINDS.get(flag, "not there, or an empty file")
                 fault(kind, f"{path} (--{flag.replace('_', '-')})")
     loads(subcommand, flags)
+    if stage[:2] in ("00", "03", "04", "05") and not flags.get("cache_features"):
+        train = os.path.join(args.data, "train" * ("eval_on" in flags))
+        batches.append((train.rstrip("/"), args.batch_size or 4 * IMAGES[args.views]))
     if subcommand == "resize":
         sources[args.out] = args.data, 1
     if "eval_on" in flags:
@@ -318,6 +322,10 @@ def main(lines):
     disk()
     if steps and os.environ.get("DEVICE") != "cpu":
         memory()
+    for folder, number in batches:
+        if number > images.get(folder, number):
+            kind = "fewer images than a step takes; a smaller --batch-size is needed"
+            fault(kind, f"{folder} ({images[folder]:,}, --batch-size {number})")
     for folder, number in images.items():
         print(f"images  {folder}: {number:,}")
     for kind, names in faults.items():

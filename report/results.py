@@ -96,7 +96,7 @@ def making_of(mirror):
     """{"mask": "center", "steps": 6}: mask and strength, and what differs from the defaults."""
     name, args = mirror["strategy"], mirror["args"]
     making = {}
-    if "mask" in args:
+    if args.get("mask"):
         making["mask"] = re.sub(r"^random:0(\.0*)?$", "none", args["mask"])
     if "strength" in args:  # of the part of the mirror that was used
         making["strength"] = " ".join(map(str, args["strength"]))
