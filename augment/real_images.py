@@ -31,19 +31,6 @@ def neighbour_arguments(p):
     )
 
 
-def strategy(read, generate, args, views=1, record=None, prepare=None):
-    """The Strategy of these functions."""
-    return Strategy(
-        views=[f"view{view}" for view in range(views)],
-        read=read,
-        generate=generate,
-        size=args.size,
-        parameters=None,
-        record=record or {},
-        prepare=prepare,
-    )
-
-
 # ---------------------------------------------------------------- hand-crafted
 def handcrafted(name, args, device):
     """crop: of 8 to 100 % of the area. jitter: of colours. blur: of sigma 0.1 to 2 pixels."""
@@ -70,7 +57,8 @@ def handcrafted(name, args, device):
         made = [make(*pair) for pair in zip(images.numpy(), paths, strict=True)]
         return torch.from_numpy(np.array([made]))
 
-    return strategy(partial(read_square, size=args.size), generate, args)
+    read = partial(read_square, size=args.size)
+    return Strategy(["view0"], read, generate, args.size, None, {})
 
 
 # ---------------------------------------------------------------- other images
@@ -85,7 +73,8 @@ def others(choose, args, record=None, prepare=None):
     def generate(images, paths):
         return images.unflatten(1, (args.views, args.size)).transpose(0, 1)
 
-    return strategy(read, generate, args, args.views, record, prepare)
+    views = [f"view{view}" for view in range(args.views)]
+    return Strategy(views, read, generate, args.size, None, record or {}, prepare)
 
 
 def read_others(file, root, choose, views, size):
