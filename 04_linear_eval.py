@@ -220,21 +220,18 @@ def cached(every, network, data, crop, device, knn=False):
     near = nearest(network, train, rows, val, data) if knn else {}
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
-    return [fitted(args, train, rows, val, data, near, device) for args in every]
-
-
-def fitted(args, train, rows, val, data, near, device):
-    """One entry of `cached`, of standardised features. near: what kNN gave."""
-    results, accuracies, guesses, decays = dict(near), [], [], []
-    for W, decay in regressions(args, train, rows, data, device):
-        scores = linear.scores(W, val)
-        accuracies.append(features.accuracy(scores, data.val.labels))
-        guesses.append(scores.argmax(1))
-        decays.append(decay)
-    results["top1"] = summary([top1 for top1, _ in accuracies])
-    results["top5"] = summary([top5 for _, top5 in accuracies])
-    results["weight_decay"] = decays
-    return results, guesses, data
+    measured = []
+    for args in every:
+        accuracies, guesses, decays = [], [], []
+        for W, decay in regressions(args, train, rows, data, device):
+            scores = linear.scores(W, val)
+            accuracies.append(features.accuracy(scores, data.val.labels))
+            guesses.append(scores.argmax(1))
+            decays.append(decay)
+        top1, top5 = map(summary, zip(*accuracies, strict=True))
+        results = {**near, "top1": top1, "top5": top5, "weight_decay": decays}
+        measured.append((results, guesses, data))
+    return measured
 
 
 def regressions(args, train, rows, data, device):
@@ -350,7 +347,7 @@ def main(args, device):
         measured = [published(args, begun[0].out, backbone, data, crop, device)]
         protocol = "published"
     data = measured[0][-1]
-    beside = [{} for _ in every]
+    beside = [{}] * len(every)
     if args.baselines:
         beside = baselines(every, backbone, data, crop, device)
     for one, (results, guesses, _), found in zip(begun, measured, beside, strict=True):

@@ -27,7 +27,7 @@ from base import run
 from base.weights import cached, model_folder
 from images import labelled
 from images.files import find_images, spread
-from images.read import UnreadableImage, read_image
+from images.unreadable import why_unreadable
 from report.results import data_of
 
 READS = (  # flags that name a file or a folder to read
@@ -211,17 +211,10 @@ def read_classes(root, val):
 
 def look_at(folder, files):
     """Whether so many of some images can be read that they will not be too many."""
-    bad = []
-    for file in files:
-        try:
-            read_image(file)
-        except UnreadableImage:
-            bad.append(file)
+    bad = [file for file in files if why_unreadable(file)]
     if len(bad) > 1:
-        fault(
-            "images cannot be read; python 07_metrics.py check FOLDER names all such images",
-            f"{folder} ({len(bad)} of {len(files)})",
-        )
+        kind = "images cannot be read; python 07_metrics.py check FOLDER names all such images"
+        fault(kind, f"{folder} ({len(bad)} of {len(files)})")
 
 
 def classes(root, val):
