@@ -142,6 +142,7 @@ from models import maskgit, vqgan
 from models.published_maskgit import load_maskgit
 
 RESULT = "generator.pth"
+PAIRS = 800  # images of a step of 03_pretrain.py, unless it is told another number
 TOKENS = "tokens.pth"  # of the images, in the folder of a maskgit that is not finished
 
 
@@ -367,6 +368,10 @@ def main(args, device):
     run.keep_apart(args.data, out=args.out)
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size)
+    if len(paths) < PAIRS:
+        run.warn(
+            f"03_pretrain.py will need a --batch-size of at most {len(paths)} for these images."
+        )
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch)) if args.epochs else 0  # steps
     check, train = STEPS[args.model]

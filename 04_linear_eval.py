@@ -3,7 +3,7 @@
     python 04_linear_eval.py --data ROOT --backbone runs/x
     torchrun --standalone --nproc_per_node=4 04_linear_eval.py --data ROOT --backbone runs/x
     python 04_linear_eval.py --data ROOT --backbone runs/x --cache-features --knn --seeds 0 1 2
-    python 04_linear_eval.py --data ROOT --backbone runs/x --cache-features --labels-per-class 10
+    python 04_linear_eval.py --data ROOT --backbone runs/x --cache-features --labels-per-class 1 all
 
 Reads ROOT/train/CLASS/*.jpg, ROOT/val/CLASS/*.jpg and a backbone: the run folder of 03_pretrain.py,
 or a weight file of ours, of torchvision or of another trainer. Writes OUT/result.json (top-1,
@@ -38,11 +38,13 @@ standard error of a val set of this size (standard_error).
 --labels-per-class N fits the same regression on N random training images of each class, --draws
 times: top1 has the mean and the spread over the draws. The weight decay is then 1 / the number of
 labels (C = 1 in scikit-learn), as so few labels are too few to choose it by. The features are
-standardised over all training images, which needs no labels.
+standardised over all training images, which needs no labels. Several N, or `all`, are measured on
+features that are computed once. Each leaves the run folder that a command of its own would.
 
 Cost: on ImageNet with ResNet-50 an epoch of the default takes about as long as reading the images.
 """
 
+from argparse import Namespace
 from functools import partial
 
 from base import cli, parallel, run, run_folder
@@ -52,6 +54,11 @@ STAGE = "04_linear_eval"
 LEARNING_RATES = {"vicreg": 0.02, "simclr": 0.1, "byol": 0.2}  # at batch 256; all others 0.3
 SCALED = ("simclr", "byol")  # their learning rates grow with the batch
 PIXELS = 32  # side of the images of the raw-pixel baseline
+
+
+def labels_of(text):
+    """argparse type: a number of labels, or None for all."""
+    return None if text == "all" else cli.positive(text)
 
 
 def arguments(argv=None):
@@ -85,8 +92,12 @@ def arguments(argv=None):
     )
     g.add_argument(
         "--labels-per-class",
-        type=cli.positive,
-        help="labelled training images of each class; without it all",
+        type=labels_of,
+        nargs="+",
+        default=[None],
+        metavar="N",
+        help="labelled training images of each class, one measurement each; all: all of them, as "
+        "without this flag",
     )
     g.add_argument(
         "--draws",
@@ -101,18 +112,24 @@ def arguments(argv=None):
         "a random network of the same kind",
     )
     args = p.parse_args(argv)
-    if (args.baselines or args.labels_per_class) and not args.cache_features:
+    few = any(args.labels_per_class)
+    if (args.baselines or few) and not args.cache_features:
         p.error("--baselines and --labels-per-class need --cache-features")
-    if args.labels_per_class and len(args.seeds) > 1:
+    if few and len(args.seeds) > 1:
         p.error("--labels-per-class takes one seed: its repetitions are the --draws")
-    if not args.out:
-        ending = "linear"
-        if args.labels_per_class:
-            ending = f"{args.labels_per_class}labels"
-        elif args.cache_features:
-            ending = "cached"
-        args.out = evaluation.default_out(args.backbone, ending)
+    if args.out and len(args.labels_per_class) > 1:
+        p.error("--out names one folder: give one number of --labels-per-class, or no --out")
     return args
+
+
+def measurements(args):
+    """The arguments of each measurement, as a command of its own would have them."""
+    every = []
+    for labels in dict.fromkeys(args.labels_per_class):
+        ending = f"{labels}labels" if labels else "cached" if args.cache_features else "linear"
+        out = args.out or evaluation.default_out(args.backbone, ending)
+        every.append(Namespace(**vars(args) | {"labels_per_class": labels, "out": out}))
+    return every
 
 
 if __name__ == "__main__":
@@ -192,27 +209,29 @@ def published(args, out, backbone, data, crop, device):
 
 
 # ---------------------------------------------------------------- features computed once
-def cached(args, network, data, crop, device, knn=False):
-    """(results, guesses of each seed or draw, data) of logistic regressions on features of
-    `network`; data as for `published`.
+def cached(every, network, data, crop, device, knn=False):
+    """[(results, guesses of each seed or draw, data)] of logistic regressions on features of
+    `network`, one for each of `measurements`; data as for `published`.
     """
-    val, data = features.extract_val(network, data, args, crop, device)
-    train, rows = features.extract_split(network, data.train, "train", args, crop, device)
-    results = {}
-    if knn:
-        results = nearest(network, train, rows, val, data)
+    val, data = features.extract_val(network, data, every[0], crop, device)
+    train, rows = features.extract_split(network, data.train, "train", every[0], crop, device)
+    for args in every[1:] if parallel.rank() == 0 else ():
+        run_folder.copy_record(every[0].out, args.out)
+    near = nearest(network, train, rows, val, data) if knn else {}
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
-    accuracies, guesses, decays = [], [], []
-    for W, decay in regressions(args, train, rows, data, device):
-        scores = linear.scores(W, val)
-        accuracies.append(features.accuracy(scores, data.val.labels))
-        guesses.append(scores.argmax(1))
-        decays.append(decay)
-    results["top1"] = summary([top1 for top1, _ in accuracies])
-    results["top5"] = summary([top5 for _, top5 in accuracies])
-    results["weight_decay"] = decays
-    return results, guesses, data
+    measured = []
+    for args in every:
+        accuracies, guesses, decays = [], [], []
+        for W, decay in regressions(args, train, rows, data, device):
+            scores = linear.scores(W, val)
+            accuracies.append(features.accuracy(scores, data.val.labels))
+            guesses.append(scores.argmax(1))
+            decays.append(decay)
+        top1, top5 = map(summary, zip(*accuracies, strict=True))
+        results = {**near, "top1": top1, "top5": top5, "weight_decay": decays}
+        measured.append((results, guesses, data))
+    return measured
 
 
 def regressions(args, train, rows, data, device):
@@ -256,18 +275,22 @@ class ColourStatistics(torch.nn.Module):
         return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3))], 1)
 
 
-def baselines(args, backbone, data, crop, device):
-    """What the numbers must be held against, by the same protocol: {name: results}."""
+def baselines(every, backbone, data, crop, device):
+    """What the numbers must be held against, by the same protocol: [{name: results}], one for each
+    of `measurements`.
+    """
     majority = np.bincount(data.train.labels).argmax()
     share = (data.val.labels == majority).mean()
-    measured = {"majority class": {"top1": summary([100 * share])}}
+    measured = [{"majority class": {"top1": summary([100 * share])}} for _ in every]
     networks = {
         "raw pixels": RawPixels(),
         "colour statistics": ColourStatistics(),
         "random-init network": resnet.random_like(backbone),
     }
     for name, network in networks.items():
-        measured[name], _, _ = cached(args, network, data, crop, device)
+        found = cached(every, network, data, crop, device)
+        for beside, (results, _, _) in zip(measured, found, strict=True):
+            beside[name] = results
     return measured
 
 
@@ -286,42 +309,54 @@ def main(args, device):
         run.check_batch(len(data.train.files), args.batch_size)
     counts = np.bincount(data.train.labels)
     least = counts.argmin()
-    if counts[least] < (args.labels_per_class or 0):
+    most = max(labels or 0 for labels in args.labels_per_class)
+    if counts[least] < most:
         run.fail(
-            f"--labels-per-class {args.labels_per_class}: class {data.classes[least]} has only "
+            f"--labels-per-class {most}: class {data.classes[least]} has only "
             f"{counts[least]} training images.",
             2,
         )
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seeds[0]
     )
-    begun = evaluation.begin(args, STAGE, data, info)
-    if begun is None:
+    begun = [evaluation.begin(one, STAGE, data, info) for one in measurements(args)]
+    begun = [one for one in begun if one]
+    if not begun:
         return
+    every = [one.args for one in begun]
+    args = every[0]
     backbone = backbone.requires_grad_(False).to(device, memory_format=torch.channels_last)
     method = info["args"].get("method")
     transformer = isinstance(backbone, vit.VisionTransformer)
     if transformer:
         backbone.blocks = vit.LINEAR_BLOCKS
-    if args.learning_rate is None:
-        args.learning_rate = vit.LINEAR_RATE if transformer else LEARNING_RATES.get(method, 0.3)
+    rate = args.learning_rate
+    if rate is None:
+        rate = vit.LINEAR_RATE if transformer else LEARNING_RATES.get(method, 0.3)
         if transformer or method in SCALED:
-            args.learning_rate *= args.batch_size / 256
-    args.interpolation = "bicubic" if method == "dino" else "bilinear"
-    crop = partial(features.centre_crop, size=args.size, interpolation=args.interpolation)
+            rate *= args.batch_size / 256
+    interpolation = "bicubic" if method == "dino" else "bilinear"
+    for one in every:
+        one.learning_rate, one.interpolation = rate, interpolation
+    crop = partial(features.centre_crop, size=args.size, interpolation=interpolation)
 
     if args.cache_features:
-        results, guesses, data = cached(args, backbone, data, crop, device, args.knn)
+        measured = cached(every, backbone, data, crop, device, args.knn)
         protocol = "logistic regression"
     else:
-        results, guesses, data = published(args, begun.out, backbone, data, crop, device)
+        measured = [published(args, begun[0].out, backbone, data, crop, device)]
         protocol = "published"
-    beside = baselines(args, backbone, data, crop, device) if args.baselines else {}
-    if parallel.rank() == 0:
-        for name, measured in beside.items():
-            print(f"{name}: {evaluation.sentence(measured)}")
-    guesses = torch.cat(guesses).cpu().numpy()
-    evaluation.conclude_classes(begun, data, results, guesses, protocol=protocol, baselines=beside)
+    data = measured[0][-1]
+    beside = [{}] * len(every)
+    if args.baselines:
+        beside = baselines(every, backbone, data, crop, device)
+    for one, (results, guesses, _), found in zip(begun, measured, beside, strict=True):
+        if parallel.rank() == 0:
+            for name, of_baseline in found.items():
+                print(f"{name}: {evaluation.sentence(of_baseline)}")
+        guesses = torch.cat(guesses).cpu().numpy()
+        more = {"protocol": protocol, "baselines": found}
+        evaluation.conclude_classes(one, data, results, guesses, **more)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,13 @@ def arguments(argv=None):
         "in each of two or more seeds: else the study cannot tell a good partner from a bad one",
     )
     c.add_argument(
+        "--decides",
+        default="",
+        metavar="NAME",
+        help="how the name of the measurement begins that says whether the oracle is above the "
+        "baseline, such as '1 label'; declare it beforehand (default: linear top-1, if there)",
+    )
+    c.add_argument(
         "--all",
         action="store_true",
         help="also the tables and figures of the dissertation for which there is no result",
@@ -173,22 +180,12 @@ import numpy as np
 from base import parallel
 from images.files import find_images, matched, mirror_root, read_ahead
 from images.pictures import contact_sheet
-from images.read import UnreadableImage, read_image
-from images.unreadable import allowed, say
+from images.unreadable import allowed, say, why_unreadable
 
 LEAST = 8  # least similar pairs on the sheet of `ssim`
 
 
 # ---------------------------------------------------------------- check
-def why_unreadable(file):
-    """Why an image cannot be read; "" for one that can."""
-    try:
-        read_image(file)
-    except UnreadableImage as error:
-        return str(error)
-    return ""
-
-
 def check(args, device):
     """Name the images that cannot be read; the exit code says whether a run would end."""
     worst = 0

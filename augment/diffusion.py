@@ -1,6 +1,7 @@
 """The strategy `diffusion`: add noise to an image up to a strength alpha, and denoise it again.
 
-Dissertation, section 4.4. The networks and schedulers are those of diffusers
+Dissertation, section 4.4. With --mask it changes only a part of the image: an in-painter that is
+given no labels. The networks and schedulers are those of diffusers
 (https://github.com/huggingface/diffusers), in one of two kinds of pipeline. A latent one takes
 texts: SDXL-Turbo, or another SDXL. An unconditional one works on pixels, and
 extras/train_diffusion.py makes it. Used by 02; 01 reads captions and extras draws samples with it.
@@ -9,8 +10,10 @@ extras/train_diffusion.py makes it. Used by 02; 01 reads captions and extras dra
 import functools
 import itertools
 import json
+import math
 import os
 
+from augment import masks
 from base import cli, parallel, run, weights
 
 PIPELINE_LAYOUT = (
@@ -20,6 +23,7 @@ PIPELINE_LAYOUT = (
 )
 LATENT = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")  # in model_index.json
 PIXEL = ("DDPMPipeline", "DDIMPipeline")
+GRID = 16  # cells of a mask in a row, as many as MaskGIT has tokens
 
 
 def diffusion_arguments(p):
@@ -46,6 +50,13 @@ def diffusion_arguments(p):
         "OUT/strengthALPHA/view0, and a later command can add further ones. The level that is "
         "reached is int(steps x alpha) / steps: with the fewest steps it is 0.25 at alpha 0.3 and "
         "0.33 at 0.4",
+    )
+    p.add_argument(
+        "--mask",
+        type=masks.mask_name,
+        help=f"part of the image that may change, on a grid of {GRID} x {GRID} cells, by the masks "
+        "of inpaint, such as center or random:0.5. All other latents stay the original's. "
+        "In-painting wants --strength 1. none: the VAE's reconstruction (default: all may change)",
     )
     p.add_argument(
         "--steps",
@@ -257,11 +268,30 @@ class LatentModel:
         )
         return latents * self.scale, {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
 
-    def redraw(self, prepared, strength, steps, generators):
-        """Images (B, 3, S, S), about in [-1, 1]. steps: as `whole_steps` counts them."""
+    def redraw(self, prepared, strength, steps, generators, masked=None):
+        """Images (B, 3, S, S), about in [-1, 1]. steps: as `whole_steps` counts them.
+
+        masked: bool (B, 1, s, s), the cells that may change. After each step all other latents are
+        replaced by the original's, with the same noise at the level of the next step.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
         latents, embeddings = prepared
+        original, scheduler = latents, self.pipe.scheduler
+        noise = [generator.clone_state() for generator in generators]  # what the pipeline will draw
+        noise = randn_tensor(latents.shape, noise, latents.device, latents.dtype)
+
+        def keep(pipe, step, time, values):
+            rest, later = original, scheduler.timesteps[scheduler.timesteps < time]
+            if len(later):
+                rest = scheduler.add_noise(original, noise, later[:1].repeat(len(original)))
+            scale = original.shape[2] // masked.shape[2]
+            where = masked.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+            return {"latents": values["latents"].where(where, rest)}
+
         if strength:
             latents = self.pipe(
+                callback_on_step_end=None if masked is None else keep,
                 image=latents,
                 strength=strength,
                 num_inference_steps=steps,
@@ -286,7 +316,7 @@ class PixelModel:
         """x (B, 3, S, S) in [-1, 1] as it is."""
         return x
 
-    def redraw(self, x, strength, steps, generators):
+    def redraw(self, x, strength, steps, generators, masked=None):
         """Images (B, 3, S, S), about in [-1, 1]. steps: as `whole_steps` counts them."""
         from diffusers.utils.torch_utils import randn_tensor
 
@@ -305,6 +335,7 @@ class PixelModel:
 # ---------------------------------------------------------------- the strategy
 def diffusion(args, device):
     """The `Strategy`: one view for each strength, all from the same noise."""
+    import numpy as np
     import torch
     import torch.nn.functional as F
 
@@ -313,8 +344,14 @@ def diffusion(args, device):
     pipe, folder = load_pipeline(args.model, device, args.precision)
     latent = hasattr(pipe, "vae")
     model = LatentModel(pipe) if latent else PixelModel(pipe)
+    if args.mask and not latent:
+        run.fail(f"--mask needs a model with latents, and {args.model} works on pixels.", 2)
     captions = captions_of(args) if latent else None
     size = working_size(args.size, pipe)
+    mask, record = None, {}
+    if args.mask:
+        cells = math.gcd(GRID, size // pipe.vae_scale_factor)
+        mask, record = masks.masks_of(args.mask, args.data, cells)
     stored = min(args.store_size, size)
     steps = {}
     for strength in args.strength:
@@ -327,10 +364,14 @@ def diffusion(args, device):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         prompts = [captions[path]["caption"] if captions else "" for path in paths]
         prepared = model.prepare(x, prompts, generators)
+        masked = None
+        if mask:
+            grids = [mask(path, run.seed_rng(args.seed, path, 0)) for path in paths]
+            masked = torch.from_numpy(np.stack(grids)).view(-1, 1, cells, cells).to(device)
         views = []
         for strength, number in steps.items():
             same = [generator.clone_state() for generator in generators]  # noise for each strength
-            y = model.redraw(prepared, strength, number, same).float()
+            y = model.redraw(prepared, strength, number, same, masked).float()
             if not y.isfinite().all():
                 run.fail(
                     f"{args.model} gave values that are no numbers at strength {strength:g}: try "
@@ -348,7 +389,8 @@ def diffusion(args, device):
         generate=generate,
         size=stored,
         parameters=sum(p.numel() for network in networks for p in network.parameters()),
-        record={
+        record=record
+        | {
             "model_sha256": weights.folder_hash(folder),
             "captions_sha256": run.file_hash(args.captions) if captions else None,
             "pipeline": type(pipe).__name__,

@@ -130,6 +130,15 @@ def mask_files(folder, data):
     return grey
 
 
+def masks_of(text, data, side):
+    """(mask(path, rng), as `mask_of`, of an image below `data`; what a mirror records of it)."""
+    files, record = {}, {}
+    if text.startswith("file:"):
+        files = mask_files(text.removeprefix("file:"), data)
+        record["mask names"] = run.names_hash(map(str, files.values()))
+    return lambda path, rng: mask_of(text, side, rng, files.get(path)), record
+
+
 # ---------------------------------------------------------------- schedules
 SCHEDULES = {  # of MaskGIT (arXiv:2202.04200), section 4.4; cosine is what the paper uses
     "cosine": lambda done: np.cos(np.float32(math.pi / 2) * done),

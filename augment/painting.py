@@ -183,6 +183,7 @@ class Painter:
     def __init__(self, args, device, predicts=True):
         import torch
 
+        from images.files import find_images
         from models.maskgit import Sampling
         from models.published_maskgit import load_maskgit
 
@@ -197,7 +198,11 @@ class Painter:
         networks = [self.tokenizer]
         if self.transformer is not None:
             networks.append(self.transformer)
-            check_label(self.label, self.transformer.classes)
+            classes = self.transformer.classes
+            check_label(self.label, classes)
+            if predicts and classes and self.label is None:
+                for path in find_images(args.data):  # before anything is written
+                    label_of(path, None, classes, self.seed)
         elif predicts:
             run.fail(
                 f"{args.weights} holds only a tokenizer: train a transformer with "
@@ -262,14 +267,7 @@ def inpaint(args, device):
     """Mask tokens of an image, predict them (section 4.3; random masks: section 5.7)."""
     painter = Painter(args, device, predicts=args.mask != "none")
     side = painter.size // painter.patch
-    record = {}
-    files = {}
-    if args.mask.startswith("file:"):
-        files = masks.mask_files(args.mask.removeprefix("file:"), args.data)
-        record["mask names"] = run.names_hash(map(str, files.values()))
-
-    def mask(path, rng):
-        return masks.mask_of(args.mask, side, rng, files.get(path))
+    mask, record = masks.masks_of(args.mask, args.data, side)
 
     def draw(images, paths, view):
         return painter.paint(images, paths, view, mask)

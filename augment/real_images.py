@@ -31,30 +31,12 @@ def neighbour_arguments(p):
     )
 
 
-def strategy(make, size, views=1, record=None, prepare=None):
-    """The Strategy whose images are make(image, path, view), uint8 (size, size, 3)."""
-    import numpy as np
-    import torch
-
-    def generate(images, paths):
-        pairs = list(zip(images.numpy(), paths, strict=True))
-        made = [[make(*pair, view) for pair in pairs] for view in range(views)]
-        return torch.from_numpy(np.array(made))
-
-    return Strategy(
-        views=[f"view{view}" for view in range(views)],
-        read=partial(read_square, size=size),
-        generate=generate,
-        size=size,
-        parameters=None,
-        record=record or {},
-        prepare=prepare,
-    )
-
-
 # ---------------------------------------------------------------- hand-crafted
 def handcrafted(name, args, device):
     """crop: of 8 to 100 % of the area. jitter: of colours. blur: of sigma 0.1 to 2 pixels."""
+    import numpy as np
+    import torch
+
     from images import views
 
     probability_one = {
@@ -65,16 +47,57 @@ def handcrafted(name, args, device):
     nothing = {"scale": None, "jitter_p": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
     augmentation = views.FIRST | nothing | probability_one[name]
 
-    def make(image, path, view):
+    def make(image, path):
         side = len(image)
         rng = run.seed_rng(args.seed, path, name)
         box, _, choices = views.draw_choices(augmentation, side, side, rng)
         return views.colour(views.resized_crop(image, box, side), choices)
 
-    return strategy(make, args.size)
+    def generate(images, paths):
+        made = [make(*pair) for pair in zip(images.numpy(), paths, strict=True)]
+        return torch.from_numpy(np.array([made]))
+
+    read = partial(read_square, size=args.size)
+    return Strategy(["view0"], read, generate, args.size, None, {})
 
 
 # ---------------------------------------------------------------- other images
+def others(choose, args, record=None, prepare=None):
+    """The Strategy whose images are others of --data: the processes that read images read them.
+
+    choose(path, view): the paths of which the first that can be read is taken; it can be sent to
+    these processes.
+    """
+    read = partial(read_others, root=args.data, choose=choose, views=args.views, size=args.size)
+
+    def generate(images, paths):
+        return images.unflatten(1, (args.views, args.size)).transpose(0, 1)
+
+    views = [f"view{view}" for view in range(args.views)]
+    return Strategy(views, read, generate, args.size, None, record or {}, prepare)
+
+
+def read_others(file, root, choose, views, size):
+    """uint8 (views x size, size, 3): the images that stand for one, one below the other."""
+    import numpy as np
+
+    read_square(file, size)  # what stands for an image that cannot be read is never used
+    path = os.path.relpath(file, root)
+    return np.concatenate([read_first(root, choose(path, view), size) for view in range(views)])
+
+
+def read_first(root, candidates, size):
+    """The square of the first of the candidates that can be read."""
+    from images.read import UnreadableImage
+
+    for other in candidates:
+        try:
+            return read_square(os.path.join(root, other), size)
+        except UnreadableImage:
+            continue  # where it is read for its own sake, it is named
+    raise OSError(f"None of {len(candidates)} images can be read, such as {candidates[0]}.")
+
+
 def same_class(args, device):
     """Another image of the same class, drawn at random for each view."""
     from images.files import class_of, find_images
@@ -89,16 +112,18 @@ def same_class(args, device):
             "other image of its class beside it.",
             2,
         )
+    return others(partial(draw_of_class, members=members, seed=args.seed), args)
 
-    def make(image, path, view):
-        paths = members[class_of(path)]
-        number = paths.index(path)
-        others = paths[number + 1 :] + paths[:number]
-        drawn = run.seed_rng(args.seed, path, view).integers(len(others))
-        # Those after the one that is drawn stand in for it if it cannot be read.
-        return read_first(args.data, others[drawn:] + others[:drawn], args.size, path)
 
-    return strategy(make, args.size, args.views)
+def draw_of_class(path, view, members, seed):
+    """The other images of the class, from a random one on. members: {class: paths}."""
+    from images.files import class_of
+
+    paths = members[class_of(path)]
+    number = paths.index(path)
+    rest = paths[number + 1 :] + paths[:number]
+    drawn = run.seed_rng(seed, path, view).integers(len(rest))
+    return rest[drawn:] + rest[:drawn]
 
 
 def neighbour(args, device):
@@ -129,20 +154,10 @@ def neighbour(args, device):
             for row, indices in enumerate(cosines.topk(args.views + 1, 1).indices.tolist(), begin):
                 nearest[read[row]] = [read[index] for index in indices if index != row]
 
-    def make(image, path, view):
-        return read_first(args.data, [nearest[path][view]], args.size, path)
-
     record = {"backbone sha256": info["sha256"]}
-    return strategy(make, args.size, args.views, record, prepare)
+    return others(partial(nearest_of, nearest=nearest), args, record, prepare)
 
 
-def read_first(root, candidates, size, path):
-    """The square of the first of the candidates that can be read."""
-    from images.read import UnreadableImage
-
-    for other in candidates:
-        try:
-            return read_square(os.path.join(root, other), size)
-        except UnreadableImage:
-            continue  # where it is read for its own sake, it is named
-    run.fail(f"No other image can be read that could stand in for {path}.")
+def nearest_of(path, view, nearest):
+    """The one image that is a view of `path`. nearest: {path: the paths nearest to it}."""
+    return [nearest[path][view]]

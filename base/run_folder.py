@@ -202,6 +202,12 @@ def read_record(file):
     return lists
 
 
+def copy_record(out, other):
+    """What the run `out` could not read is what the run `other` cannot."""
+    if Path(out, RECORD).exists():
+        write_text(Path(other, RECORD), read_text(Path(out, RECORD)))
+
+
 def unreadable_counts(out):
     """{name of a list: how many of its images could not be read}, of the run folder `out`."""
     return {name: len(files) for name, files in sorted(read_record(Path(out, RECORD)).items())}

@@ -31,6 +31,12 @@ PUBLISHED = {
     "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
 }
 
+SECOND = {  # where the same file lies as well; docs/differences.md names what else there is
+    "icgan": "https://huggingface.co/facebook/ic_gan/resolve/"
+    "8f128a02e73ffc8233c410ef158b367582b3f8fc/pretrained_models_path/"
+    "icgan_biggan_imagenet_res256.tar.gz"
+}
+
 
 def cached(name):
     """The path that a published file has in the cache: in $GCL_WEIGHTS, else in ~/.cache/gcl."""
@@ -43,22 +49,24 @@ def weight_file(name, otherwise=""):
 
     It appears under its name when it is whole. otherwise: what else a user without it can do.
     """
-    path, address = cached(name), PUBLISHED[name]
+    path, tried = cached(name), []
     if path.exists():
         return checked(path)
-    print(f"downloading {address}", flush=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            arrived = Path(folder, path.name)
-            urllib.request.urlretrieve(address, arrived)
-            return checked(arrived).replace(path)
-    except (OSError, http.client.HTTPException) as error:
-        run.fail(
-            f"{path.name} is not in {path.parent}, and it cannot be fetched from {address} "
-            f"({error}): download it elsewhere and put it there, or set $GCL_WEIGHTS to the folder "
-            f"that holds it{otherwise}."
-        )
+    for address in filter(None, (PUBLISHED[name], SECOND.get(name))):
+        print(f"downloading {address}", flush=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+                arrived = Path(folder, path.name)
+                urllib.request.urlretrieve(address, arrived)
+                return checked(arrived).replace(path)
+        except (OSError, http.client.HTTPException) as error:
+            tried.append(f"{address} ({error})")
+    run.fail(
+        f"{path.name} is not in {path.parent}, and it cannot be fetched from {' or '.join(tried)}: "
+        "download it elsewhere and put it there, or set $GCL_WEIGHTS to the folder that holds "
+        f"it{otherwise}."
+    )
 
 
 def checked(path):
@@ -107,9 +115,9 @@ def model_folder(model, marker, layout, download):
         return Path(download(model))
     except Exception as error:  # several HTTP libraries and a cache have no common class of errors
         run.fail(
-            f"{model} is neither a local folder nor in the cache, and cannot be downloaded "
-            f"({first_line(error)}). Download it where there is a network and give the folder as "
-            f"--model. Expected: {layout}."
+            f"{model} is neither a local folder nor in the hub's cache, and the hub does not give "
+            f"it ({first_line(error)}): fetch it where there is a network (bash recipes/weights.sh "
+            f"does) or give a folder as --model. Expected: {layout}."
         )
 
 

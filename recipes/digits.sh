@@ -74,11 +74,8 @@ for seed in $SEEDS; do
       $PRETRAIN $flags
     baselines=""
     if [ "$arm" = baseline ]; then baselines=--baselines; fi
-    for labels in $LABELS; do
-      run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" \
-        --labels-per-class "$labels" --draws "$DRAWS" --seeds "$DRAW" $baselines $EVAL
-    done
-    run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" $baselines $EVAL
+    run python 04_linear_eval.py --data "$DATA" --backbone "$RUNS/$arm-seed$seed" \
+      --labels-per-class $LABELS all --draws "$DRAWS" --seeds "$DRAW" $baselines $EVAL
   done
 done
-run python 07_metrics.py report "$RUNS"
+run python 07_metrics.py report "$RUNS" --decides "${LABELS%% *} label"

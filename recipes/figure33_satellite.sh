@@ -64,7 +64,7 @@ else
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   SUPERVISED="--small-images --size 32 --architecture resnet10 --workers 0"
   if [ -n "${TINY:-}" ]; then
-    LIMIT="--limit 96"
+    LIMIT="--limit 8"
     SEEDS="0"
     MASKS=0.25
     GAMMAS=0.5

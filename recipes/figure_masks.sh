@@ -13,7 +13,7 @@ preflight "$@"
 RUNS=${RUNS:-$RUN_ROOT/masks}
 SHARE=${SHARE:-0.25}
 SAMPLING="--steps 6 --top-k 24 --softmax-temperature 0.67 --workers 0"
-if [ -n "${TINY:-}" ]; then FEW_DIGITS="--limit 8" FEW_TILES="--limit 16"; fi
+if [ -n "${TINY:-}" ]; then FEW_DIGITS="--limit 8" FEW_TILES="--limit 2"; fi
 
 masks() {  # name, images, then further flags of 02
   local out=$RUNS/$1 images=$2 name views=""; shift 2
@@ -32,7 +32,7 @@ masks() {  # name, images, then further flags of 02
 
 say "the generators that ship: digits and satellite tiles"
 run python recipes/datasets.py digits --out "$DATA_ROOT/digits" ${FEW_DIGITS:-}
-run python recipes/datasets.py bluemarble --out "$DATA_ROOT/tiles" ${FEW_TILES:---limit 240}
+run python recipes/datasets.py bluemarble --out "$DATA_ROOT/tiles" ${FEW_TILES:---limit 20}
 masks digits "$DATA_ROOT/digits/val" --weights recipes/weights/digits.pth $SAMPLING
 masks tiles "$DATA_ROOT/tiles/val" --weights recipes/weights/bluemarble.pth $SAMPLING
 

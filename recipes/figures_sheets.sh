@@ -8,7 +8,7 @@
 #   13   the hand-crafted augmentations
 #   15   Gaussian noise, steering, navigator; where table2_features.sh has trained the last two
 #   22   noise-based: five draws each
-#   24   in-painting: the centre, and random shares of the tokens
+#   24   in-painting: the centre, by MaskGIT and, as 24b, by SDXL-Turbo
 #   26   out-painting: what becomes of the nine positions, beside the original
 #   27   out-painting: the nine positions, and below them what becomes of them
 #   28   diffusion at growing strengths, beside the captions
@@ -81,3 +81,5 @@ say "diffusion"
 run python 01_caption.py --data "$IMAGES" --out "$MIRRORS/captions.jsonl" $BLIP
 make diffusion diffusion --captions "$MIRRORS/captions.jsonl" --steps 10 $SDXL
 named 28 diffusion
+make diffusion diffusion-mask --mask center --strength 1 --no-caption $SDXL
+named 24b diffusion-mask

@@ -26,7 +26,9 @@ sys.path.insert(0, str(ROOT))  # started as a file
 from base import run
 from base.weights import cached, model_folder
 from images import labelled
-from images.files import find_images
+from images.files import find_images, spread
+from images.unreadable import why_unreadable
+from report.results import data_of
 
 READS = (  # flags that name a file or a folder to read
     "data images weights tokenizer captions backbone generated subset_file init steer navigator "
@@ -44,6 +46,11 @@ LOADS = {  # subcommand: the published files that it needs without --weights
     "cost": "inception",
 }
 ABSENT = "missing or empty; bash recipes/weights.sh fetches it"
+KINDS = {  # a flag: what is said where it names nothing
+    "subset_file": ABSENT,
+    "data": "not there; DATA=FOLDER names another, PLACES=, VOC= or COCO= those of the transfer",
+}
+LOOKED_AT = 16  # images of a split that are read
 PUBLISHED_SIDE = 256  # pixels of an image of the published generators
 BYTES_PER_PIXEL = 0.6  # of a JPEG of quality 95 without chroma subsampling
 IMAGES = {1: 200, 2: 128, 3: 96}  # generated views: images a card, of four, by default
@@ -61,10 +68,11 @@ WORKSPACE = 1.5  # GiB that CUDA and its libraries take beside them
 
 # ---------------------------------------------------------------- what the commands so far told
 made = {}  # what a command makes: the side of its images in pixels, or None
-linked = {}  # a folder of links that a command makes: the folder of 1,000 classes
+sources = {}  # a folder of links or copies that a command makes: (its source, how many to one)
 images = {}  # a folder: how many images it has
 mirrors = []  # (folder of originals, views, side in pixels, folder of the mirror)
 steps = []  # arguments of a pretraining
+batches = []  # (folder of images, the --batch-size of a training on them)
 faults = defaultdict(list)  # a kind of fault: what has it
 answers = {}  # (a function, its arguments): what it returned
 
@@ -84,6 +92,11 @@ def answer(function, *args):
 
 def fault(kind, *names):
     faults[kind] += [name for name in map(str, names) if name not in faults[kind]]
+
+
+def is_whole(path):
+    """Whether it is a folder, or a file that is not empty."""
+    return os.path.isdir(path) or os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def is_made(path):
@@ -108,7 +121,7 @@ def look(words):
     """What one command reads and makes."""
     if "recipes/imagenet100.sh" in words:  # env DATA=FOLDER bash recipes/imagenet100.sh OUT
         made[words[-1]] = None
-        linked[words[-1]] = words[1].removeprefix("DATA=")
+        sources[words[-1]] = words[1].removeprefix("DATA="), 10
         check = os.environ | {"CHECK": "1"}
         done = subprocess.run(words, env=check, capture_output=True, text=True)
         if done.returncode:
@@ -127,11 +140,16 @@ def follow(stage, subcommand, args):
     for flag in READS:
         values = flags.get(flag)
         for path in values if isinstance(values, list) else [values]:
-            there = not isinstance(path, str) or path in WORDS or os.path.exists(path)
+            there = not isinstance(path, str) or path in WORDS or is_whole(path)
             if not there and not is_made(path) and (flag != "backbone" or stage not in NETWORKS):
-                absent = ABSENT if flag == "subset_file" else "not there"
-                fault(absent, f"{path} (--{flag.replace('_', '-')})")
+                kind = KINDS.get(flag, "not there, or an empty file")
+                fault(kind, f"{path} (--{flag.replace('_', '-')})")
     loads(subcommand, flags)
+    if stage[:2] in ("00", "03", "04", "05") and not flags.get("cache_features"):
+        train = os.path.join(args.data, "train" * ("eval_on" in flags))
+        batches.append((train.rstrip("/"), args.batch_size or 4 * IMAGES[args.views]))
+    if subcommand == "resize":
+        sources[args.out] = args.data, 1
     if "eval_on" in flags:
         read_classes(args.data, args.eval_on)
     if stage == "06_transfer" and os.path.exists(args.data):
@@ -152,31 +170,51 @@ def loads(subcommand, flags):
     model = flags.get("model")
     if model and subcommand not in ("vqgan", "maskgit") and not is_made(model):
         marker = "model_index.json" if subcommand == "diffusion" else "config.json"
-        answer(model_folder, model, marker, f"a folder with {marker}", in_cache)
+        folder = answer(model_folder, model, marker, f"a folder with {marker}", in_cache)
+        for file in Path(folder or "/absent").glob("*/*.safetensors"):
+            if not is_whole(file):
+                fault(ABSENT, file)
     if flags.get("weights") or flags.get("perceptual_weight") == 0:
         return
     if flags.get("features", "inception") == "inception":
         for name in LOADS.get(subcommand, "").split():
-            file = cached(name)
-            if not file.exists() or not file.stat().st_size:
-                fault(ABSENT, file)
+            if not is_whole(cached(name)):
+                fault(ABSENT, cached(name))
 
 
 def in_cache(name):
-    """The folder of a hub id whose files are in the hub's cache."""
+    """The folder of a hub id whose files are in the hub's cache; nothing is fetched."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    return snapshot_download(name, local_files_only=True)
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except LocalEntryNotFoundError:
+        fault(ABSENT, f"{name} (in the hub's cache)")
+        return ""
 
 
 def read_classes(root, val):
-    """Read ROOT/train and ROOT/VAL as the stages do, unless a command is to make them."""
-    source = linked.get(root, root)
-    if os.path.exists(source) and (root in linked or not is_made(root)):
-        if data := answer(classes, source, val):
-            for name, split in (("train", data.train), (val, data.val)):
-                number = len(split.files) // (10 if root in linked else 1)
-                images[os.path.join(root, name)] = number
+    """Look at ROOT/train and ROOT/VAL as the stages do, or at what a command makes them from."""
+    source, to_one = sources.get(root, (root, 1))
+    if not os.path.exists(source) or root not in sources and is_made(root):
+        return
+    if data := answer(classes, source, val):
+        splits = {"train": data.train.files, val: data.val.files}
+        lacks = data_of(tuple(data.classes), len(data.train.files), source).lacks
+        if lacks and not os.environ.get("PART") and not os.environ.get("TINY"):
+            fault("a part of the data set; PART=1 goes on with it", f"{source} ({lacks})")
+        for name, files in splits.items():
+            images[os.path.join(root, name)] = len(files) // to_one
+            answer(look_at, os.path.join(source, name), tuple(spread(files, LOOKED_AT)))
+
+
+def look_at(folder, files):
+    """Whether so many of some images can be read that they will not be too many."""
+    bad = [file for file in files if why_unreadable(file)]
+    if len(bad) > 1:
+        kind = "images cannot be read; python 07_metrics.py check FOLDER names all such images"
+        fault(kind, f"{folder} ({len(bad)} of {len(files)})")
 
 
 def classes(root, val):
@@ -277,6 +315,10 @@ def main(lines):
     disk()
     if steps and os.environ.get("DEVICE") != "cpu":
         memory()
+    for folder, number in batches:
+        if number > images.get(folder, number):
+            kind = "fewer images than a step takes; a smaller --batch-size is needed"
+            fault(kind, f"{folder} ({images[folder]:,}, --batch-size {number})")
     for folder, number in images.items():
         print(f"images  {folder}: {number:,}")
     for kind, names in faults.items():

@@ -23,7 +23,7 @@ if [ -n "${TINY:-}" ]; then
   PRETRAIN="$PRETRAIN --epochs 1"
   SUPERVISED="--epochs 1 --batch-size 16"
   FEW_DIGITS="--limit 8"
-  FEW_TILES="--limit 16"
+  FEW_TILES="--limit 2"
 fi
 
 cat <<'PLAN'
@@ -37,7 +37,7 @@ PLAN
 
 say "1 of 5: the images"
 run python recipes/datasets.py digits --out "$DIGITS" ${FEW_DIGITS:-}
-run python recipes/datasets.py bluemarble --out "$TILES" ${FEW_TILES:---limit 240}
+run python recipes/datasets.py bluemarble --out "$TILES" ${FEW_TILES:---limit 20}
 
 if [ "$GENERATOR" = train ]; then
   say "a generator from nothing: k-means tokens and a label-free transformer"

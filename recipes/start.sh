@@ -4,6 +4,7 @@
 #   GPUS   how many processes; by default one for each GPU that PyTorch sees (CUDA_VISIBLE_DEVICES)
 #   TINY=1 the same commands at a tiny size, on made-up images and random weights, on a CPU in minutes
 #   CHECK=1 only look whether all is there that the recipe will need to its end
+#   PART=1 a part of the data set is meant, such as some classes of ImageNet
 #   DEVICE=cpu  use no GPU; the recipes on ImageNet then begin without one, too
 #   DRY=1  only print the commands, to be copied one by one or handed to a cluster
 # A recipe that was stopped is continued by the same command. What is finished is skipped, and what

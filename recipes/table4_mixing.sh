@@ -12,8 +12,10 @@
 #   one-label       one, so that labels enter the pretraining; with one class for all images none do
 #   oracle          another image of the same class: a ceiling for any generator, it uses the labels
 #   neighbour       the other image that the baseline's encoder finds most similar, without labels;
-#                   the search holds all features in memory, 10 GB a process, and takes some hours
+#                   the search holds all features in memory, 10 GB a process
 #   second-view     in-painting in the place of the second view; in all other arms it is the first
+#   diffusion-mask  in-painting of the same centre by SDXL-Turbo without captions, so without labels:
+#                   is it in-painting, or MaskGIT's labels? On ImageNet-100 only, unless it is named
 #   equal-time      the baseline for a quarter more epochs, which is what in-painting costs
 # A generated view is also a less coloured one. What a control gains over the baseline is therefore
 # no gain of generation. Out-painting has nine views and takes most of the time and of the disk.
@@ -24,7 +26,9 @@ STRATEGIES=${STRATEGIES:-"noise inpaint outpaint"}
 GAMMAS=${GAMMAS:-"0.25 0.5 0.75 1"}
 SEEDS=${SEEDS:-"0"}
 CONTROL_GAMMAS=${CONTROL_GAMMAS:-$GAMMAS}
-CONTROLS=${CONTROLS-"random-label one-label oracle neighbour second-view equal-time"}
+also=""
+if [ "$STUDY" = imagenet100 ]; then also=diffusion-mask; fi
+CONTROLS=${CONTROLS-"random-label one-label oracle neighbour second-view equal-time $also"}
 EQUAL_TIME=${EQUAL_TIME:-"--epochs 125"}
 if [ -n "${TINY:-}" ]; then
   STRATEGIES=inpaint GAMMAS=0.5 CONTROL_GAMMAS=0.5 CONTROLS=random-label
@@ -39,6 +43,7 @@ control_mirror() {  # the images of one of CONTROLS; the neighbours are those of
     random-label) words="inpaint --label random $MASKGIT" ;;
     one-label) words="inpaint --label 0 $MASKGIT" ;;
     oracle) words="same-class" ;;
+    diffusion-mask) words="diffusion --mask center --strength 1 --no-caption $SDXL" ;;
     neighbour) words="neighbour --backbone $RUNS/baseline-seed${SEEDS%% *}" ;;
   esac
   $LAUNCH 02_augment.py $words --data "$DATA/train" --out "$GEN/$1" $GENERATE

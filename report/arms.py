@@ -3,9 +3,9 @@
 Two runs belong to one arm if they differ in the seed alone. An arm is called after what it has
 unlike the others. It is held against the baseline (no generated views) and against its controls:
 the real image in the place of the generated one, and the generator's reconstruction, in which
-nothing was changed. Further partners are the baseline that trained for as much longer as the
-generation took, and the images of a generator that was given random classes. Over the same seeds,
-what images and seeds have in common cancels in the difference.
+nothing was changed. Further partners are the baseline that trained for as long as generation and
+training together, and the images of a generator that was given random classes. Over
+the same seeds, what images and seeds have in common cancels in the difference.
 """
 
 import json
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
-from report.results import Data, differing, in_words
+from report.results import Data, differing, in_words, of_equal_time
 from report.tables import half_width, interval, mark, spread, table
 
 NAMES = {
     "linear": "linear top-1",
     "knn": "kNN top-1",
-    "few": "{} labels a class, top-1",
+    "few": "{} label{} a class, top-1",
     "semi": "{} % top-1",
     "supervised": "supervised top-1",
     "places": "Places{} top-1",
@@ -79,7 +79,7 @@ def columns_of(result, unlike):
     unlike: names of the settings in which evaluations of this kind differ.
     """
     kind, number = re.fullmatch(r"(\D*)(.*)", result.evaluation).groups()
-    name = NAMES[kind].format(number)
+    name = NAMES[kind].format(number, "s" * (number != "1"))
     if result.cached and kind != "few":  # few labels are always measured on cached features
         name += ", cached features"
     name = ", ".join([name, *[in_words(key, result.measuring.get(key)) for key in unlike]])
@@ -173,25 +173,20 @@ def equal(arm, other, names=USE):
     return all(arm.settings[name] == other.settings[name] for name in names)
 
 
-def is_longer(arm, other):
-    """Whether `arm` trained for longer than `other`, at most for twice as long."""
-    ours, theirs = arm.settings["epochs"], other.settings["epochs"]
-    return bool(ours and theirs) and 1 < ours / theirs <= 2
-
-
 def fits(arm, other):
     """{name of a difference: whether `other` may be what is taken from `arm`}.
 
-    For a longer baseline the baseline is that of usual length.
+    For the baseline of equal time the baseline is that of usual length.
     """
     mine, theirs = arm.strategy, other.strategy
     used = equal(arm, other)
-    usual = is_longer(arm, other) if mine == "none" else equal(arm, other, ["epochs"])
+    ours, others = [one.settings["epochs"] or 0 for one in (arm, other)]
+    usual = of_equal_time(ours, others) if mine == "none" else ours == others
     decoded = used and (mine == theirs or {mine, theirs} <= {"inpaint", "outpaint"})
     mislabelled = other.making == arm.making | {"label": "random"} and not arm.control
     return {
         "minus baseline": theirs == "none" and usual,
-        "minus baseline of equal time": theirs == "none" != mine and is_longer(other, arm),
+        "minus baseline of equal time": theirs == "none" != mine and of_equal_time(others, ours),
         "minus real": theirs == "real" and mine not in ("none", "real") and used,
         "minus reconstruction": decoded and other.reconstruction and not arm.reconstruction,
         "minus random label": mine == theirs and used and mislabelled,
@@ -258,25 +253,31 @@ def gate(rows, points):
     )
 
 
-def verdicts(rows):
-    """For each measurement of an oracle: is it clearly above the baseline? Sentences.
+def verdicts(arms, rows, decides):
+    """For every oracle: is it clearly above the baseline? Sentences.
 
-    rows: see `differences`.
+    rows: see `differences`. decides: how the name of the measurement begins that was declared to
+    answer this; without it an oracle's first one does.
     """
     sentences = []
-    for arm, column, of_partner in rows:
-        if arm.strategy == "same-class" and "minus baseline" in of_partner:
-            gains = of_partner["minus baseline"]["differences"]
+    for arm in arms:
+        if arm.strategy != "same-class":
+            continue
+        found = [(column.name, of) for one, column, of in rows if one is arm]
+        found.sort(key=lambda one: not one[0].startswith(decides))
+        name, of_partner = found[0] if found else ("", {})
+        against = next((one for one in ("minus baseline", "minus real") if one in of_partner), "")
+        gains = of_partner[against]["differences"] if against else []
+        verdict = "This budget can tell a good partner from a bad one."
+        if len(gains) < 2:
+            verdict = "No interval without two seeds of both: nothing can be said yet."
+        elif fmean(gains) <= half_width(gains):
             verdict = (
-                "The oracle is not clearly above the baseline. This budget cannot tell whether "
-                "generated views help: train longer, or on more seeds."
+                "It is not clearly above. This budget cannot tell whether generated views help: "
+                "train longer, or on more seeds."
             )
-            if len(gains) == 1:
-                verdict = "One seed has no interval: run a second one."
-            elif fmean(gains) > half_width(gains):
-                verdict = "This budget can tell a good partner from a bad one."
-            what = f"{arm.cells['method']}: oracle minus baseline"
-            sentences.append(f"{what} {interval(gains)} {column.name}. {verdict}")
+        measured = f" {against} {interval(gains)} {name}" if gains else ""
+        sentences.append(f"{arm.cells['method']}: oracle{measured}. {verdict}")
     return sentences
 
 
@@ -301,7 +302,7 @@ def arms_table(arms):
         rows.append(cells + [f"{fmean(values[c]):.2f}" if c in values else "" for c in columns])
     header = [*names, *[column.name for column in columns]]
     common.append("± is the standard deviation over the seeds, their number stands in brackets.")
-    return table("Your arms", header, rows, common)
+    return table("Your arms", header, rows, common, keys=len(names))
 
 
 def differences_table(arms, every):
@@ -318,6 +319,6 @@ def differences_table(arms, every):
         rows.append([cells.get(name, "") for name in header])
     note = (
         "Mean over the seeds that both have, ± half its 95 % interval (t distribution), number of "
-        "seeds."
+        "seeds. (1): one seed has no interval."
     )
-    return table("Paired differences", header, rows, [note], notes)
+    return table("Paired differences", header, rows, [note], notes, keys=len(names) + 1)

@@ -194,20 +194,21 @@ def measure(args, device):
     for mirror in descriptions:
         run.keep_apart(mirror["args"]["data"], out=args.out)
     out = Path(args.out)
+    file = out / "cost.json"
+    cost = run.read_json(file) if file.exists() else {"rows": {}}
+    missing = []
+    for name, folder, mirror in zip(names, args.mirrors, descriptions, strict=True):
+        if cost["rows"].get(name, {}).get("made_by") != made_by(mirror):
+            missing.append((name, folder))
+    features, moments = missing and load_features(args, device), {}
+    parallel.barrier()  # every process has read the file before process 0 writes
     if parallel.rank() == 0:
         compared = ("size", "compare", "images", "batch_size", "features", "precision")
         flags = {name: getattr(args, name) for name in compared}
         identity = {"stage": "07_metrics cost", "args": flags}
         run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
     parallel.barrier()
-    file = out / "cost.json"
-    cost = run.read_json(file) if file.exists() else {"rows": {}}
-    parallel.barrier()  # every process has read it before process 0 writes
-    features, moments = None, {}
-    for name, folder, mirror in zip(names, args.mirrors, descriptions, strict=True):
-        if cost["rows"].get(name, {}).get("made_by") == made_by(mirror):
-            continue
-        features = features or load_features(args, device)
+    for name, folder in missing:
         row = measure_row(folder, features, moments, args, device)
         warn_if_few(row["images"], features, folder)
         cost["rows"][name] = row

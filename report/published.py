@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from fnmatch import fnmatchcase
 
-from report.results import DISSERTATION, differing, in_words
+from report.results import DISSERTATION, differing, in_words, of_equal_time
 from report.tables import mark, spread, table
 
 TABLES = DISSERTATION["tables"]
@@ -19,14 +19,13 @@ TABLES = DISSERTATION["tables"]
 def lengths(results):
     """{"usual", "equal time", "long": number of epochs}, 0 where there are none.
 
-    They are 100, 125 and 1,000, in smaller studies what stands for them. Of equal time is what
-    trains for as much longer as the generation takes, at most for twice as long.
+    They are 100, 125 and 1,000, in smaller studies what stands for them.
     """
     epochs = sorted({result.settings["epochs"] or 0 for result in results} - {0})
     usual = 100 if 100 in epochs else min(epochs, default=None)
     longer = [number for number in epochs if number > usual]
     long = 1000 if 1000 in longer else max(longer, default=0)
-    equal = next((number for number in longer if number <= 2 * usual), 0)
+    equal = next((number for number in longer if of_equal_time(number, usual)), 0)
     return {"usual": usual, "equal time": equal, "long": long}
 
 
@@ -150,7 +149,7 @@ def dissertation_table(about, rows, everything=False):
             lines.append(line)
     header = [text for name in columns for text in (name, "here")]
     header = ["dissertation, then here", *header]
-    return table(about["title"], header, lines, about.get("notes", ()), notes)
+    return table(about["title"], header, lines, about.get("notes", ()), notes, together=2)
 
 
 def table6(cost, everything=False):

@@ -1,6 +1,9 @@
 """Tables in Markdown, numbers with their spread, and notes below a table. Used by the report."""
 
+import textwrap
 from statistics import fmean, stdev
+
+WIDTH = 100  # characters of a line, where it can be kept
 
 
 def spread(values):
@@ -30,18 +33,26 @@ def mark(remarks, notes):
     return f" [{notes.setdefault(', '.join(remarks), len(notes) + 1)}]"
 
 
-def table(title, header, rows, sentences=(), notes=()):
-    """Markdown of a table that can be read as it is.
+def table(title, header, rows, sentences=(), notes=(), keys=1, together=1):
+    """Markdown of a table that can be read as it is, in parts of at most WIDTH characters a line.
 
-    rows: lists of strings. sentences: stand below it, before the notes of `mark`.
+    rows: lists of strings. sentences: stand below it, before the notes of `mark`. keys: how many
+    columns every part begins with; the others come `together` at a time.
     """
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rules = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
-    text = [f"### {title}", ""]
-    for line in [header, rules, *rows]:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        text.append(f"| {' | '.join(cells)} |")
+    parts = []
+    for first in range(keys, len(header), together):
+        group = range(first, first + together)
+        if not parts or 1 + sum(widths[c] + 3 for c in (*parts[-1], *group)) > WIDTH:
+            parts.append([*range(keys)])
+        parts[-1] += group
+    text = [f"### {title}"]
+    for part in parts:
+        text.append("")
+        for line in [header, rules, *rows]:
+            cells = [line[c].rjust(widths[c]) if c else line[0].ljust(widths[0]) for c in part]
+            text.append(f"| {' | '.join(cells)} |")
     for sentence in [*sentences, *[f"[{notes[note]}] {note}." for note in notes]]:
-        text += ["", sentence]
+        text += ["", textwrap.fill(sentence, WIDTH, break_long_words=False)]
     return "\n".join(text)

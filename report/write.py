@@ -14,7 +14,7 @@ from report.results import merge, read_study, results_of
 def write_report(args):
     """Print all tables; write report.md, report.json and the figures into the folder of runs.
 
-    args: --runs, --all, --merge, --gate.
+    args: --runs, --all, --merge, --gate, --decides.
     """
     folder, everything = Path(args.runs), args.all
     study = read_study(folder)
@@ -31,7 +31,7 @@ def write_report(args):
         parts.append(arms.arms_table(every_arm))
         if differences:
             parts.append(arms.differences_table(every_arm, differences))
-        parts += arms.verdicts(differences)
+        parts += arms.verdicts(every_arm, differences, args.decides)
         for arm in every_arm:
             values = {column.name: of_seed for column, of_seed in arm.values.items()}
             numbers["arms"].append(arm.cells | {"values by seed": values})

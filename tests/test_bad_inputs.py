@@ -436,3 +436,54 @@ def test_bad_input(root, case, capsys, monkeypatch, request):
     assert set(changed) <= MADE_AGAIN
     check = case.right if callable(case.right) else spoil.there(case.right)
     check(Path(root))
+
+
+# ---------------------------------------------------------------- nothing is written too early
+PUBLISHED = Path(__file__).parent / "goldens/maskgit"
+PAINT = "02_augment.py inpaint --data data/train --out out --workers 0 --steps 2"
+MASKGIT = "00_train_generator.py maskgit --data data/train --out out --epochs 1 --layers 1 "
+MASKGIT += "--dim 32 --heads 2 --batch-size 8 --workers 0 --tokenizer"
+DENOISE = "02_augment.py diffusion --data data/train --out out --workers 0 --strength 0 --model"
+COST = "07_metrics.py cost gen --out out --images 2 --workers 0"
+NEAR = "02_augment.py neighbour --data data/train --out out --size 32 --workers 0 --backbone"
+LACKING = {  # name: (the command, words of the sentence, what the user then gives)
+    "00 vqgan": (f"{VQ} --perceptual-weight 1", "vgg16...--perceptual-weight 0", f"{VQ}"),
+    "00 maskgit": (f"{MASKGIT} typo", "typo", f"{MASKGIT} vqgan"),
+    "00, batch": (f"{VQ} --batch-size 25", "24 images", VQ),
+    "02 inpaint": (PAINT, "tokenizer_imagenet256", f"{PAINT} --mask none --weights vqgan"),
+    "02 label": (
+        f"{PAINT} --weights {PUBLISHED}",
+        "--label N",
+        f"{PAINT} --weights {PUBLISHED} --label 3",
+    ),
+    "02 diffusion": (f"{DENOISE} sdxl", "--no-caption", f"{DENOISE} sdxl --no-caption"),
+    "02 diffusion, model": (f"{DENOISE} no/where", "weights.sh", f"{DENOISE} sdxl --no-caption"),
+    "02 neighbour": (f"{NEAR} typo", "typo", f"{NEAR} runs/base"),
+    "03 mirror": (f"{TRAIN} --generated typo", "typo", f"{TRAIN} --generated gen"),
+    "03 init": (f"{TRAIN} --init typo", "typo", f"{TRAIN} --init runs/base"),
+    "03 batch": (f"{TRAIN} --batch-size 32", "24 images", TRAIN),
+    "04": (f"{LINEAR} --backbone typo", "typo", LINEAR),
+    "04 batch": (f"{LAYER} --batch-size 32", "24 images", LAYER),
+    "05": (f"{TUNE} --subset-file typo", "typo", TUNE),
+    "06": (PLACES, "places/train is not a folder", TRANSFER),
+    "07 cost": (COST, "pt_inception", f"{COST} --features runs/base"),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_nothing_is_written_before_all_is_found(root, name, capsys, monkeypatch, request):
+    """What is missing is said first; the same folder then takes the command with the right flag."""
+    wrong, words, right = LACKING[name]
+    monkeypatch.setenv("GCL_WEIGHTS", str(root / "nowhere"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "sdxl" in right:
+        (root / "sdxl").symlink_to(request.getfixturevalue("sdxl"))
+    if "vqgan" in right.split():
+        assert stage(VQ.replace("--out out", "--out vqgan").split()) == 0
+    before = hashes(root)
+    capsys.readouterr()
+    assert stage(wrong.split()) > 0
+    said = capsys.readouterr().err
+    assert all(word in said for word in words.split("...")), said
+    assert hashes(root) == before and not Path("out").exists()
+    assert stage(right.split()) == 0, capsys.readouterr().err

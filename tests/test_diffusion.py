@@ -15,8 +15,9 @@ from test_caption import photographs
 
 from augment import diffusion
 from base.run import image_seed
+from images.pictures import write_image
 
-pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
+diffusers = pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
 augment = importlib.import_module("02_augment")
 CPU = torch.device("cpu")
 
@@ -161,6 +162,43 @@ def test_noise_depends_on_path_and_seed(setup, kind):
     assert (together - again).abs().max() <= 1
 
 
+@pytest.mark.parametrize("strength", [0.5, 1])
+def test_outside_the_mask_the_latents_are_the_reconstructions(setup, monkeypatch, strength):
+    """Exactly; inside they are new. Of one and of several steps; on a coarser grid as well."""
+    flags = ["--strength", 0, strength, "--steps", 6, "--mask", "center"]
+    strategy = build(arguments(setup, *flags))
+    images, paths = inputs(setup, strategy)
+    decoded = []
+    decode = diffusers.AutoencoderKL.decode
+    monkeypatch.setattr(
+        diffusers.AutoencoderKL, "decode", lambda vae, z: decoded.append(z) or decode(vae, z)
+    )
+    monkeypatch.setattr(diffusion, "GRID", 4)
+    strategy.generate(images, paths)
+    kept, new = decoded
+    same = (kept == new).all(1)
+    assert same[:, [0, -1]].all() and same[:, :, [0, -1]].all()
+    assert not same[:, 1:-1, 1:-1].any()
+    build(arguments(setup, *flags)).generate(images, paths)
+    same = (decoded[2] == decoded[3]).all(1)
+    assert same[:, [0, 1, -2, -1]].all() and not same[:, 2:-2, 2:-2].any()
+
+
+def test_nothing_masked_is_the_reconstruction(setup, tmp_path):
+    """At any strength; other masks are those of in-painting, also from files."""
+    strategy = build(arguments(setup, "--strength", 0, 0.5, 1, "--mask", "none"))
+    images, paths = inputs(setup, strategy)
+    reconstruction, *rest = strategy.generate(images, paths)
+    assert all(torch.equal(view, reconstruction) for view in rest)
+    for path in paths:
+        grey = np.full((8, 8), 255 * (path != paths[0]), np.uint8)
+        write_image((tmp_path / path).with_suffix(".png"), grey[..., None].repeat(3, 2))
+    strategy = build(arguments(setup, "--strength", 0, 1, "--mask", f"file:{tmp_path}"))
+    kept, new = strategy.generate(images, paths)
+    assert torch.equal(kept[0], new[0]) and not torch.equal(kept[1], new[1])
+    assert strategy.record["mask names"]
+
+
 def test_captions_matter_and_store_size(setup):
     args = arguments(setup, "--strength", 0.5, "--store-size", 24)
     strategy = build(args)
@@ -275,10 +313,12 @@ def test_missing_captions(setup, tmp_path, capsys):
         (
             {"model": "stabilityai/sdxl-none"},
             1,
-            "stabilityai/sdxl-none is neither a local folder nor in the cache",
+            "stabilityai/sdxl-none is neither a local folder nor in the hub's cache",
         ),
         ({"model": "{data}"}, 2, "has no model_index.json. Expected: a diffusers pipeline folder"),
         ({"size": 60}, 2, "--size 60 is not a multiple of 8"),
+        ({"model": "{ddim}", "mask": "center"}, 2, "--mask needs a model with latents"),
+        ({"mask": "file:{ddim}"}, 2, "holds no images"),
     ],
 )
 def test_refusals(setup, capsys, change, code, message):

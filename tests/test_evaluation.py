@@ -115,12 +115,46 @@ def test_few_labels(study, tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+def test_several_numbers_of_labels(study, tmp_path, capsys, monkeypatch):
+    """The images are read once; each result is that of a command of its own, also after a kill."""
+    flags = ["--cache-features", "--knn", "--draws", 3, "--baselines", "--max-unreadable", 0.1]
+    flags = of(study, *flags)
+    data = shutil.copytree(study / "data", tmp_path / "data")
+    Path(data, "train/a/000.png").write_bytes(b"x")
+    Path(data, "val/a/001.png").write_bytes(b"x")
+    where = ["--data", data, "--backbone", write_backbone(tmp_path / "x")]
+    for labels, name in (("all", "x-cached"), (2, "x-2labels"), (5, "x-5labels")):
+        call(LINEAR, *flags, *where, "--labels-per-class", labels)
+        shutil.move(tmp_path / name, tmp_path / f"single-{name}")
+    many = [*flags, *where, "--labels-per-class", 2, 5, "all", 2]
+    read = []
+    extract = features.extract
+    monkeypatch.setattr(features, "extract", lambda *a, **k: read.append(1) or extract(*a, **k))
+    call(LINEAR, *many)
+    assert len(read) == 2 * 4, "train and val, by the backbone and three baselines"
+    for name in ("x-cached", "x-2labels", "x-5labels"):
+        assert result(tmp_path / name) == result(tmp_path / f"single-{name}")
+        assert result(tmp_path / name)["images"]["unreadable"] == {"train": 1, "val": 1}
+    (tmp_path / "x-5labels/result.json").unlink()  # as if it had been killed here
+    shutil.rmtree(tmp_path / "x-cached")
+    capsys.readouterr()
+    call(LINEAR, *many)
+    assert capsys.readouterr().out.count("is finished") == 1
+    for name in ("x-cached", "x-2labels", "x-5labels"):
+        assert numbers(tmp_path / name) == numbers(tmp_path / f"single-{name}")
+    said = refused(capsys, LINEAR, *many, "--out", tmp_path / "no")
+    assert "--out names one folder" in said
+    said = refused(capsys, LINEAR, *flags, "--labels-per-class", "x")
+    assert "argument --labels-per-class: " in said
+
+
 def test_the_draws_are_of_each_class_and_by_seed(study):
     stage = stage_of(LINEAR)
     data = labelled.read_splits(study / "data")
     args = stage.arguments(
         ["--data", "x", "--backbone", "x", "--cache-features", "--labels-per-class", "5"]
     )
+    [args] = stage.measurements(args)
     masks = [stage.draw_labels(args, data, draw) for draw in (0, 1)]
     for mask in masks:
         assert np.bincount(data.train.labels[mask]).tolist() == [5, 5, 5]

@@ -40,6 +40,9 @@ def recipe(place, tmp_path):
             "PRETRAIN": SMALL,
             "GPUS": "1",
             "TINY": "",
+            "PART": "1",
+            "LINEAR": "--batch-size 8",
+            "SEMISUP": "--batch-size 4",
         }
         values |= {name: f"{place}/{folder}" for name, folder in TRANSFER.items()}
         done = run_recipe(name, code, timeout=300, **values | environment)
@@ -72,6 +75,16 @@ def spoil(place, what):
         for folder in list(val.iterdir()):
             if folder.is_dir():
                 folder.rmdir()
+    elif what == "wildfire without valid, and 3 empty files":
+        for split in ("train", "test"):
+            shutil.copytree(place / "imagenet/train", place / f"wildfire/{split}")
+        for number in range(3):
+            file = place / f"wildfire/train/n01440764/n01440764_train_{number}.jpg"
+            assert file.stat().st_size
+            file.write_bytes(b"")
+    elif what == "wildfire of 3 empty files":
+        spoil(place, "wildfire without valid, and 3 empty files")
+        shutil.move(place / "wildfire/test", place / "wildfire/valid")
     elif what.endswith(" is empty"):
         Path(place, what.removesuffix(" is empty")).write_bytes(b"")
     elif Path(place, what).is_dir():
@@ -100,6 +113,40 @@ CASES = {  # name: (recipe, what is spoilt, {variable: value}, what a line of a 
         [f"{SWAV} is empty"],
         {},
         ["swav_800ep_pretrain.pth.tar: missing or empty"],
+    ),
+    "an empty file of the hub's kind": (
+        "table7_summary",
+        ["sdxl/unet/diffusion_pytorch_model.safetensors is empty"],
+        {},
+        ["diffusion_pytorch_model.safetensors: missing or empty...weights.sh"],
+    ),
+    "a model that is nowhere": (
+        "table7_summary",
+        [],
+        {"SDXL": "--model nobody/nothing"},
+        ["nobody/nothing (in the hub's cache): missing or empty...weights.sh"],
+    ),
+    "a part of ImageNet": (
+        "table4_mixing",
+        [],
+        {"PART": ""},
+        ["imagenet (4 of 1,000 classes): a part of the data set; PART=1 goes on"],
+    ),
+    "wildfire": (
+        "figure33_satellite",
+        ["wildfire without valid, and 3 empty files", "imagenet/val"],
+        {"DATA": "{place}/wildfire", "DEVICE": "cpu", "GCL_WEIGHTS": "/none"},
+        ["wildfire/valid is not a folder", "vgg16...missing or empty"],
+    ),
+    "wildfire that cannot be read": (
+        "figure33_satellite",
+        ["wildfire of 3 empty files"],
+        {"DATA": "{place}/wildfire", "DEVICE": "cpu"},
+        [
+            "wildfire/train (2 of 16): images cannot be read...07_metrics.py check",
+            "vgg16",
+            "train (32, --batch-size 48)...(32, --batch-size 256)...smaller --batch-size is needed",
+        ],
     ),
     "a flat val": ("table4_mixing", ["flat val"], {}, [FLAT]),
     "a flat val behind the links": (
@@ -146,7 +193,8 @@ def test_a_fault(recipe, place, tmp_path, case):
     name, spoilt, environment, faults = CASES[case]
     for what in spoilt:
         spoil(place, what)
-    refused(recipe, tmp_path, name, faults, **environment)
+    named = {name: value.format(place=place) for name, value in environment.items()}
+    refused(recipe, tmp_path, name, faults, **named)
 
 
 ONE, THREE = {"GPUS": "1"}, {"GPUS": "3"}
@@ -165,15 +213,16 @@ CARDS = [  # recipe, cards, their GiB, flags of the user, what PRETRAIN must hol
 @pytest.mark.parametrize(("name", "gpus", "gib", "flags", "expected"), CARDS)
 def test_fewer_or_smaller_cards(recipe, tmp_path, name, gpus, gib, flags, expected):
     """One line for all arms; without a fault where the cards are those of the settings."""
-    faulty = bool(expected) or name != "table4_mixing"  # the others lack 97 of their 100 classes
-    said = recipe(name, int(faulty), PRETRAIN=flags, GCL_GPU_GIB=str(gib), CHECK="1", **gpus)
+    said = recipe(name, 1, PRETRAIN=flags, GCL_GPU_GIB=str(gib), CHECK="1", **gpus)
+    assert "(32, --batch-size" in said or name != "table4_mixing"  # the tiny data has too few
     assert re.findall('PRETRAIN="(.*?)"', said) == ([expected] if expected else [])
     assert ("not that of the dissertation" in said) == ("--batch-size" in expected)
 
 
 def test_no_gpu(recipe, tmp_path):
-    refused(recipe, tmp_path, "table4_mixing", ["No GPU is visible...DEVICE=cpu"], PRETRAIN="")
-    assert "FAULT" not in recipe("table4_mixing", 0, PRETRAIN="", DEVICE="cpu", CHECK="1")
+    small = {"PRETRAIN": "--batch-size 12"}
+    refused(recipe, tmp_path, "table4_mixing", ["No GPU is visible...DEVICE=cpu"], **small)
+    assert "FAULT" not in recipe("table4_mixing", 0, DEVICE="cpu", CHECK="1", **small)
 
 
 def test_memory_is_that_of_the_readme(monkeypatch):

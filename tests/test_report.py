@@ -67,22 +67,38 @@ def mirror(strategy, folder="", **args):
     return [{"strategy": strategy, "args": args, "folder": folder}]
 
 
-def cells(folder, title, name):
-    """The cells of a row of report.md, without the first; `name`: how the row begins."""
+def parts_of(folder, title):
+    """The lines of cells of each part of a table of report.md."""
     tables = (folder / "report.md").read_text().split("### ")
     table = next(table for table in tables if table.startswith(title))
-    rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    row = next(row for row in rows if row[0].strip() == name)
-    return [cell.strip() for cell in row[1:]]
+    parts = []
+    for text in table.split("\n\n"):
+        if text.startswith("| "):
+            lines = [line.strip("|").split(" | ") for line in text.splitlines()]
+            parts.append([[cell.strip() for cell in line] for line in lines])
+    return parts
+
+
+def cells(folder, title, name):
+    """The cells of a row of report.md, without the first; `name`: how the row begins."""
+    row = []
+    for part in parts_of(folder, title):
+        row += next(line for line in part if line[0] == name)[1:]
+    return row
 
 
 def rows_of(folder, title):
     """{name of the column: cell} of each row of a table of report.md."""
-    tables = (folder / "report.md").read_text().split("### ")
-    table = next(table for table in tables if table.startswith(title))
-    lines = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    lines = [[cell.strip() for cell in line] for line in lines]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    rows = [{} for _ in parts_of(folder, title)[0][2:]]
+    for header, _, *lines in parts_of(folder, title):
+        for row, line in zip(rows, lines, strict=True):
+            row |= dict(zip(header, line, strict=True))
+    return rows
+
+
+def said_by(capsys):
+    """What was printed, without the ends of lines within sentences."""
+    return " ".join(capsys.readouterr().out.split())
 
 
 # ---------------------------------------------------------------- the dissertation's tables
@@ -244,6 +260,7 @@ def test_controls_that_decide(tmp_path, capsys):
 
     write_run(tmp_path / "base", 60.0)
     write_run(tmp_path / "longer", 61.5, epochs=125)
+    write_run(tmp_path / "twice", 61.9, epochs=200)  # of no arm's time
     write_run(tmp_path / "arm", 64.0, **half, generated_by=inpaint(label=None))
     write_run(tmp_path / "random", 61.0, **half, generated_by=inpaint(label="random"))
     write_run(tmp_path / "one", 61.2, **half, generated_by=inpaint(label=0))
@@ -338,7 +355,7 @@ def test_arms_are_compact(tmp_path, capsys):
         few[1]: "50.00",
     }
     assert list(rows[2].values()) == ["majority class", "12.50", "", "12.50", "12.50", ""]
-    text = capsys.readouterr().out
+    text = said_by(capsys)
     assert "data set, method vicreg, network resnet50, epochs 100, gamma 0.5, pair crop" in text
 
 
@@ -357,24 +374,55 @@ def test_picture_of_real_runs(tiny, tmp_path):
 
 
 def test_the_oracle_decides_first(tmp_path, capsys):
-    """An oracle that is clearly better than the baseline, and one that is not."""
-    planted = {"simclr": ([50, 51, 52], [52, 53.1, 53.9]), "vicreg": ([50, 51, 52], [52, 50, 53])}
+    """An oracle that is clearly better than the baseline, one that is not, one without a partner,
+    one of a single seed; and the measurement that was declared.
+    """
+    planted = {
+        "simclr": ([50, 51, 52], [52, 53.1, 53.9]),
+        "vicreg": ([50, 51, 52], [52, 50, 53]),
+        "byol": ([], [50, 60]),
+        "swav": ([50], [60]),
+    }
     few = {"args": {"labels_per_class": 10, "cache_features": True}}
-    for method, (baselines, oracles) in planted.items():
-        more = {"classes": OWN, "images": (4000, 1000), "method": method, **few}
-        for seed, (baseline, oracle) in enumerate(zip(baselines, oracles, strict=True)):
-            name = tmp_path / f"{method}{seed}"
-            write_run(name / "a", 0, seed, **more, results={"top1": {"mean": baseline}})
-            same = more | {"mix": 0.5, "generated_by": mirror("same-class")}
-            write_run(name / "b", 0, seed, **same, results={"top1": {"mean": oracle}})
-    call(SCRIPT, "report", tmp_path)
-    said = capsys.readouterr().out.splitlines()
-    [simclr] = [line for line in said if line.startswith("simclr: oracle minus baseline")]
-    [vicreg] = [line for line in said if line.startswith("vicreg: oracle minus baseline")]
-    # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
-    assert "+2.00 ± 0.25 (3) 10 labels a class" in simclr
-    assert "can tell a good partner from a bad one" in simclr
-    assert "+0.67 ± 3.79 (3)" in vicreg and "cannot tell" in vicreg
+    own = {"classes": OWN, "images": (4000, 1000)}
+    for method, tops in planted.items():
+        for arm, values in zip((0.0, 0.5), tops, strict=True):
+            made_by = mirror("same-class") if arm else []
+            more = own | {"method": method, "mix": arm, "generated_by": made_by}
+            for seed, top1 in enumerate(values):
+                name = tmp_path / f"{method}{seed}{arm}"
+                top = {"results": {"top1": {"mean": top1}}}
+                write_run(name / "few", 0, seed, **more | few | top)
+                write_run(name / "all", 50 - arm - seed * arm, seed, **more)
+    for decides, simclr in (
+        ("", "minus baseline -1.00 ± 1.24 (3) linear top-1. It is not clearly above."),
+        # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
+        ("10 l", "minus baseline +2.00 ± 0.25 (3) 10 labels a class, top-1. This budget can tell"),
+    ):
+        call(SCRIPT, "report", tmp_path, "--decides", decides)
+        said = said_by(capsys)
+        assert f"simclr: oracle {simclr}" in said
+        assert "byol: oracle. No interval without two seeds" in said
+        assert "swav: oracle minus baseline" in said and "(1)" in said
+    assert (
+        "vicreg: oracle minus baseline +0.67 ± 3.79 (3) 10 labels a class, top-1. It is not" in said
+    )
+    assert "This budget cannot tell whether generated views help" in said
+
+
+def test_a_report_is_no_wider_than_a_page(tmp_path, capsys):
+    """With all tables, and arms that differ in many settings."""
+    few = {"args": {"labels_per_class": 1, "cache_features": True}}
+    for seed in (0, 1):
+        for name in ("none", "random:0.25", "random:0.5"):
+            made_by = mirror("inpaint", mask=name, steps=6, top_k=24, softmax_temperature=0.67)
+            half = {"mix": 0.5, "generated_by": made_by, "classes": IMAGENET100}
+            write_run(tmp_path / name / str(seed), 60.0, seed, **half)
+            write_run(tmp_path / name / f"few{seed}", 60.0, seed, **half, **few)
+    call(SCRIPT, "report", tmp_path, "--all")
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    assert "1 label a class, top-1" in text
 
 
 # ---------------------------------------------------------------- generated views, bad input

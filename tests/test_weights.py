@@ -123,6 +123,16 @@ def test_what_cannot_be_fetched_names_file_address_and_folder(cache, capsys, mon
     assert "/dev/null/no folder" in refusal(capsys, weights.weight_file, "x")
 
 
+def test_a_second_address(server, cache, capsys, monkeypatch):
+    monkeypatch.setitem(weights.PUBLISHED, "x", "http://127.0.0.1:9/x.bin")
+    monkeypatch.setitem(weights.SECOND, "x", "http://127.0.0.1:9/elsewhere/x.bin")
+    said = refusal(capsys, weights.weight_file, "x")
+    assert ":9/x.bin (" in said and "or http://127.0.0.1:9/elsewhere/x.bin (" in said
+    monkeypatch.setitem(weights.SECOND, "x", f"{server.address}/elsewhere/x.bin")
+    assert weights.weight_file("x").read_bytes() == CONTENT
+    assert all(weights.cached(name).name in weights.SECOND[name] for name in weights.SECOND)
+
+
 def test_the_cache_needs_no_home(cache, monkeypatch):
     def nowhere():
         raise RuntimeError("no home")

@@ -5,8 +5,9 @@
     python tools/estimates.py memory     a training step of every method
 
 Operations are counted on the networks themselves, on tensors without data. Hours are operations
-over a rate, which is a share of what RTX 3090 cards compute at best. The shares are assumptions,
-and nothing here is measured. The recipes' headers and the tables of docs/costs.md and
+over a rate, which is a share of what RTX 3090 cards compute at best. Images must be read as fast:
+what a core prepares is assumed, too, and "with 16 cores" a command takes the longer of both times.
+Nothing here is measured on such cards. The recipes' headers and the tables of docs/costs.md and
 recipes/README.md quote what this prints, and a test compares them.
 """
 
@@ -32,6 +33,10 @@ SHARE = {  # of the peak, assumed
     "generator": 1 / 3,  # large matrix products and convolutions
     "caption": 1 / 10,  # one word after the other
 }
+PAIRS = 230  # ImageNet's JPEGs a second that a core makes two views of (tools/bench.py views)
+CROPS = 330  # the same of one crop
+CORES = 16
+SMALL = 64  # side in pixels up to which reading costs next to nothing
 BYTES_PER_PIXEL_PNG = 2.0  # of a photograph
 BACKBONE_GB = 0.1  # that a finished pretraining leaves
 
@@ -114,9 +119,15 @@ class Work(NamedTuple):
     flop: float
     seen: float = 0  # images that are processed, in all epochs together
     gigabytes: float = 0  # left on the disk
+    core: float = CROPS  # images a second that a core reads; 0: they are small or in memory
 
     def hours(self, gpus=4):
         return self.flop / (gpus * PEAK * SHARE[self.rate]) / 3600
+
+    def hours_with(self, gpus, cores=CORES):
+        """The same where so many cores read the images beside the cards."""
+        reading = self.seen / (self.core * cores) / 3600 if self.core else 0
+        return max(self.hours(gpus), reading)
 
 
 # ---------------------------------------------------------------- the work of a command
@@ -160,7 +171,8 @@ def train_generator(args, images, made):
         made[args.out] = config, tokens, painter._replace(transformer=flop)
         each = 3 * flop
     seen = steps * args.batch_size
-    return Work("generation", "generator", seen * each, seen)
+    core = CROPS if args.model == "vqgan" and args.size > SMALL else 0  # tokens are in memory
+    return Work("generation", "generator", seen * each, seen, core=core)
 
 
 def train_diffusion(args, images, made):
@@ -222,7 +234,8 @@ def pretrain(args, images, made):
     recipe = pretraining.complete(args)
     made[args.out] = args.backbone, args.size, args.small_images
     seen = args.epochs * (images // args.batch_size) * args.batch_size
-    return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB)
+    core = PAIRS if args.size > SMALL else 0
+    return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB, core)
 
 
 def step_flop(args, recipe):
@@ -248,7 +261,8 @@ def pass_flop(args, made):
 
 def linear(args, images, made):
     seen = images if args.cache_features else images * args.epochs
-    return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
+    core = 0 if made.get(args.backbone, ("", 224))[1] <= SMALL else CROPS
+    return Work("evaluation", "resnet", seen * pass_flop(args, made), seen, core=core)
 
 
 def fine_tune(args, images, made):
@@ -322,19 +336,22 @@ def number(value):
 
 
 def summary(work, gpus=4):
-    """[hours of generation, of pretraining, of evaluation, of all; gigabytes], as text."""
+    """[hours of generation, of pretraining, of evaluation, of all, with 16 cores; gigabytes], as
+    text.
+    """
     columns = []
     for kind in ("generation", "pretraining", "evaluation"):
         hours = [one.hours(gpus) for one in work if one.kind == kind]
         columns.append(number(sum(hours)))
     columns.append(number(sum(one.hours(gpus) for one in work)))
+    columns.append(number(sum(one.hours_with(gpus) for one in work)))
     columns.append(number(sum(one.gigabytes for one in work)))
     return columns
 
 
 def header(recipe):
     """The two lines of a recipe's header that say what it costs."""
-    generation, pretraining, evaluation, together, gigabytes = summary(
+    generation, pretraining, evaluation, together, _, gigabytes = summary(
         work_of(recipe, RECIPES[recipe])
     )
     return (
@@ -349,7 +366,9 @@ def row(*cells):
 
 
 def stage_row(name):
-    """Operations of an image, hours for ImageNet, and how many images a second must be read."""
+    """Operations of an image, hours for ImageNet, how many images a second must be read, and by how
+    many cores.
+    """
     stage, *words = IMAGENET_STAGES[name].split()
     if stage != "04_linear_eval" and stage != "05_semisup_eval":
         words += ["--out", "O"]
@@ -357,7 +376,8 @@ def stage_row(name):
     work = WORK[stage](args, IMAGENET, {})
     hours = work.hours()
     rate = work.seen / hours / 3600
-    return row(name, f"{work.flop / work.seen / 1e9:.0f}", number(hours), f"{rate:,.0f}")
+    cores = f"{max(1, rate / work.core):.0f}"
+    return row(name, f"{work.flop / work.seen / 1e9:.0f}", number(hours), f"{rate:,.0f}", cores)
 
 
 def memory_row(method, local_crops):
@@ -403,9 +423,11 @@ def print_table(titles, rows):
 def main(what):
     if what == "stages":
         titles = ("ImageNet", "GFLOP an image", "hours on 4 x RTX 3090", "images a second")
+        titles = (*titles, "cores that read them")
         print_table(titles, (stage_row(name) for name in IMAGENET_STAGES))
     elif what == "recipes":
-        titles = ("recipe", "generation", "pretraining", "evaluation", "hours together", "GB")
+        titles = ("recipe", "generation", "pretraining", "evaluation", "hours together")
+        titles = (*titles, f"with {CORES} cores", "GB")
         print_table(titles, (recipe_row(name) for name in RECIPES))
         print()
         for name, (_, recipe, _, environment) in STUDIES.items():
