@@ -307,7 +307,7 @@ def main(args, device):
         args.learning_rate = vit.LINEAR_RATE if transformer else LEARNING_RATES.get(method, 0.3)
         if transformer or method in SCALED:
             args.learning_rate *= args.batch_size / 256
-    args.interpolation = "bicubic" if method == "dino" else "bilinear"
+    args.interpolation = features.INTERPOLATION.get(method, "bilinear")
     crop = partial(features.centre_crop, size=args.size, interpolation=args.interpolation)
 
     if args.cache_features:
