@@ -163,7 +163,7 @@ def arguments(argv=None):
         default="auto",
         choices=["auto", "cpu", "gpu"],
         help="where jitter, blur and the like are computed; auto: on the CPU if it has at least "
-        "four cores for each GPU",
+        "four cores for each GPU, twelve for an A100, H100, H200 or B200",
     )
     add(
         "--in-memory",

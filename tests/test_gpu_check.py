@@ -1,6 +1,7 @@
 """gpu_check.py on a CPU: its sections run, and its lines say what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -148,6 +149,50 @@ def test_speed(report, workshop, warm_start):
     gpu_speed.speed(report, CPU, workshop)
     assert not verdicts(report, "FAIL")
     assert all(float(line["value"]) > 0 for line in report.lines)
+
+
+def test_session(warm_start, tiny, tmp_path):
+    """A part that fails ends nothing; small files of each part are left."""
+    python = tmp_path / "bin/python3"
+    python.parent.mkdir()
+    python.symlink_to(gpu_tools.PYTHON)
+    results = tmp_path / "results"
+    broken = tmp_path / "broken"
+    environment = os.environ | {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "DEVICE": "cpu",
+        "TINY": "1",
+        "WORK": str(tmp_path / "work"),
+    }
+    for data, parts in ((broken, "generate"), (tiny["train"].parent, "pretrain")):
+        done = subprocess.run(
+            ["bash", "tools/gpu_session.sh", results, data],
+            cwd=ROOT,
+            env=environment | {"PARTS": parts},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "ended with 2" in (results / "generate.txt").read_text()
+    assert (results / "pretrain.txt").read_text().count("ended with 0") == 3
+    names = sorted(file.name for file in results.iterdir())
+    assert names == ["baseline.jsonl", "control.jsonl", "generate.txt", "pretrain.txt"]
+    assert "loss" in (results / "baseline.jsonl").read_text()
+
+
+def test_make_gpu_installs_nothing():
+    """Where all that the check needs is there, it starts without pip."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    before = (ROOT / ".venv").exists()
+    done = subprocess.run(
+        ["make", "gpu", f"PYTHON={sys.executable}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "no GPU is visible" in done.stderr and "pip" not in done.stdout
+    assert (ROOT / ".venv").exists() == before
 
 
 def test_manual():
