@@ -163,7 +163,7 @@ def arguments(argv=None):
         default="auto",
         choices=["auto", "cpu", "gpu"],
         help="where jitter, blur and the like are computed; auto: on the CPU if it has at least "
-        "four cores for each GPU",
+        "four cores for each GPU, twelve for an A100, H100, H200 or B200",
     )
     add(
         "--in-memory",
@@ -276,12 +276,13 @@ def build_model(args, recipe, normalisation):
     """The method's module, with the initial weights of --seed or --init; (mean, std) of pixels."""
     torch.manual_seed(run.image_seed(args.seed, "init"))
     settings = recipe["zero_init_residual"], args.size, recipe["drop_path"]
-    backbone, width = build_backbone(args.backbone, args.small_images, *settings)
+    small_images = args.small_images * recipe["stem_padding"]
+    backbone, width = build_backbone(args.backbone, small_images, *settings)
     if args.init:
         try:
             backbone.load_state_dict(load_backbone(args.init)[0].state_dict())
         except RuntimeError:
-            small = " --small-images" * args.small_images
+            small = " --small-images with this padding of its stem" * args.small_images
             run.fail(f"--init {args.init} is not a {args.backbone}{small}.", 2)
     backbone.normalisation = normalisation
     options = dict(recipe["head"])

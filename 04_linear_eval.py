@@ -335,7 +335,7 @@ def main(args, device):
         rate = vit.LINEAR_RATE if transformer else LEARNING_RATES.get(method, 0.3)
         if transformer or method in SCALED:
             rate *= args.batch_size / 256
-    interpolation = "bicubic" if method == "dino" else "bilinear"
+    interpolation = features.INTERPOLATION.get(method, "bilinear")
     for one in every:
         one.learning_rate, one.interpolation = rate, interpolation
     crop = partial(features.centre_crop, size=args.size, interpolation=interpolation)

@@ -14,8 +14,11 @@ test: .venv/tests
 	ruff check .
 	python -m pytest -q -n 2 --dist loadfile tests
 
-gpu: .venv/tests
-	python tools/gpu_check.py
+# Where all that it needs is there, nothing is installed.
+gpu:
+	$(PYTHON) -c "import torch, torchvision, cv2, msgpack, sklearn, tifffile, matplotlib" \
+		|| $(MAKE) .venv/tests
+	$(PYTHON) tools/gpu_check.py
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -11,6 +11,7 @@ from functools import partial
 
 from augment.strategy import Strategy, read_square, views_argument
 from base import cli, run
+from base.parallel import everyone, rank, world
 
 
 def size_argument(p):
@@ -149,10 +150,12 @@ def neighbour(args, device):
         x, rows = features.extract(backbone, files, *how, everywhere=True)
         torch.nn.functional.normalize(x, dim=1, out=x)  # in place: ImageNet's take 10 GB
         read = [paths[row] for row in rows.tolist()]
-        for begin in range(0, len(read), 1024):
+        for begin in range(1024 * rank(), len(read), 1024 * world()):
             cosines = x[begin : begin + 1024] @ x.T
             for row, indices in enumerate(cosines.topk(args.views + 1, 1).indices.tolist(), begin):
                 nearest[read[row]] = [read[index] for index in indices if index != row]
+        for part in everyone(nearest):
+            nearest.update(part)
 
     record = {"backbone sha256": info["sha256"]}
     return others(partial(nearest_of, nearest=nearest), args, record, prepare)

@@ -20,6 +20,7 @@ from images.pictures import STRIP, without_ends
 from images.unreadable import BLACK, ImageList, listed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]
+INTERPOLATION = {"dino": "bicubic"}  # of a method's centre crops: its eval_linear.py, eval_knn.py
 TRAIN_ROWS = 1024  # in one product of the nearest neighbours: 200 MiB of cosines for ImageNet
 
 
@@ -196,6 +197,8 @@ def extract(
     refuse_infinite(lambda i: files.file(rows[i]), features.sum(1).isfinite())
     if not everywhere:
         return features, rows
+    if world() == 1:
+        return features.to(device), rows  # no second copy: ImageNet's take 10 GB
     every_row = np.sort(np.concatenate(parallel.everyone(rows)))
     rows = torch.from_numpy(rows).to(device)
     features = parallel.collect(features.to(device), rows, n)
@@ -287,7 +290,8 @@ def knn_probe(backbone, args, device):
     """
     data = read_splits(args.knn)
     training = backbone.training
-    crop = partial(centre_crop, size=args.size)
+    interpolation = INTERPOLATION.get(args.method, "bilinear")
+    crop = partial(centre_crop, size=args.size, interpolation=interpolation)
     common = (args, crop, device)
     train, rows = extract_split(backbone, data.train, "knn train", *common)
     val, val_rows = extract_split(backbone, data.val, "knn val", *common, everywhere=True)

@@ -77,7 +77,9 @@ class ImageList:
 
     def __init__(self, root, paths, share=0.0, record=None, name="data", failed=None):
         self.root = os.fspath(root)
-        self.paths = np.array([os.fsencode(path) for path in paths])  # one block for all workers
+        names = [os.fsencode(path) for path in paths]
+        self.names = b"".join(names)  # one block for all workers
+        self.ends = np.cumsum([0, *map(len, names)])
         self.share = share
         self.record = record
         self.name = name
@@ -85,11 +87,12 @@ class ImageList:
         self.met = {}
 
     def __len__(self):
-        return len(self.paths)
+        return len(self.ends) - 1
 
     def path(self, index):
         """The path of an image, relative to root."""
-        return os.fsdecode(self.paths[index])
+        begin, end = self.ends[index : index + 2]
+        return os.fsdecode(self.names[begin:end])
 
     def file(self, index):
         """The file of an image."""

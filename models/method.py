@@ -177,6 +177,7 @@ class Siamese(Method):
 # learning rate at the first step and after the last one; end_lr: the latter as an absolute value.
 # weight_decay_end: where the weight decay goes along a cosine; None: it stays. drop_path: of a
 # vision transformer (models/vit.py). clip_grad: largest norm of one parameter's gradient; 0: any.
+# stem_padding: of the first convolution under --small-images.
 # vit: what such a network changes; without it none was published.
 COMMON = dict(
     optimizer="lars",
@@ -195,6 +196,7 @@ COMMON = dict(
     clip_grad=0.0,
     local_crops=0,
     zero_init_residual=False,
+    stem_padding=1,
 )
 
 # The views of solo-learn for CIFAR-10: two that differ, or two strong ones that are alike.
@@ -210,19 +212,27 @@ SYMMETRIC = (SOLO_LEARN | dict(jitter=(0.8, 0.8, 0.8, 0.2)),) * 3  # symmetric.y
 def cifar(published, views, learning_rate, weight_decay, **head):
     """A method's settings for CIFAR-10, those of solo-learn: 1,000 epochs of a ResNet-18.
 
-    Its accuracies are public (linear top-1: VICReg 92.07, Barlow Twins 92.10, BYOL 92.58, SimCLR
-    90.74, DINO 89.52, SwAV 89.17). From vturrisi/solo-learn 9187ea3, scripts/pretrain/cifar/*.yaml
-    and README.md. What is not solo-learn's:
-    * SimCLR and SwAV do not blur: so did the scripts that the accuracies came from (simclr.sh,
-      swav.sh of the same folder, 48e669e). The later yaml files blur half of the views.
-    * SimCLR's and DINO's projectors keep the layers of ours: SimCLR's has BatchNorms.
-    * DINO's student has no local crops in solo-learn, and so it has none here.
-    * SimCLR's loss there is half of ours, which is another training under clipped LARC.
-    * The first convolution there pads by 2, so that its maps are 34 x 34, and has other initial
-      values. BatchNorm there sees each view apart in SimCLR, SwAV and DINO.
-    * BYOL's last layers there have biases, and SwAV's prototypes and queue train from epoch 0.
-    The accuracies are those of July 2021: of a classifier that was trained beside the encoder
-    (online), with other weight decays and with blur. Ours come after the pretraining.
+    From vturrisi/solo-learn 9187ea3, scripts/pretrain/cifar/*.yaml. SimCLR's loss and the stem,
+    which pads by 2, are solo-learn's as well. What is not:
+    * Views: SimCLR and SwAV do not blur, as in simclr.sh and swav.sh of the same folder at 48e669e.
+      The yaml files blur half of the views.
+    * BatchNorm there sees each view apart in SimCLR, SwAV and DINO, and both views here.
+    * SimCLR's projector here has BatchNorms and no biases, there biases alone. The last layers of
+      BYOL's projector and predictor have biases there.
+    * SwAV's prototypes are normalised before each step here, by weight_norm there, so that LARC
+      sees another norm. Its queue is filled from epoch 0 there and used from epoch 50. Here it is
+      filled from epoch 50 and used when it is full.
+    * The first convolution begins here as the others do (sd 0.059 for 64 channels), there as
+      PyTorch's default (0.113).
+    * The warm-up there starts at 3e-5 and ends a step earlier. Its start here grows with the batch.
+    * Half precision is fp16 there and bf16 here.
+    * resnet10, which solo-learn does not have, has a stem of its own.
+
+    Its README has accuracies of ResNet-18 (top-1: VICReg 92.07, Barlow Twins 92.10, BYOL 92.58,
+    SimCLR 90.74, DINO 89.52, SwAV 89.17). They came in with fca55e3, July 2021, before those files.
+    They are *online*: of a linear layer that is trained beside the encoder. The scripts of then
+    blurred SimCLR's, SwAV's and VICReg's views, decayed SimCLR's weights by 1e-5, adapted SwAV's
+    1-D parameters and let its learning rate end at 6e-4, and began the warm-up at 0.003.
     """
     changes = dict(
         optimizer="larc",  # solo/utils/lars.py: LARC's ratio, clipped
@@ -232,6 +242,7 @@ def cifar(published, views, learning_rate, weight_decay, **head):
         learning_rate=learning_rate,
         start=3e-5 / learning_rate,
         weight_decay=weight_decay,
+        stem_padding=2,
         head=published["head"] | head,
     )
     return published | COMMON | changes

@@ -64,17 +64,20 @@ HARMLESS = [
 class ResNet(TorchvisionResNet):
     """Torchvision's ResNet of any width, without `fc`.
 
-    small_images: a 3x3 stem and no max-pooling.
+    small_images: a 3x3 stem and no max-pooling. As a number it is the stem's padding: 1, or 2 as in
+    solo-learn, for which the weights have an entry conv1.stem_padding. resnet10 keeps 1.
     """
 
     def __init__(self, block, layers, channels, small_images=False, zero_init_residual=False):
         self.channels = channels  # _make_layer needs it while the parent is built
         self.settings = block, tuple(layers), channels, small_images
         super().__init__(block, layers, zero_init_residual=zero_init_residual)
-        kernel, stride = 7, 2
+        kernel, stride, padding = 7, 2, 3
         if small_images:
-            kernel, stride = 3, 1 if channels >= 64 else 2
-        self.conv1 = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
+            kernel, stride, padding = (3, 1, int(small_images)) if channels >= 64 else (3, 2, 1)
+        self.conv1 = nn.Conv2d(3, channels, kernel, stride, padding, bias=False)
+        if padding == 2:
+            self.conv1.register_buffer("stem_padding", torch.tensor(padding))
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(channels)
         if small_images:
@@ -102,9 +105,9 @@ class ResNet(TorchvisionResNet):
 def build_backbone(name, small_images=False, zero_init_residual=False, size=224, drop_path=0.0):
     """(backbone with random weights, feature width). name: a key of BACKBONES, or one of vit.NAMES.
 
-    small_images: for images of at most 64 px. zero_init_residual: the last BatchNorm of each
-    residual branch starts at 0, as in VICReg and Barlow Twins. Both are for ResNets. size: side of
-    the images in pixels; drop_path: stochastic depth. Both are for vision transformers.
+    small_images: for images of at most 64 px; see ResNet. zero_init_residual: the last BatchNorm of
+    each residual branch starts at 0, as in VICReg and Barlow Twins. Both are for ResNets. size:
+    side of the images in pixels; drop_path: stochastic depth. Both are for vision transformers.
     """
     if name.startswith("vit_"):
         if small_images:
@@ -140,9 +143,10 @@ def checkpoint_stages(backbone):
 def backbone_from_state(state, source):
     """The backbone of a state dict with torchvision's names (no `fc`), with its weights.
 
-    Block, depth, width, stem and patches are read off names and shapes. `module.inplanes` is the
-    feature width. Ends the run where a name is missing or left over, a shape differs, or a weight
-    is not finite. source: the file, for that sentence.
+    Block, depth, width, stem and patches are read off names and shapes. The padding of a 3x3 stem
+    is 1 without conv1.stem_padding, also for the files of solo-learn itself. `module.inplanes` is
+    the feature width. Ends the run where a name is missing or left over, a shape differs, or a
+    weight is not finite. source: the file, for that sentence.
     """
     module = empty_backbone(state).to_empty(device="cpu")
     counters = {}  # files of before PyTorch 0.4.1 have none
@@ -164,7 +168,7 @@ def empty_backbone(state):
     channels, _, kernel, _ = state["conv1.weight"].shape
     block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
     with torch.device("meta"):
-        return ResNet(block, layers, channels, small_images=kernel == 3)
+        return ResNet(block, layers, channels, (kernel == 3) + ("conv1.stem_padding" in state))
 
 
 # ---------------------------------------------------------------- from a file

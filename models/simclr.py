@@ -12,19 +12,20 @@ from models.method import COMMON, SYMMETRIC, Siamese, backbone_features, cifar
 
 
 @full_precision
-def simclr_loss(x, y, temperature=0.1):
+def simclr_loss(x, y, temperature=0.1, scale=1.0):
     """NT-Xent (eq. 1) of embeddings x, y (n, d): (loss, terms).
 
     The *sum* of both directions, each a mean over n, as in the official code
     (tf2/objective.py:33-86), to which its learning rates belong. The paper's Algorithm 1 has the
-    mean over 2n, which is half of it.
+    mean over 2n, which is half of it. scale: a factor of all.
     """
     n = len(x)
     z = F.normalize(torch.cat([x, y]), dim=1)
     logits = (z @ z.T / temperature).fill_diagonal_(-math.inf)
     positive = torch.arange(2 * n, device=x.device).roll(n)
     accuracy = (logits.detach().argmax(1) == positive).to(x.dtype).mean()
-    return 2 * F.cross_entropy(logits, positive), {"contrastive_accuracy": accuracy}
+    loss = 2 * scale * F.cross_entropy(logits, positive)
+    return loss, {"contrastive_accuracy": accuracy}
 
 
 class SimCLR(Siamese):
@@ -57,4 +58,5 @@ CIFAR = cifar(
     weight_decay=1e-4,
     projector="2048-256",
     temperature=0.2,
+    scale=0.5,  # solo/losses/simclr.py has the mean over 2n
 )

@@ -7,7 +7,7 @@ from photographs import photographs
 
 from base.run import seed_rng
 from images import views
-from images.batch_views import resized_crops
+from images.batch_views import passes, resized_crops
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -27,3 +27,17 @@ def test_crops_are_those_of_one_image(interpolation):
             one = one[:, ::-1] if flip else one
             difference = np.abs(crop.numpy().astype(int) - one)
             assert difference.max() <= 2 and difference.mean() < 0.15
+
+
+def test_few_passes_in_every_rows_order():
+    """Each row goes through its operations in the order that it drew, all rows in ten passes."""
+    spec = views.FIRST | dict(grayscale=0.5, blur=0.5, solarize=0.5)
+    choices = np.stack([views.draw_choices(spec, 8, 8, seed_rng(0, i))[2] for i in range(300)])
+    found = passes(torch.from_numpy(choices))
+    assert len(found) == 10
+    for row, choice in enumerate(choices):
+        seen = [int(kinds[rows == row]) for _, (rows, kinds) in found if (rows == row).any()]
+        drawn = [views.BRIGHTNESS + int(number) for number in choice[:4]]
+        drawn += [views.GRAYSCALE, views.BLUR, views.SOLARIZE]
+        assert seen == [kind for kind in drawn if choice[kind] != views.UNCHANGED[kind]]
+    assert not passes(torch.from_numpy(views.NEUTRAL)[None])

@@ -1,5 +1,6 @@
 """Crops, extraction and labels, against other computations."""
 
+import argparse
 import itertools
 import os
 import subprocess
@@ -41,6 +42,23 @@ def test_centre_crop_is_torchvisions(shape):
     squashed = squash(image, 0, 0, size=224)
     distance = np.abs(squashed.astype(int) - np.asarray(vissl))
     assert distance.max() <= 2 and (distance > 1).mean() < 1e-4  # resized twice, rounded twice
+
+
+def test_a_probe_crops_as_its_method_does(monkeypatch):
+    """DINO's eval_knn.py resizes bicubically."""
+    ways = {}
+
+    def stop(backbone, split, name, args, crop, *others):
+        ways[args.method] = crop.keywords["interpolation"]
+        raise StopIteration
+
+    monkeypatch.setattr(features, "read_splits", lambda root: labelled.Labelled([], None, None))
+    monkeypatch.setattr(features, "extract_split", stop)
+    for method in ("dino", "vicreg"):
+        args = argparse.Namespace(method=method, knn="", size=32)
+        with pytest.raises(StopIteration):
+            features.knn_probe(torch.nn.Identity(), args, CPU)
+    assert ways == {"dino": "bicubic", "vicreg": "bilinear"}
 
 
 def test_random_crop_depends_on_its_names_only():

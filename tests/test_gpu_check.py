@@ -1,6 +1,7 @@
 """gpu_check.py on a CPU: its sections run, and its lines say what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import gpu_speed
 import gpu_tools
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT, run, write_images
 from gpu_tools import Report, Workshop, relative
 from warm_python import warm
 
@@ -148,6 +149,44 @@ def test_speed(report, workshop, warm_start):
     gpu_speed.speed(report, CPU, workshop)
     assert not verdicts(report, "FAIL")
     assert all(float(line["value"]) > 0 for line in report.lines)
+
+
+def test_session(warm_start, tmp_path):
+    """A part that fails, here without images to evaluate on, ends nothing; small files are left."""
+    write_images(tmp_path / "data/train", size=32)
+    python = tmp_path / "bin/python3"
+    python.parent.mkdir()
+    python.symlink_to(gpu_tools.PYTHON)
+    results = tmp_path / "results"
+    settings = {"DEVICE": "cpu", "TINY": "1", "PARTS": "pretrain", "WORK": tmp_path / "work"}
+    done = subprocess.run(
+        ["bash", "tools/gpu_session.sh", results, tmp_path / "data"],
+        cwd=ROOT,
+        env=os.environ | settings | {"PATH": f"{python.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = (results / "pretrain.txt").read_text()
+    assert [said.count(f"ended with {code}") for code in (0, 2)] == [2, 1]
+    names = sorted(file.name for file in results.iterdir())
+    assert names == ["baseline.jsonl", "control.jsonl", "pretrain.txt"]
+    assert "loss" in (results / "baseline.jsonl").read_text()
+
+
+def test_make_gpu_installs_nothing():
+    """Where all that the check needs is there, it starts without pip."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    before = (ROOT / ".venv").exists()
+    done = subprocess.run(
+        ["make", "gpu", f"PYTHON={sys.executable}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "no GPU is visible" in done.stderr and "pip" not in done.stdout
+    assert (ROOT / ".venv").exists() == before
 
 
 def test_manual():

@@ -59,6 +59,9 @@ def test_neighbour_is_the_nearest_in_the_features(tiny, tmp_path, monkeypatch, c
     for path, image in stored(tmp_path / "gen", 0).items():
         row = similarity[names.index(path)]
         assert row[names.index(which(image, originals))] >= row.max() - 1e-5
+    run("02_augment.py", "neighbour", *flags, *backbone, "--out", tmp_path / "two", processes=2)
+    for path, image in stored(tmp_path / "two", 0).items():
+        assert np.array_equal(image, stored(tmp_path / "gen", 0)[path])
     monkeypatch.setattr(features_module, "extract", None)  # nothing is left to compare
     call("02_augment.py", "neighbour", *flags, *backbone, "--out", tmp_path / "gen")
     assert "gen is finished" in capsys.readouterr().out

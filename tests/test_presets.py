@@ -10,6 +10,8 @@ from base.run_folder import read_log, run_arguments
 from models.barlow import barlow_loss
 from models.lars import build_optimizer
 from models.registry import METHODS, build_method, recipe_of
+from models.resnet import backbone_from_state, build_backbone, random_like
+from models.simclr import simclr_loss
 
 # solo-learn 9187ea3, scripts/pretrain/cifar/*.yaml: learning rate at batch 256, weight decay,
 # lowest crop scale, blur and solarize of both views, widths of the projector
@@ -83,6 +85,35 @@ def test_clipped_ratio():
 def test_scaled_barlow_loss():
     x, y = torch.randn(2, 16, 8, generator=torch.manual_seed(0))
     torch.testing.assert_close(barlow_loss(x, y, scale=0.1)[0], 0.1 * barlow_loss(x, y)[0])
+
+
+def test_halved_simclr_loss():
+    """NT-Xent as solo-learn has it (solo/losses/simclr.py): the mean over all 2n rows."""
+    head = recipe_of("simclr", preset="cifar")["head"]
+    x, y = torch.randn(2, 7, 5, generator=torch.manual_seed(0), dtype=torch.float64)
+    z = torch.nn.functional.normalize(torch.cat([x, y]), dim=1)
+    similar = torch.exp(z @ z.T / 0.2)
+    losses = []
+    for row in range(14):
+        others = similar[row].sum() - similar[row, row]
+        losses.append(-torch.log(similar[row, (row + 7) % 14] / others))
+    loss, _ = simclr_loss(x, y, temperature=head["temperature"], scale=head["scale"])
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("name, side", [("resnet18", 34), ("resnet50", 34), ("resnet10", 16)])
+def test_stem(name, side):
+    """A stem that pads by 2 is in the weights; without a word of it, it pads by 1."""
+    recipe = recipe_of("simclr", name, "cifar")
+    images = torch.zeros(1, 3, 32, 32)
+    network = build_backbone(name, recipe["stem_padding"])[0]
+    assert network.conv1(images).shape[-1] == side
+    state = network.state_dict()
+    for twin in (backbone_from_state(state, "x"), random_like(network)):
+        assert twin.conv1(images).shape[-1] == side
+        assert twin.architecture() == name
+    state.pop("conv1.stem_padding", None)
+    assert backbone_from_state(state, "x").conv1(images).shape[-1] == min(side, 32)
 
 
 def test_flags_win_over_the_preset(tmp_path):

@@ -67,6 +67,13 @@ def test_the_next_image_stands_in(three, capsys):
     assert noted["list"] == "train" and noted["file"] == str(three / "2.png") and noted["reason"]
 
 
+def test_a_long_name_does_not_widen_the_others():
+    paths = ["x" * 250, *(f"{i}.png" for i in range(1000))]
+    files = ImageList("", paths)
+    assert [files.path(i) for i in range(len(files))] == paths
+    assert len(pickle.dumps(files)) < 20_000
+
+
 def test_too_many_end_the_run(three):
     record = three / "unreadable.jsonl"
     for name in ("1.png", "2.png"):

@@ -232,7 +232,7 @@ def paint(args, made):
 def pretrain(args, images, made):
     pretraining = importlib.import_module("03_pretrain")
     recipe = pretraining.complete(args)
-    made[args.out] = args.backbone, args.size, args.small_images
+    made[args.out] = args.backbone, args.size, args.small_images * recipe["stem_padding"]
     seen = args.epochs * (images // args.batch_size) * args.batch_size
     core = PAIRS if args.size > SMALL else 0
     return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB, core)
@@ -240,7 +240,7 @@ def pretrain(args, images, made):
 
 def step_flop(args, recipe):
     """FLOPs of one image in a step of 03_pretrain.py."""
-    names = "method backbone small_images size views projector local_crops local_size"
+    names = "method preset backbone small_images size views projector local_crops local_size"
     key = [getattr(args, name) for name in names.split()]
     key = (*key, args.grad_checkpoint)
     if key not in step_flop.known:

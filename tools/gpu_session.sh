@@ -24,12 +24,14 @@ TOKENIZER="--size 32 --filters 128 --multipliers 1 2 --unshuffle 2 --blocks 2 --
   --code-dim 64 --gan-weight 0 --perceptual-weight 0 --learning-rate 5e-4 --batch-size 128"
 TRANSFORMER="--layers 8 --dim 384 --heads 6 --batch-size 256 --learning-rate 5e-4"
 INPAINT="--mask random:0.5 --steps 6 --top-k 24 --batch-size 250"
+WORKERS=""
 if [ -n "${TINY:-}" ]; then
+  WORKERS="--workers 0"
   EPOCHS=1
-  PRETRAIN="$PRETRAIN --backbone resnet10 --projector 16-16 --batch-size 8 --workers 0"
-  TOKENIZER="$TOKENIZER --filters 16 --groups 4 --blocks 1 --codes 16 --batch-size 8 --workers 0"
-  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 8 --workers 0"
-  INPAINT="$INPAINT --steps 2 --batch-size 8 --workers 0"
+  PRETRAIN="$PRETRAIN --backbone resnet10 --projector 16-16 --batch-size 8"
+  TOKENIZER="$TOKENIZER --filters 16 --groups 4 --blocks 1 --codes 16 --batch-size 8"
+  TRANSFORMER="$TRANSFORMER --layers 1 --dim 32 --heads 2 --batch-size 8"
+  INPAINT="$INPAINT --steps 2 --batch-size 8"
 fi
 if [ -z "$CIFAR" ]; then
   CIFAR=$WORK/images
@@ -49,7 +51,7 @@ check() {  # section of gpu_check.py, seconds
 stage() {  # part, script, arguments
   local name=$1
   shift
-  part "$name" 200 python3 "$@" --device "$DEVICE"
+  part "$name" 200 python3 "$@" --device "$DEVICE" $WORKERS
 }
 keep() {  # run folder: its log
   if [ -e "$WORK/$1/log.jsonl" ]; then cp "$WORK/$1/log.jsonl" "$RESULTS/$1.jsonl"; fi
