@@ -5,7 +5,7 @@
 
 A trial takes a command that works on tiny data and gives bad values to one to three of its flags.
 The flags and their types are those of the stage's own parser. A trial depends only on --seed, the
-stage and its number. A command that takes longer than --seconds gets SIGTERM. It has to end then;
+stage and its number. A command that computes longer than --seconds gets SIGTERM. It must end then;
 where none of its numbers explains the time, that is a hang as well.
 """
 
@@ -20,10 +20,12 @@ import re
 import resource
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +33,7 @@ sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
 
 import tiny
 from conftest import MASKGIT, PRETRAIN, VQGAN
-from warm_python import warm
+from warm_python import HEAVY, become
 
 SMALL = "--data data/train --out out --size 32 --workers 0"
 PAINT = "--data data/train --out out --weights runs/maskgit --steps 2 --workers 0"
@@ -51,7 +53,8 @@ COMMANDS = {  # positional arguments come first
     "02_augment.py blur": SMALL,
     "02_augment.py same-class": SMALL,
     "02_augment.py neighbour": f"{SMALL} --backbone runs/base",
-    "03_pretrain.py": f"--data data/train --out out --epochs 1 {' '.join(PRETRAIN)}",
+    "03_pretrain.py": "--data data/train --out out --epochs 1 --projector 8-8 "
+    f"{' '.join(PRETRAIN)}",
     "04_linear_eval.py": LAYER,
     "05_semisup_eval.py": f"{LAYER} --percent 100",
     "06_transfer.py voc07": f"--data voc --costs 1 {MEASURE}",
@@ -155,45 +158,51 @@ def command_line(script, flags, rng):
 
 
 # ---------------------------------------------------------------- a trial
-def limits():
-    """What a bad number may take of this machine."""
-    resource.setrlimit(resource.RLIMIT_AS, (12 << 30,) * 2)  # bytes
+def start(place, words, file):
+    """Run a command in the folder `place`, as a fork of this process; returns its number."""
+    if pid := os.fork():
+        return pid
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30,) * 2)  # bytes; what a bad number may take
     resource.setrlimit(resource.RLIMIT_NOFILE, (256,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def attempt(python, place, words, seconds):
-    """Run a command in the folder `place`.
-
-    Returns (exit code or None of one that hangs, its output, True if it was stopped).
-    """
+    for stream in (1, 2):
+        os.dup2(file.fileno(), stream)
     environment = {
         **os.environ,
         "HOME": str(place),
         "GCL_WEIGHTS": str(place / "weights"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
         "https_proxy": "http://127.0.0.1:9",  # nothing is downloaded
     }
+    os._exit(become([str(ROOT / words[0]), *words[1:]], str(place), environment))
+
+
+def ended(pid, seconds):
+    """The exit code of a process, once it has one; None after so many seconds of its CPU's time."""
+    end = time.monotonic() + 20 * seconds  # of one that only waits
+    while time.monotonic() < end:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+        if sum(map(int, used)) / os.sysconf("SC_CLK_TCK") > seconds:
+            break
+        time.sleep(0.02)
+    return None
+
+
+def attempt(place, words, seconds):
+    """Returns (exit code or None of one that hangs, its output, True if it was stopped)."""
     with tempfile.TemporaryFile() as file:
-        process = subprocess.Popen(
-            [python, str(ROOT / words[0]), *words[1:]],
-            cwd=place,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=environment,
-        )
-        code, stopped = None, False
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(seconds)
+        pid = start(place, words, file)
+        code = ended(pid, seconds)
+        stopped = code is None
+        if stopped:
+            os.kill(pid, signal.SIGTERM)
+            code = ended(pid, 2 * seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
         if code is None:
-            stopped = True
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(seconds)
-        process.kill()
-        process.wait()
+            os.waitpid(pid, 0)
         file.seek(0)
         return code, file.read().decode("utf-8", "surrogateescape"), stopped
 
@@ -218,14 +227,14 @@ def fault(code, said, stopped, words):
 
 
 # ---------------------------------------------------------------- all of them
-def make(home, python):
+def make(home):
     """The folder that every trial has a copy of."""
     with contextlib.redirect_stdout(io.StringIO()):
         tiny.main(home)
     (home / "imagenet").rename(home / "data")
     for out, words in READ.items():
         name = next(name for name, each in COMMANDS.items() if each is words)
-        code, said, _ = attempt(python, home, [*name.split(), *words.split(), "--out", out], 600)
+        code, said, _ = attempt(home, [*name.split(), *words.split(), "--out", out], 600)
         if code:
             raise SystemExit(f"{out} cannot be made: {said}")
 
@@ -241,45 +250,49 @@ def copied(home, place):
     return place
 
 
+def report(wrong, said, words, again):
+    """Print a trial. again: the flags that repeat it."""
+    line = shlex.join(words).encode("utf-8", "backslashreplace").decode()
+    last = [ascii(text) for text in said.splitlines()[-6:]]
+    print("\n    ".join([f"{wrong}: {line}", *last, f"again: {again}"]), flush=True)
+
+
 def main(args):
     """Print what is wrong; the exit code says whether anything is."""
-    limits()
-    scripts = sorted({name.split()[0] for name in COMMANDS})
-    scripts = [script for script in scripts if script[:2] in args.only]
-    flags = {script: actions(script) for script in scripts}
-    known = {name for each in flags.values() for name in each}
-    if unknown := known - COMMANDS.keys():
-        raise SystemExit(f"COMMANDS lacks {', '.join(sorted(unknown))}")
+    exec(HEAVY, {})
     ends = Counter()
     faults = 0
-    with tempfile.TemporaryDirectory() as folder, warm(folder) as python:
+    with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "home")
-        make(home, python / "python")
+        make(home)
 
-        def trial(script, number):
+        def trial(script, flags, number):
             rng = random.Random(f"{args.seed} {script} {number}")
-            words = command_line(script, flags[script], rng)
-            place = copied(home, Path(folder, "trials", f"{script[:2]}-{number}", "a", "b"))
-            return script, number, words, *attempt(python / "python", place, words, args.seconds)
+            words = command_line(script, flags, rng)
+            top = Path(folder, f"{script[:2]}-{number}")
+            place = copied(home, top / "a" / "b")  # ".." leads to nothing of others
+            code, said, stopped = attempt(place, words, args.seconds)
+            shutil.rmtree(top)
+            again = f"--seed {args.seed} --only {script[:2]} --first {number} --trials 1"
+            return code, said, stopped, words, again
 
-        numbers = range(args.first, args.first + args.trials)
-        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            waiting = [
-                pool.submit(trial, script, number) for script in scripts for number in numbers
-            ]
-            for future in concurrent.futures.as_completed(waiting):
-                script, number, words, code, said, stopped = future.result()
-                shutil.rmtree(Path(folder, "trials", f"{script[:2]}-{number}"))
-                ends[f"{'stopped' if stopped else 'exit code'} {code}"] += 1
-                wrong = fault(code, said, stopped, words)
-                faults += bool(wrong)
-                if wrong or args.show:
-                    line = shlex.join(words).encode("utf-8", "backslashreplace").decode()
-                    last = "\n    ".join(ascii(text) for text in said.splitlines()[-6:])
-                    again = f"--seed {args.seed} --only {script[:2]} --first {number} --trials 1"
-                    print(f"{wrong or code}: {line}\n    {last}\n    again: {again}", flush=True)
+        for stage in args.only:
+            script = next(name.split()[0] for name in COMMANDS if name.startswith(stage))
+            flags = actions(script)
+            if unknown := flags.keys() - COMMANDS.keys():
+                raise SystemExit(f"COMMANDS lacks {', '.join(sorted(unknown))}")
+            numbers = range(args.first, args.first + args.trials)
+            with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+                done = pool.map(partial(trial, script, flags), numbers)
+                for code, said, stopped, words, again in done:
+                    ends[f"{'stopped' if stopped else 'exit code'} {code}"] += 1
+                    wrong = fault(code, said, stopped, words)
+                    faults += bool(wrong)
+                    if wrong or args.show:
+                        report(wrong or code, said, words, again)
+            print(f"{script}: {faults} faults so far", flush=True)
     print(", ".join(f"{end}: {count}" for end, count in sorted(ends.items())))
-    print(f"{faults} faults in {len(waiting)} command lines")
+    print(f"{faults} faults in {ends.total()} command lines")
     return min(faults, 1)
 
 
@@ -290,7 +303,7 @@ if __name__ == "__main__":
     p.add_argument("--first", type=int, default=0, help="number of the first one")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--only", nargs="+", default=[f"0{i}" for i in range(8)], metavar="03")
-    p.add_argument("--seconds", type=float, default=60, help="time of a command")
+    p.add_argument("--seconds", type=float, default=20, help="CPU time of a command")
     p.add_argument("--jobs", type=int, default=2, help="commands at a time")
     p.add_argument("--show", action="store_true", help="also the trials with nothing wrong")
     raise SystemExit(main(p.parse_args()))
