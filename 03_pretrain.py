@@ -214,7 +214,7 @@ def complete(args):
         run.fail("--mix above 0 needs --generated: a mirror, or 'real' for the control.", 2)
     if args.crop_scale and not 0 < args.crop_scale[0] <= args.crop_scale[1]:
         run.fail("--crop-scale LOW HIGH: 0 < LOW <= HIGH <= 1.", 2)
-    if args.projector and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+", args.projector):
+    if args.projector and not re.fullmatch(r"[1-9]\d{0,6}(-[1-9]\d{0,6})+", args.projector):
         run.fail(f"--projector {args.projector}: give widths such as 2048-2048-128.", 2)
     if args.views > 1 and not args.generated:
         run.fail("--views above 1 needs --generated with as many mirrors.", 2)

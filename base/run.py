@@ -62,7 +62,7 @@ def launch(main, args):
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         name = signal.Signals(number).name
         fail(f"Stopped by {name}. The same command continues where this one stopped.", 128 + number)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         sentence = sentence_of(error)
         if sentence is None:
             raise
@@ -91,14 +91,19 @@ ADVICE = (  # (words of errors of torch, Python and the system: a pattern; what 
         "Free some space: the same command continues, nothing is lost.",
     ),
     (
-        "an(no|')t allocate memory|not enough memory|DataLoader.*killed by signal",
-        "The computer's memory is full. Lower --batch-size or --workers. The last checkpoint is "
-        "kept.",
+        "an(no|')t allocate memory|not enough memory|DataLoader.*killed by signal|MemoryError|"
+        "Unable to allocate|size calculation overflowed",
+        "The computer's memory is full. Lower --batch-size, --workers or --size. The last "
+        "checkpoint is kept.",
     ),
     (
         "out of memory|ALLOC_FAILED",  # CUDA's, cuDNN's, cuBLAS's
         "The GPU's memory is full. Lower --batch-size, or use more GPUs with torchrun; "
         "03_pretrain.py also has --grad-checkpoint. The last checkpoint is kept.",
+    ),
+    (
+        "home directory",  # a container's user may have none
+        "Set HOME to a folder, or GCL_WEIGHTS to the one that holds the weights.",
     ),
     (
         "Connection closed by peer|Connection reset by peer|Timed out waiting|NCCL",
@@ -110,8 +115,8 @@ ADVICE = (  # (words of errors of torch, Python and the system: a pattern; what 
 
 
 def sentence_of(error):
-    """What a user can do about an error from outside; None for a RuntimeError of another kind."""
-    text = str(error).strip()
+    """What a user can do about an error from outside; None for another kind of them."""
+    text = str(error).strip() or type(error).__name__
     for words, advice in ADVICE:
         if line := re.search(f".*({words}).*", text):
             return f"Stopped: {line[0][:200]}. {advice}"
@@ -264,7 +269,7 @@ def lock(path):
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        fail(f"{path.parent} is being written by {file.read()}: wait for its end, or change --out.")
+        fail(f"{path} is being written by {file.read()}: wait for its end, or change --out.")
     except OSError:
         return  # the folder cannot be written: whoever tries will say so; or a disk has no locks
     file.truncate(0)

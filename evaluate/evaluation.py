@@ -85,19 +85,26 @@ def begin(args, stage, data, info):
     run.keep_apart(args.data, out=args.out)
     if not (data.train.files and data.val.files):
         run.fail(f"--data {args.data}: there are no images to train on, or none to measure on.")
+    began = run_folder.run_arguments(args.out).get("data", args.data)  # it may have been moved
     inputs = {
         "backbone file": info["sha256"],
-        "training set": fingerprint(data.train),
-        "evaluation set": fingerprint(data.val),
+        "training set": fingerprint(data.train, args.data, began),
+        "evaluation set": fingerprint(data.val, args.data, began),
     }
     out = run_folder.open_run(args, stage, "result.json", inputs=inputs)
     args.size = args.size or info["args"].get("size") or 224
     return out and Evaluation(out, args, stage, info)
 
 
-def fingerprint(split):
-    """A line that tells two lists of labelled images apart."""
-    names = run.names_hash(split.files)
+def fingerprint(split, data, began):
+    """A line that tells two lists of labelled images in `data` apart.
+
+    began: the folder that the run began with. The images have the names that they had there.
+    """
+    names = split.files
+    if data != began:
+        names = [str(Path(began, os.path.relpath(name, data))) for name in names]
+    names = run.names_hash(names)
     labels = hashlib.blake2b(split.labels.tobytes(), digest_size=8).hexdigest()
     return f"{len(split.files)} images, names {names}, labels {labels}"
 

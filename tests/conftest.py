@@ -277,7 +277,11 @@ PRETRAIN = (
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A tiny data set with labels, a generator trained on it and a mirror: {name: path}."""
-    root = tmp_path_factory.mktemp("tiny")
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def make_tiny(root):
+    """The same in a folder of one's own."""
     write_images(root / "data" / "train")
     write_images(root / "data" / "val", each=6, seed=1)
     data = root / "data" / "train"

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,46 @@ def all_of(*spoils):
             one(root)
 
     return spoil
+
+
+# ---------------------------------------------------------------- where, and who else
+def enter(name):
+    """The command is started in another folder, which is made if it is not there."""
+
+    def spoil(root):
+        Path(root, name).mkdir(exist_ok=True)
+        os.chdir(Path(root, name))
+
+    return spoil
+
+
+WRITER = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+file.write("process 7 of host")
+file.flush()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def writer(name):
+    """Another process writes this file, as long as there is this one."""
+
+    def spoil(root):
+        path = Path(root, name)
+        path.parent.mkdir(exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        words = [sys.executable, "-S", "-E", "-c", WRITER, lock]
+        other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        other.stdout.readline()
+        writers.append(other)
+
+    return spoil
+
+
+writers = []  # to be ended after the case
 
 
 # ---------------------------------------------------------------- images

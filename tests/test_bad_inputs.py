@@ -366,6 +366,67 @@ OTHER_TOOLS = [
 ]
 
 
+# ---------------------------------------------------------------- kind 6: where, who else, how many
+CAPTION = "01_caption.py --data data/train --out captions.jsonl --model typo"
+REPORT = "07_metrics.py report"
+MEASURED = "04_linear_eval.py --data ../data --backbone ../runs/base --cache-features"
+COST = "07_metrics.py cost ../gen --out ../out --features ../runs/base --images 2 --workers 0"
+WRITTEN = "1 is being written by process 7 of host: wait for its end"
+ELSEWHERE = spoil.enter("elsewhere")
+MOVED = spoil.rename("data", "moved")
+ANOTHER_NAME = "data/./../data/train/"
+MANY = "99999999999999999999"
+SURROUNDINGS = [
+    Case("two writers, 00", spoil.writer("out/args.json"), VQ, WRITTEN),
+    Case("two writers, 01", spoil.writer("captions.jsonl"), CAPTION, WRITTEN),
+    Case("two writers, 02", spoil.writer("out/augment.json"), AUGMENT, WRITTEN),
+    Case(
+        "a mirror and its writer", spoil.writer("gen/augment.json"), f"{AUGMENT} --out gen", WRITTEN
+    ),
+    Case("two writers, 03", spoil.writer("out/args.json"), TRAIN, WRITTEN),
+    Case("two writers, 04", spoil.writer("out/args.json"), LAYER, WRITTEN),
+    Case("two writers, 05", spoil.writer("out/args.json"), TUNE, WRITTEN),
+    Case("two writers, 07", spoil.writer("runs/report.json"), f"{REPORT} runs", WRITTEN),
+    Case("a finished run, a writer", spoil.writer("runs/base/args.json"), AGAIN, "0 is finished"),
+    Case("data/, 03", nothing, f"{AGAIN} --data {ANOTHER_NAME}", "0 is finished"),
+    Case("data/, 04", nothing, f"{CACHED} --data ./data/", "0 is finished"),
+    Case("data/, 02", nothing, f"{AUGMENT} --out gen --data {ANOTHER_NAME}", "0 is finished"),
+    Case("moved images, 03", MOVED, f"{AGAIN} --data moved/train", "0 is finished"),
+    Case("from elsewhere, 04", ELSEWHERE, MEASURED, "0 is finished"),
+    Case("moved images, 04", MOVED, f"{CACHED} --data moved", "0 is finished"),
+    Case(
+        "from elsewhere, 03",
+        ELSEWHERE,
+        f"{AGAIN} --out ../runs/base --data ../data/train",
+        "0 is finished",
+    ),
+    Case(
+        "in the backbone's folder",
+        spoil.enter("runs/base"),
+        "04_linear_eval.py --data ../../data --backbone . --cache-features",
+        "0 runs/base-cached is finished",
+    ),
+    Case("a mirror from elsewhere", ELSEWHERE, COST, "0", "out/cost.json"),
+    Case("a report of images", nothing, f"{REPORT} --all data/train", "1 no result", "runs/base"),
+    Case("fid of one folder", nothing, FID.replace("gen/view0", "data/train"), "0 : 0.0000"),
+    Case("two, --init, none named", TWO, f"{TRAIN} --init {FILE}", "2 :NAME, where"),
+    Case(
+        "two, neighbour",
+        TWO,
+        f"{AUGMENT.replace('blur', 'neighbour')} {PART}",
+        "2 :NAME, where NAME can be one., two.",
+    ),
+    Case("--size of 20 digits", nothing, f"{AUGMENT} --size {MANY}", "2 --size...below 2**31"),
+    Case("--codes of 20 digits", nothing, f"{VQ} --codes {MANY}", "2 --codes...below 2**31"),
+    Case("--seeds of 20 digits", nothing, f"{LAYER} --seeds {MANY} -1", "0", "out/result.json"),
+    Case("--seed -1, 06", nothing, f"{TRANSFER} --seed -1", "0", "out/result.json"),
+    Case("--queue of VICReg", nothing, f"{TRAIN} --queue 8", "2 --queue: vicreg has no such"),
+    Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
+    Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),
+    Case("a huge projector", nothing, f"{TRAIN} --projector {MANY}-8", "2 --projector"),
+]
+
+
 # ---------------------------------------------------------------- running them
 def stage(words):
     """Run [script, arguments ...] in this process; return the exit code."""
@@ -403,13 +464,19 @@ def root(unspoilt, tmp_path, monkeypatch):
     """A copy of the unspoilt folder, which is the current one."""
     copied = tmp_path / "x"
     shutil.copytree(unspoilt, copied)
+    for noted in ("runs/base/args.json", "runs/base-cached/args.json", "gen/augment.json"):
+        text = (copied / noted).read_text()
+        (copied / noted).write_text(text.replace(str(unspoilt), str(copied)))
     monkeypatch.chdir(copied)
     for variable in ("GCL_LEVELS", "GCL_BANDS"):
         monkeypatch.setenv(variable, "")
-    return copied
+    yield copied
+    for process in spoil.writers:
+        process.communicate()
+    spoil.writers.clear()
 
 
-CASES = [*FOLDERS, *VALUES, *NUMBERS, *CHANGES, *OTHER_TOOLS]
+CASES = [*FOLDERS, *VALUES, *NUMBERS, *CHANGES, *OTHER_TOOLS, *SURROUNDINGS]
 MADE_AGAIN = {"gen/samples.png"}
 
 

@@ -116,7 +116,11 @@ CASES += [("03 vicreg", 1, signal.SIGKILL), ("03 vicreg", 2, signal.SIGTERM)]
 @pytest.fixture(scope="session")
 def places(tiny, tmp_path_factory):
     """{name: path} of what the commands read."""
-    root = tmp_path_factory.mktemp("places")
+    return make_places(tmp_path_factory.mktemp("places"), tiny)
+
+
+def make_places(root, tiny):
+    """The same in a folder of one's own; tiny: the tiny data set."""
     blip(root / "blip")
     sdxl(root / "sdxl")
     (root / "icgan").mkdir()

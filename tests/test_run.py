@@ -44,6 +44,10 @@ ERRORS = [
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "memory is full"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is full"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "computer's memory is full"),
+    (MemoryError("Unable to allocate 1.00 EiB for an array"), "EiB...memory is full"),
+    (MemoryError(), "MemoryError...memory is full"),
+    (RuntimeError("Storage size calculation overflowed with sizes=[1]"), "memory is full...--size"),
+    (RuntimeError("Could not determine home directory."), "directory...HOME...GCL_WEIGHTS"),
     (
         torch.OutOfMemoryError("CUDA out of memory. GPU 0 has a total capacity of 24 GiB."),
         "24 GiB...GPU's memory is full...--batch-size...--grad-checkpoint",
