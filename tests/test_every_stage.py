@@ -165,7 +165,7 @@ def uninterrupted(places, tmp_path_factory):
     def of(name, processes):
         if (name, processes) not in made:
             out = tmp_path_factory.mktemp("whole") / "out"
-            run("tests/pickled.py", *command(name, places, out), processes=processes)
+            run("tests/otherwise.py pickled", *command(name, places, out), processes=processes)
             made[name, processes] = left(name, out)
             assert len(made[name, processes]) > 0
         return made[name, processes]
@@ -217,4 +217,4 @@ READING = (  # the other commands that read ahead
 def test_readers_can_be_sent(words, places, tmp_path):
     """The stages of the table above are run this way where nothing disturbs them."""
     filled = [word.format(**places, out=tmp_path / "out") for word in words.split()]
-    run("tests/pickled.py", *filled)
+    run("tests/otherwise.py pickled", *filled)

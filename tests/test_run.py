@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
 import torch
 from conftest import ROOT
+from conftest import run as start
 
 from base import cli, parallel, run, run_folder
 from base.training import Meter
@@ -215,21 +217,12 @@ def test_meter_copies_nothing_from_the_host():
 
 
 # ---------------------------------------------------------------- processes
-def worker(rank, port, folder):
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_RANK=str(rank),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=port,
-        GCL_TIMEOUT="15",
-    )
-    torch.set_num_threads(1)
+def worker(folder):
+    """One of two processes: what it has shared with the other one, in a file of its number."""
     parallel.join(torch.device("cpu"))
+    rank = parallel.rank()
     if rank == 1:
-        import time
-
-        time.sleep(17)  # longer than a collective may take
+        time.sleep(10)  # longer than a collective may take
     rows = torch.arange(rank, 5, 2)
     found = {
         "everyone": parallel.everyone({"rank": rank}),
@@ -252,8 +245,9 @@ def worker(rank, port, folder):
     parallel.leave()
 
 
-def test_two_processes_share_and_wait(tmp_path, free_port):
-    torch.multiprocessing.spawn(worker, (free_port, str(tmp_path)), nprocs=2)
+def test_two_processes_share_and_wait(tmp_path):
+    words = ("tests/otherwise.py test_run:worker", tmp_path)
+    start(*words, processes=2, env={"GCL_TIMEOUT": "8"})
     first, second = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for found in (first, second):
         assert found["everyone"] == [{"rank": 0}, {"rank": 1}]
