@@ -23,19 +23,24 @@ class Stage(NamedTuple):
     """words: the command without --out; {name} stands for a path of `places`.
 
     left: patterns of what it leaves. begun: pattern of what is there once it has begun to work.
+    stopped: (processes, signal) of each try.
     """
 
     words: str
     left: tuple
     begun: str = "checkpoint.pth"
+    stopped: tuple = ((1, signal.SIGTERM), (2, signal.SIGKILL))
 
 
+ONE, TWO = ((1, signal.SIGTERM),), ((2, signal.SIGKILL),)
+EACH = (*ONE, *TWO, (1, signal.SIGKILL), (2, signal.SIGTERM))
 TRAINED = ("*.pth",)
 EVERY_STEP = "--checkpoint-minutes 0"
 STAGES = {
     "00 vqgan": Stage(
         "00_train_generator.py vqgan --data {train} --epochs 6 --gan-weight 0.5 " + EVERY_STEP,
         TRAINED,
+        stopped=ONE,
     ),
     "00 maskgit": Stage(
         "00_train_generator.py maskgit --data {train} --tokenizer {vqgan} --epochs 15 "
@@ -52,37 +57,44 @@ STAGES = {
         "--batch-size 2 --workers 0",
         ("view0/*/*",),
         "view0/*/*.png",
+        stopped=ONE,
     ),
     "02 noise": Stage(
         "02_augment.py noise --data {train} --weights {icgan} --batch-size 1 --workers 0",
         ("view0/*/*",),
         "view0/*/*",
+        stopped=ONE,
     ),
     "02 diffusion": Stage(
         "02_augment.py diffusion --data {train} --model {sdxl} --no-caption --strength 0.1 0.5 "
         "--batch-size 3 --workers 0",
         ("strength*/view0/*/*",),
         "strength*/view0/*/*",
+        stopped=TWO,
     ),
     "03 vicreg": Stage(
         "03_pretrain.py --data {train} --generated {inpaint} --epochs 10 --projector 16-16 "
         + EVERY_STEP,
         TRAINED,
+        stopped=EACH,
     ),
     "03 dino, workers": Stage(
         "03_pretrain.py --data {train} --method dino --epochs 10 --projector 16-16-8-24 "
         "--local-crops 2 --local-size 16 --workers 1 " + EVERY_STEP,
         TRAINED,
+        stopped=TWO,
     ),
     "03 swav, in memory": Stage(
         "03_pretrain.py --data {train} --method swav --epochs 10 --projector 16-8-12 --in-memory "
         "--queue 16 --queue-start 1 " + EVERY_STEP,
         TRAINED,
+        stopped=TWO,
     ),
     "03 vit": Stage(
         "03_pretrain.py --data {train} --method dino --epochs 4 --projector 16-16-8-24 "
         "--backbone vit_tiny_patch16 --local-crops 0 " + EVERY_STEP,
         TRAINED,
+        stopped=ONE,
     ),
     "04": Stage(
         "04_linear_eval.py --data {data} --backbone {encoder} --epochs 12 --batch-size 8 "
@@ -100,17 +112,11 @@ STAGES = {
         ("unet/*.safetensors",),
     ),
 }
-STAGES["00 vqgan, random"] = STAGES["00 vqgan"]._replace(
-    words=STAGES["00 vqgan"].words + " --start-from random"
-)
+START = STAGES["00 vqgan"].words + " --start-from random"
+STAGES["00 vqgan, random"] = STAGES["00 vqgan"]._replace(words=START, stopped=TWO)
 NO_RESNET = [word for word in PRETRAIN if word not in ("--backbone", "resnet10", "--small-images")]
 FLAGS = {"03 vit": NO_RESNET, "00 vqgan": VQGAN, "00 vqgan, random": VQGAN, "00 maskgit": MASKGIT}
-CASES = [
-    (name, processes, number)
-    for name in STAGES
-    for processes, number in ((1, signal.SIGTERM), (2, signal.SIGKILL))
-]
-CASES += [("03 vicreg", 1, signal.SIGKILL), ("03 vicreg", 2, signal.SIGTERM)]
+CASES = [(name, *stopped) for name in STAGES for stopped in STAGES[name].stopped]
 
 
 @pytest.fixture(scope="session")

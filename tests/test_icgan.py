@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import call, hashes
+from conftest import call, hashes, sentence
 from conftest import run as stage
 from icgan_release import (
     GOLDENS,
     TOLERANCE,
     error,
     official_state,
-    refused,
     rngs,
     unit,
     write_photographs,
@@ -104,7 +103,7 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     capsys.readouterr()
     assert error("tiny", noise.load_icgan(several, CPU)[0]) < TOLERANCE
     (several / "G_ema_best0.pth").unlink()
-    assert "holds 2 G_ema_*.pth" in refused(capsys, noise.load_icgan, several, CPU)
+    assert "holds 2 G_ema_*.pth" in sentence(capsys, noise.load_icgan, several, CPU)
 
 
 def test_names_in_a_tarball_lead_nowhere(release, tmp_path, monkeypatch):
@@ -122,7 +121,7 @@ def test_names_in_a_tarball_lead_nowhere(release, tmp_path, monkeypatch):
 
 def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     def reason(path):
-        return refused(capsys, noise.load_icgan, path, CPU)
+        return sentence(capsys, noise.load_icgan, path, CPU)
 
     good = (release / "G_ema_best0.pth").read_bytes()
     link = tarfile.TarInfo("icgan/G_ema_best0.pth")
@@ -300,7 +299,7 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
     torch.save({}, tmp_path / "navigator.pt")
     for flags in files:
         command = (photographs, release, "feature-noise", *flags)
-        assert flags[1].name in refused(capsys, strategy, *command)
+        assert flags[1].name in sentence(capsys, strategy, *command)
 
 
 def test_noise_end_to_end(photographs, release, tmp_path):

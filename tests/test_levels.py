@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from image_files import BANDS, COLOURS, RNG, png, sentence, tiff
+from conftest import sentence
+from image_files import BANDS, COLOURS, RNG, png, tiff
 from PIL import Image
 
 from base import levels
