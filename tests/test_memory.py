@@ -84,9 +84,7 @@ def test_the_sentence_names_what_fits():
     need, sentence = memory.judge(args, model, build_optimizer, True, total=100)
     assert need == peak(64) and sentence == ""
     limit = (peak(64) + peak(64, True)) / 2
-    need, sentence = memory.judge(
-        args, model, build_optimizer, True, total=limit + memory.WORKSPACE
-    )
+    _, sentence = memory.judge(args, model, build_optimizer, True, total=limit + memory.WORKSPACE)
     assert "Use --grad-checkpoint (" in sentence and "torchrun" in sentence
     fitting = int(sentence.split("--batch-size ")[1].split(",")[0])
     assert peak(fitting) <= limit < peak(64) and fitting >= 32
