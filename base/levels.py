@@ -28,12 +28,12 @@ class _InEnvironment(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
         os.environ[self.const] = " ".join(map(str, values))
-        check(parser.error)
+        check_environment(parser.error)
 
 
 def arguments(p):
     """Add --levels and --bands to a parser; their defaults are what the environment says."""
-    check(p.error)
+    check_environment(p.error)
     p.add_argument(
         "--levels",
         action=_InEnvironment,
@@ -58,7 +58,7 @@ def arguments(p):
     )
 
 
-def check(refuse):
+def check_environment(refuse):
     """Call refuse(sentence) if the environment holds levels or bands that there cannot be."""
     try:
         levels()

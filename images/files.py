@@ -216,7 +216,7 @@ def matched(a, b, common=False):
     fail(f"{a} and {b} hold different images: {'; '.join(missing)}. {advice}")
 
 
-def spread(items, number):
+def evenly(items, number):
     """At most `number` of the items, at equal distances over the whole list."""
     step = max(1, len(items) // number)
     return items[::step][:number]

@@ -124,13 +124,13 @@ def test_only_what_is_missing(setup, tmp_path, monkeypatch, capsys):
     assert f"{out}, line 6 is not" in refusal(capsys, *common, "--out", out, code=1)
     out.write_bytes(b"".join(lines[:5]))
     stage = call.modules["01_caption"]
-    read, read_batch = [], stage.read_batch
+    read, read_blip = [], stage.read_for_blip
 
     def noting(root, processor, batch):
         read.extend(batch[1])
-        return read_batch(root, processor, batch)
+        return read_blip(root, processor, batch)
 
-    monkeypatch.setattr(stage, "read_batch", noting)
+    monkeypatch.setattr(stage, "read_for_blip", noting)
     call("01_caption.py", *common, "--out", out)
     assert read == [record["path"] for record in records(reference)[5:]]
     assert out.read_bytes() == reference.read_bytes()

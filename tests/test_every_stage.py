@@ -18,7 +18,6 @@ from conftest import MASKGIT, PRETRAIN, VQGAN, equal, hashes, run, started
 from icgan_release import write_release
 from tiny_pipelines import blip, sdxl
 
-
 ONE, TWO = ((1, signal.SIGTERM),), ((2, signal.SIGKILL),)
 BOTH = ONE + TWO
 

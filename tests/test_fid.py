@@ -156,7 +156,7 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
         alone = torch.cat([network([stack]) for stack in stacks])
     assert len(calls) == 1 + 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert callable(pickle.loads(pickle.dumps(partial(frechet.read_batch, size=0))))
+    assert callable(pickle.loads(pickle.dumps(partial(frechet.read_stacks, size=0))))
 
 
 def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):

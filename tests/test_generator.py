@@ -14,7 +14,7 @@ from augment.generator_training import (
     draw_masks,
     kmeans,
     nearest,
-    read_batch,
+    read_squares,
     sample_patches,
     token_batches,
 )
@@ -101,7 +101,7 @@ def test_without_flips_nothing_is_mirrored(tmp_path):
     files = ImageList(tmp_path, paths)
     (batch,) = batches(40, 40, 0, 0, 1)
     for flips, least, most in ((None, 0, 0), (0, 0.2, 0.8)):
-        pixels = read_batch(files, 8, flips, batch)
+        pixels = read_squares(files, 8, flips, batch)
         assert least <= (pixels[:, 0, 0, 0] == 0).float().mean() <= most
         ((step, _, _),) = token_batches(tokens, 40, 0, flips is not None, 0, 1)
         assert least <= step.float().mean() <= most
@@ -243,7 +243,7 @@ def test_patches_are_those_of_the_images(tiny):
     """Every sampled patch stands in an image, and each image gives equally many."""
     paths = find_images(tiny["train"])
     model = Tokenizer(filters=4, multipliers=[1], blocks=1, codes=4, dim=4, groups=4, unshuffle=4)
-    read = partial(read_batch, ImageList(tiny["train"], paths), 32, None)
+    read = partial(read_squares, ImageList(tiny["train"], paths), 32, None)
     patches = sample_patches(model, read, 24, seed=0, workers=0)
     assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
     images = np.stack([read_image(tiny["train"] / path) for path in paths])

@@ -204,7 +204,7 @@ BAD = {
 @pytest.mark.parametrize("name, text", [(name, text) for name in BAD for text in BAD[name]])
 def test_bad_levels_and_bands(monkeypatch, capsys, name, text):
     monkeypatch.setenv(name, text)
-    assert name in sentence(capsys, levels.check, partial(fail, code=2))
+    assert name in sentence(capsys, levels.check_environment, partial(fail, code=2))
 
 
 def test_flags_reach_every_process(tmp_path, monkeypatch):

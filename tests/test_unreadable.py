@@ -102,10 +102,10 @@ def readers(folder, files):
     return {
         "training": lambda: files.read(0),
         "check": lambda: metrics.why_unreadable(file),
-        "features": lambda: frechet.read_batch([file], 0),
+        "features": lambda: frechet.read_stacks([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
         "another image": lambda: real_images.read_first(folder, ["0.png"], 32, "1.png"),
-        "captions": lambda: caption.read_batch(folder, None, (None, ["0.png"])),
+        "captions": lambda: caption.read_for_blip(folder, None, (None, ["0.png"])),
         "generation": lambda: augment.read_batch(["0.png"], folder, read_image),
         "generation again": lambda: augment.known_failures(args),
     }
