@@ -184,12 +184,6 @@ def test_other_weights_are_refused(data, generator, tmp_path, capsys):
     assert "weights sha256 was" in refused(capsys, "02_augment.py inpaint", *more, code=2)
 
 
-def test_mirror_and_originals_are_kept_apart(data, generator, capsys):
-    for out in (data, data / "mirror", data.parent):
-        sentence = refused(capsys, "02_augment.py", "inpaint", *flags(data, generator, out), code=2)
-        assert "inside" in sentence
-
-
 def test_mended_images_are_made(data, generator, tmp_path, capsys):
     own = write_images(tmp_path / "own", each=2)
     good = (own / "b" / "001.png").read_bytes()

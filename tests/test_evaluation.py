@@ -141,16 +141,9 @@ def test_linear_refuses(study, tmp_path, capsys):
         return refused(capsys, LINEAR, "--data", data, *arguments)
 
     assert "--batch-size" in sentence("--batch-size", 100)
-    assert "lies inside --data" in sentence("--out", data / "runs", "--cache-features")
     (data / "val/b").rename(data / "val/z")
     assert "different classes" in sentence() and "b, z" in sentence()
-    (data / "val/z").rename(data / "val/b")
-    (data / "train/empty").mkdir()
-    assert "empty" in sentence()
-    (data / "train/empty").rmdir()
     assert "valid" in sentence("--eval-on", "valid")
-    (data / "train/a/000.png").write_bytes(b"no image")
-    assert "000.png; see" in sentence("--cache-features")
     assert "finish the pretraining" in sentence("--backbone", tmp_path, "--cache-features")
     with pytest.raises(SystemExit):
         features.check_probe(tmp_path / "typo")
@@ -174,9 +167,6 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     (tmp_path / "list").write_text("a/001.png\nb/001.png\nc/002.png\n")
     assert "training set was" in refused(capsys, SEMISUP, *semi, *SMALL)
 
-    write_backbone(tmp_path / "x", seed=1)
-    assert "backbone file was" in refused(capsys, LINEAR, *linear)
-    write_backbone(tmp_path / "x")
     (data / "val/a/000.png").rename(data / "val/b/x.png")
     assert "evaluation set was" in refused(capsys, LINEAR, *linear)
     (data / "val/b/x.png").rename(data / "val/a/000.png")
@@ -207,8 +197,6 @@ def test_semisupervised(study, tmp_path, capsys):
     assert "1 of 2 names" in refused(capsys, SEMISUP, *tuned, *listed, *no)
     (tmp_path / "list").write_text("001.png\n")
     assert "fits 3 images" in refused(capsys, SEMISUP, *tuned, *listed, *no)
-    sentence = refused(capsys, SEMISUP, *tuned, "--batch-size", 1, *no)
-    assert "BatchNorm" in sentence and "use 2 or more" in sentence
     assert not (tmp_path / "none").exists()
 
 

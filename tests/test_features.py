@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run, sentence, sentences, write_images
+from conftest import ROOT, run, sentences, write_images
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import InterpolationMode, v2
@@ -218,24 +218,6 @@ def test_some_of_each():
     assert np.array_equal(mask, drawn(0, "name"))
     assert not np.array_equal(mask, drawn(1, "name"))
     assert not np.array_equal(mask, drawn(0, "other"))
-
-
-def test_subset_files(tmp_path, capsys):
-    files = [str(tmp_path / name) for name in ("a/1.png", "a/2.png", "b/1.png", "b/3.png")]
-    listing = tmp_path / "list.txt"
-    # of an editor on Windows: a byte-order mark, carriage returns, an empty line
-    listing.write_bytes("\ufeffa/1.png\r\n\r\n3.png\r\n".encode())
-    assert labelled.read_subset(listing, tmp_path, files) == [0, 3]
-    listing.write_text("1.png\n3.png\n")
-    said = sentence(capsys, labelled.read_subset, listing, tmp_path, files)
-    assert "1.png fits 2 images" in said and files[0] in said and files[2] in said
-
-
-def test_system_folders_are_no_classes(tmp_path):
-    write_images(tmp_path, each=1)
-    (tmp_path / "__MACOSX/a").mkdir(parents=True)
-    (tmp_path / "__MACOSX/a/._000.png").write_bytes(b"\0\5\x16\7")
-    assert sorted(set(labelled.read_folder(tmp_path)[1])) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("crop", [centre_crop, squash])

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import PRETRAIN, call, hashes, refused, run
+from conftest import call, refused, run
 from PIL import Image
 
 from evaluate.ssim import structural_similarity
@@ -54,23 +54,6 @@ def test_ssim_command(folders, tmp_path, capsys):
     assert "1.0000" in capsys.readouterr().out
     assert "11 x 11 or more" in refused(capsys, SCRIPT, *command, "--size", 8)
     assert "hold different images" in refused(capsys, SCRIPT, "ssim", folders / "a", tmp_path / "x")
-
-
-def test_ssim_leaves_the_mirror_alone(tiny, tmp_path, capsys):
-    """Its results lie beside the mirror, so that nothing takes them for a view."""
-    mirror = tmp_path / "gen"
-    shutil.copytree(tiny["inpaint"], mirror)
-    before = hashes(mirror)
-    call(SCRIPT, "ssim", tiny["train"], mirror / "view0", "--workers", 0)
-    assert hashes(mirror) == before
-    assert (tmp_path / "gen.view0.ssim" / "ssim.json").exists()
-    out = tmp_path / "run"
-    flags = ("--data", tiny["train"], "--generated", mirror, "--out", out, "--epochs", 1)
-    run("03_pretrain.py", *flags, *PRETRAIN, "--projector", "16-16")
-    inside = ("--out", mirror / "view0" / "x")
-    assert "lies inside" in refused(
-        capsys, SCRIPT, "ssim", tiny["train"], mirror / "view0", *inside
-    )
 
 
 def test_ssim_under_two_processes(folders, tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import torchvision
-from conftest import PRETRAIN, refused, run, write_images
+from conftest import PRETRAIN, refused, run
 
 from base.run import load
 from base.run_folder import read_log, run_arguments
@@ -133,13 +133,9 @@ REFUSED = {  # flags: what the sentence says; {name} stands for a path
     "--generated {data}": "not a mirror",
     "--generated {inpaint} --pair rotate": "--pair takes any of",
     "--generated {inpaint} --both-generated --replace first": "leave --replace out",
-    "--batch-size 48": "more than the 24 images",
-    "--batch-size 1": "BatchNorm and the loss need at least 2",
     "--backbone vgg": "There is no backbone",
     "--projector 0-0": "give widths such as",
     "--workers -1": "is not a whole number, 0 or above",
-    "--knn /typo": "/typo",
-    "--out {train}/x": "lies inside --data",
     "--temperature 5": "--temperature: vicreg has no such setting",
     "--queue 5": "--queue: vicreg has no such setting",
     "--queue-start 5": "--queue-start: vicreg has no such setting",
@@ -153,17 +149,6 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     words = [*words.split(), "--projector", "16-16", *PRETRAIN]
     for flags, said in REFUSED.items():
         assert said in refused(capsys, *words, *flags.format(**tiny).split(), code=2), flags
-    part = shutil.copytree(tiny["inpaint"], tmp_path / "part")
-    (part / "view0" / "b" / "003.png").unlink()
-    said = refused(capsys, *words, "--generated", part)
-    assert "1 of 24 images have no generated view" in said and not (tmp_path / "x").exists()
-    write_images(tmp_path / "bad", each=8)
-    (tmp_path / "bad" / "a" / "002.png").write_bytes(b"broken")
-    words += ["--data", tmp_path / "bad"]
-    too_many = refused(capsys, *words)
-    assert "1 of 24 images cannot be read" in too_many and "a/002.png" in too_many
-    assert "--epochs was 1, now 2" in refused(capsys, *words, "--epochs", 2, code=2)
-    (tmp_path / "bad/a/000.png").rename(tmp_path / "bad/a/new.png")
-    assert "list of images was" in refused(capsys, *words, code=2)
+    assert not (tmp_path / "x").exists()
     odd = train(tiny, tmp_path / "two", "--batch-size", 9, processes=2, code=1).stderr
     assert "must be a multiple of the 2 processes" in odd
