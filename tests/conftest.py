@@ -88,14 +88,10 @@ class Ranks:
             from torch.distributed import TCPStore
 
             self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-            environment |= {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(self.store.port),
-                "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes),
-                "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "TORCHELASTIC_RESTART_COUNT": "0",
-            }
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port)}
+            environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+            environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+            environment |= {"TORCHELASTIC_RESTART_COUNT": "0"}
         for rank in range(processes):
             if processes > 1:
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
