@@ -1,11 +1,12 @@
-"""What is black and what is white in images of more than 8 bits, and which of many bands are shown.
+"""Levels and bands: what is black and white in images of more than 8 bits, which bands are shown.
 
 Cameras, microscopes and satellites store 12 bits in 16, floats in [0, 1], or -9999 for "no data".
 No file says which value is white. So the user says it, once for all stages: with --levels and
 --bands, or with GCL_LEVELS="0 4095" and GCL_BANDS="4 3 2" in the environment. The flags set these
 variables too, because the environment reaches every process that reads images.
 
-Images of 8 bits are read as they are, whatever the levels. TIFF files alone may have more bits.
+Images of 8 bits are read as they are, whatever the levels. TIFF files alone may have more bits. Used by
+base/cli.py (the flags) and images/read.py.
 """
 
 import argparse

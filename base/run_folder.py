@@ -1,7 +1,7 @@
 """The run folder: what a run was started with, its log, its checkpoints, whether it is finished.
 
 The same command starts, continues and finishes a run. A folder belongs to one command with one set
-of arguments and inputs; another one is refused.
+of arguments and inputs; another one is refused. Used by every stage.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Folders of images: finding them, their classes, their mirrors; reading ahead.
 
 Paths are strings relative to their folder, with "/". A name that is not UTF-8 keeps its bytes as
-Python's surrogate escapes.
+Python's surrogate escapes. Used by all that reads a folder.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""The pictures of a report: report.png, the dissertation's figures, and gains against change."""
+"""The pictures of a report: report.png, the dissertation's figures, gains against change."""
 
 import os
 from collections import defaultdict
