@@ -5,8 +5,8 @@ No file says which value is white. So the user says it, once for all stages: wit
 --bands, or with GCL_LEVELS="0 4095" and GCL_BANDS="4 3 2" in the environment. The flags set these
 variables too, because the environment reaches every process that reads images.
 
-Images of 8 bits are read as they are, whatever the levels. TIFF files alone may have more bits. Used by
-base/cli.py (the flags) and images/read.py.
+Images of 8 bits are read as they are, whatever the levels. TIFF files alone may have more bits.
+Used by base/cli.py (the flags) and images/read.py.
 """
 
 import argparse
