@@ -283,26 +283,18 @@ def parsed(name, **environment):
 
 
 parsed.stages = {}
-ARMS = {  # recipe: its encoders
-    "table2_features": 5,
-    "table3_pairing": 16,
-    "table4_mixing": 27,
-    "table5_transfer": 6,
-    "table6_cost": 5,
-    "table7_summary": 9,
-    "figure30_strength": 8,
-    "figure31_views": 40,
-    "figure33_satellite": 24,
-    "dino_vit": 3,
-    "digits": 30,
-}
+# recipe: its encoders
+ARMS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
+ARMS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
+ARMS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
 EMBEDDED = {"figure33_satellite": 18}  # without DATA
 
 
-@pytest.mark.parametrize(
-    ("name", "arms", "data"),
-    [(*item, FULL["DATA"]) for item in ARMS.items()] + [(*item, "") for item in EMBEDDED.items()],
-)
+WITH_DATA = [(*item, FULL["DATA"]) for item in ARMS.items()]
+WITHOUT = [(*item, "") for item in EMBEDDED.items()]
+
+
+@pytest.mark.parametrize(("name", "arms", "data"), WITH_DATA + WITHOUT)
 def test_full_size(name, arms, data):
     commands = parsed(name, DATA=data)
     trained = [args for stage, args in commands if stage == "03_pretrain.py"]
