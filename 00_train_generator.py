@@ -196,7 +196,7 @@ def train_vqgan(args, device, out, files, total, vgg16):
         epoch_used=epoch_used,
     )
     flips = None if args.no_flip else args.seed
-    read = partial(generator_training.read_batch, files, args.size, flips)
+    read = partial(generator_training.read_squares, files, args.size, flips)
     if state.step == 0 and args.start_from == "kmeans":
         generator_training.start_at_kmeans(model, read, len(files), args.seed, args.workers, out)
     network = parallel.data_parallel(model, device)

@@ -98,7 +98,7 @@ def blip_folder(model):
     return folder
 
 
-def read_batch(root, image_processor, batch):
+def read_for_blip(root, image_processor, batch):
     """(file, paths) -> (file, float (B, 3, S, S) as BLIP takes them, records without captions).
 
     An image that cannot be read is black, and its record has an "error".
@@ -143,7 +143,7 @@ def caption_batches(args, device, batches, folder, limit):
     most = blip.config.text_config.max_position_embeddings - 16  # the prompt's, at most
     if args.max_tokens > most:
         run.fail(f"--max-tokens {args.max_tokens}: this model can write {most} of them.", 2)
-    read = functools.partial(read_batch, args.data, processor.image_processor)
+    read = functools.partial(read_for_blip, args.data, processor.image_processor)
     loader = read_ahead(parallel.deal(batches, "captions"), read, args.workers, device)
     bar = run.progress(sum(len(paths) for _, paths in batches), "captions")
     failed = 0
@@ -199,7 +199,7 @@ def main(args, device):
         settings["model_sha256"] = weights.folder_hash(folder)
     file = out.with_suffix(".args.json")
     if file.exists() and (done or parts.exists()):
-        run_folder.check(file, {"args": {}, "inputs": settings})
+        run_folder.check_identity(file, {"args": {}, "inputs": settings})
     parallel.barrier()  # every process has looked before any process writes
 
     # ---- caption

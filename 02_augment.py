@@ -59,7 +59,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from images.files import find_images, read_ahead, read_failures, spread
+from images.files import evenly, find_images, read_ahead, read_failures
 from images.pictures import contact_sheet, square, stored_suffix, write_image
 from images.read import UnreadableImage, read_image
 from images.unreadable import allowed, check_failed
@@ -211,7 +211,7 @@ def main(args, device):
         if work or not (out / "samples.png").exists():
             good = [path for path in paths if path not in failed]
             rows = []
-            for path in spread(good, 6):
+            for path in evenly(good, 6):
                 original = square(read_image(Path(args.data, path)), strategy.size)
                 name = stored_name(path, suffix)
                 rows.append([original, *(read_image(out / view / name) for view in strategy.views)])

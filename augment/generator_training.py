@@ -40,7 +40,7 @@ PICTURE_MINUTES = 1  # pictures are drawn at most so often
 
 
 # ---------------------------------------------------------------- pixels
-def read_batch(files, size, flips, batch):
+def read_squares(files, size, flips, batch):
     """[(epoch, index), ...] -> uint8 (B, size, size, 3), flipped left-right at random.
 
     files: an ImageList; where an image cannot be read, the next one stands in. flips: the seed of
@@ -60,12 +60,12 @@ def read_batch(files, size, flips, batch):
 
 def eight_images(files, size, device):
     """Eight images from all over an ImageList: float (8, 3, size, size) in [0, 1], not flipped."""
-    spread = [(0, len(files) * i // 8) for i in range(8)]
-    return from_bytes(read_batch(files, size, None, spread), device)
+    eight = [(0, len(files) * i // 8) for i in range(8)]
+    return from_bytes(read_squares(files, size, None, eight), device)
 
 
 def parts(indices):
-    """Numbers of images -> batches of READ of them, for read_batch."""
+    """Numbers of images -> batches of READ of them, for read_squares."""
     batch = [(0, index) for index in indices]
     return [batch[begin : begin + READ] for begin in range(0, len(batch), READ)]
 
@@ -79,7 +79,7 @@ def tokenize(tokenizer, files, workers, precision):
     processes.
     """
     n = len(files)
-    read = partial(read_batch, files, tokenizer.image_size, None)
+    read = partial(read_squares, files, tokenizer.image_size, None)
     device = tokenizer.codebook.device
     length = (tokenizer.image_size // tokenizer.patch) ** 2
     tokens = torch.zeros(n, 2, length, dtype=torch.int32, device=device)
@@ -123,8 +123,8 @@ def draw_masks(rng, n, length):
     Their number follows the cosine schedule: each share of hidden tokens comes as often as decoding
     meets it.
     """
-    share = np.cos(np.pi / 2 * rng.random(n))
-    hidden = np.ceil(share * length).clip(1, length)
+    masked = np.cos(np.pi / 2 * rng.random(n))
+    hidden = np.ceil(masked * length).clip(1, length)
     rank = rng.random((n, length)).argsort(1).argsort(1)
     return rank < hidden[:, None]
 
@@ -261,8 +261,8 @@ def restart(model, dead, features, rng):
 
 def usage(counts):
     """{name: number}: how many codes were used, and the perplexity of their distribution."""
-    share = counts / counts.sum()
-    entropy = -(share * share.clamp(min=1e-12).log()).sum()
+    frequency = counts / counts.sum()
+    entropy = -(frequency * frequency.clamp(min=1e-12).log()).sum()
     return {"codes_used": int((counts > 0).sum()), "perplexity": float(entropy.exp())}
 
 
@@ -297,7 +297,7 @@ def draw_reconstructions(out, model, images, precision):
     if parallel.rank() == 0:
         with run.autocast(images.device, precision):
             again = model.decode(model.encode(images))
-        draw(out, "reconstructions.png", [images, again], ["l1", "psnr", "perplexity"])
+        write_pictures(out, "reconstructions.png", [images, again], ["l1", "psnr", "perplexity"])
 
 
 @torch.no_grad()
@@ -310,10 +310,10 @@ def draw_samples(out, model, tokenizer, seed, precision):
         with run.autocast(device, precision):
             sampling = maskgit.Sampling(shares("cosine", 12))
             images = tokenizer.decode(maskgit.sample(model, empty, None, rngs, sampling))
-        draw(out, "samples.png", [images], ["loss", "accuracy"])
+        write_pictures(out, "samples.png", [images], ["loss", "accuracy"])
 
 
-def draw(out, name, lines, terms):
+def write_pictures(out, name, lines, terms):
     """A sheet with one line for each batch of images, and the curves of the log's terms."""
     contact_sheet(out / name, [to_bytes(images).numpy() for images in lines])
     curves(out / "curves.png", run_folder.read_log(out, "epoch"), terms)

@@ -1,7 +1,7 @@
 """In- and out-painting with MaskGIT (dissertation, section 4.3).
 
 The tokenizer turns an image into a grid of tokens, some are masked, the transformer predicts those,
-and the tokenizer turns the tokens into an image again.
+and the tokenizer turns the tokens into an image again. Used by 02.
 """
 
 import functools
@@ -287,10 +287,10 @@ def outpaint(args, device):
     numbers = [number for number, name in enumerate(POSITIONS) if name in wanted]
 
     def draw(images, paths, number):
-        top, left, side = place = places[POSITIONS[number]]
+        top, left, side = places[POSITIONS[number]]
         canvas = torch.zeros(len(images), size, size, 3, dtype=torch.uint8)
         canvas[:, top : top + side, left : left + side] = images
-        hidden = uncovered(size, painter.patch, *place)
+        hidden = uncovered(size, painter.patch, top, left, side)
         return painter.paint(canvas, paths, number, lambda path, rng: hidden)
 
     record = {"positions": {f"view{number}": name for number, name in enumerate(POSITIONS)}}

@@ -1,4 +1,4 @@
-"""What is black and what is white in images of more than 8 bits, and which of many bands are shown.
+"""Levels and bands: what is black and white in images of more than 8 bits, which bands are shown.
 
 Cameras, microscopes and satellites store 12 bits in 16, floats in [0, 1], or -9999 for "no data".
 No file says which value is white. So the user says it, once for all stages: with --levels and
@@ -6,6 +6,7 @@ No file says which value is white. So the user says it, once for all stages: wit
 variables too, because the environment reaches every process that reads images.
 
 Images of 8 bits are read as they are, whatever the levels. TIFF files alone may have more bits.
+Used by base/cli.py (the flags) and images/read.py.
 """
 
 import argparse
@@ -28,12 +29,12 @@ class _InEnvironment(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
         os.environ[self.const] = " ".join(map(str, values))
-        check(parser.error)
+        check_environment(parser.error)
 
 
 def arguments(p):
     """Add --levels and --bands to a parser; their defaults are what the environment says."""
-    check(p.error)
+    check_environment(p.error)
     p.add_argument(
         "--levels",
         action=_InEnvironment,
@@ -58,7 +59,7 @@ def arguments(p):
     )
 
 
-def check(refuse):
+def check_environment(refuse):
     """Call refuse(sentence) if the environment holds levels or bands that there cannot be."""
     try:
         levels()

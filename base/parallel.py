@@ -2,7 +2,7 @@
 
 torchrun starts the processes and gives each its number in the environment. With one process every
 function here returns what it was given. On several processes, loss, gradient and statistics are
-those of the *global* batch, on GPUs and on CPUs alike.
+those of the *global* batch, on GPUs and on CPUs alike. Used by every stage.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """The run folder: what a run was started with, its log, its checkpoints, whether it is finished.
 
 The same command starts, continues and finishes a run. A folder belongs to one command with one set
-of arguments and inputs; another one is refused.
+of arguments and inputs; another one is refused. Used by every stage.
 """
 
 import json
@@ -79,10 +79,10 @@ def write_or_check(path, identity, what, extra=None, finished=False):
         return
     if not finished:
         lock(path)
-    check(path, identity)
+    check_identity(path, identity)
 
 
-def check(path, identity):
+def check_identity(path, identity):
     """Refuse an identity (see `write_or_check`) unless that of the JSON file `path` is equal.
 
     Of paths it counts where they lead, not how they are written. Where the inputs hold a hash of
@@ -165,7 +165,7 @@ def read_log(out, event):
     """The logged events of one kind."""
     lines = (Path(out) / "log.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    return [one for one in events if one.get("event") == event]
+    return [line for line in events if line.get("event") == event]
 
 
 def save_checkpoint(out, **state):

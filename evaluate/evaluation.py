@@ -1,4 +1,4 @@
-"""What the evaluations 04, 05 and 06 have in common: their arguments, their run, their ending.
+"""An evaluation from its arguments to its result: what 04, 05 and 06 have in common.
 
 Light at import: the arguments need neither torch nor matplotlib.
 """

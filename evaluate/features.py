@@ -2,7 +2,7 @@
 
 One path for all evaluations. Images are dealt to the processes in whole batches. A process keeps
 the features of its images, and what is summed over images is summed over the processes: any number
-of processes gives the same result.
+of processes gives the same result. Used by 03 (its probe), 04 to 07 and the strategy `neighbour`.
 """
 
 from functools import partial

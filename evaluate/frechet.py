@@ -148,7 +148,7 @@ def load_features(args, device):
 
 
 # ---------------------------------------------------------------- reading
-def read_batch(files, size):
+def read_stacks(files, size):
     """Files -> (the files, stacks, {file: why} of those that cannot be read).
 
     stacks: uint8 (b, H, W, 3) tensors, one for each size of images. The files come back in the
@@ -183,7 +183,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     moments = Moments(features.width, device)
     batches = [files[i : i + size] for i in range(0, len(files), size)]
     mine = batches[parallel.rank() :: parallel.world()]
-    read = partial(read_batch, size=features.size)
+    read = partial(read_stacks, size=features.size)
     names, finite, failed = [], [], {}
     with run.progress(len(files), what) as bar:
         for batch, stacks, unread in read_ahead(mine, read, workers, device):

@@ -1,7 +1,8 @@
 """Logistic regression, softmax or one-versus-rest, on features that lie spread over the processes.
 
 Sums over the rows are summed over the processes, so that any number of them gives the same result.
-The features may lie on the CPU and the weights on a GPU: the rows are then sent in chunks.
+The features may lie on the CPU and the weights on a GPU: the rows are then sent in chunks. Used by
+04, 06 and the cost of a mirror.
 """
 
 import torch

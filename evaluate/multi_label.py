@@ -1,4 +1,4 @@
-"""Images of several classes: average precision, and VISSL's linear SVMs for VOC2007.
+"""Images of several classes: average precision, and VISSL's linear SVMs for VOC2007. Used by 06.
 
 The protocol is that of facebookresearch/vissl: svm_utils/svm_trainer.py, svm_utils/evaluate.py and
 configs/config/benchmark/linear_image_classification/voc07/eval_resnet_8gpu_transfer_voc07_svm.yaml.

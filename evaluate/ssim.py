@@ -1,4 +1,4 @@
-"""Structural similarity (Wang et al. 2004, IEEE Transactions on Image Processing 13(4))."""
+"""Structural similarity (Wang et al. 2004, IEEE Trans. on Image Processing 13(4)). Used by 07."""
 
 import math
 from functools import partial

@@ -99,7 +99,7 @@ from augment.diffusion import PixelModel
 from augment.strategy import to_bytes
 from base import parallel, weights
 from base.training import Resumable
-from images.files import find_images, read_ahead, spread
+from images.files import evenly, find_images, read_ahead
 from images.pictures import contact_sheet, square
 from images.unreadable import listed
 
@@ -224,7 +224,7 @@ def main(args, device):
 
     # ---- result
     if parallel.rank() == 0:
-        shown = [read_pixels(files, index, args.size) for index in spread(range(len(files)), 5)]
+        shown = [read_pixels(files, index, args.size) for index in evenly(range(len(files)), 5)]
         shown = torch.stack(shown).to(device)
         average.copy_to(unet.parameters())
         unet.eval()

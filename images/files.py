@@ -1,7 +1,7 @@
 """Folders of images: finding them, their classes, their mirrors; reading ahead.
 
 Paths are strings relative to their folder, with "/". A name that is not UTF-8 keeps its bytes as
-Python's surrogate escapes.
+Python's surrogate escapes. Used by all that reads a folder.
 """
 
 import atexit
@@ -216,7 +216,7 @@ def matched(a, b, common=False):
     fail(f"{a} and {b} hold different images: {'; '.join(missing)}. {advice}")
 
 
-def spread(items, number):
+def evenly(items, number):
     """At most `number` of the items, at equal distances over the whole list."""
     step = max(1, len(items) // number)
     return items[::step][:number]

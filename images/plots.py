@@ -1,4 +1,4 @@
-"""Every figure goes through here: curves of a log, bars of classes, one way to save."""
+"""Figures: curves of a log, bars of classes, one way to save. Every figure goes through here."""
 
 import matplotlib
 

@@ -1,4 +1,4 @@
-"""Image files of any common kind -> uint8 (H, W, 3) RGB."""
+"""Reading image files of any common kind: uint8 (H, W, 3) RGB. Used by all that reads images."""
 
 import errno
 import io

@@ -117,8 +117,8 @@ def draw_choices(view, height, width, rng):
     choices = UNCHANGED.copy()  # a list: it is filled faster than an array
     if u[0] < view["jitter_p"]:
         choices[:4] = sorted(range(4), key=u[1:5].__getitem__)
-        for place, strength, number in zip(range(4, 8), view["jitter"], u[5:9], strict=True):
-            choices[place] += strength * (2 * number - 1)
+        for factor, strength, number in zip(range(4, 8), view["jitter"], u[5:9], strict=True):
+            choices[factor] += strength * (2 * number - 1)
     if u[9] < view["grayscale"]:
         choices[GRAYSCALE] = 1
     if u[10] < view["blur"]:

@@ -105,7 +105,7 @@ def peak_lr(base, scaling, batch):
     return base * math.sqrt(batch)
 
 
-def cosine_warmup(step, total, warmup, base, start=0.0, end=0.0, linspace=False):
+def cosine_warmup(step, total, warmup, base, start=0.0, end=0.0, *, linspace=False):
     """Value at `step` (from 0) of `total`: linear from `start` to `base`, then a cosine to `end`.
 
     VICReg, Barlow Twins, SimCLR and BYOL reach `base` at step `warmup`. DINO and SwAV (`linspace`)
@@ -127,7 +127,7 @@ def set_rates(optimizer, recipe, peak, step, total, warmup):
     """
     end = peak * recipe["end"] if recipe["end_lr"] is None else recipe["end_lr"]
     start = peak * recipe["start"]
-    rate = cosine_warmup(step, total, warmup, peak, start, end, recipe["linspace"])
+    rate = cosine_warmup(step, total, warmup, peak, start, end, linspace=recipe["linspace"])
     first, last = recipe["weight_decay"], recipe["weight_decay_end"]
     for group in optimizer.param_groups:
         group["lr"] = group["lr_scale"] * rate

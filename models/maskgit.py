@@ -119,7 +119,7 @@ class MaskGIT(nn.Module):
 
 
 # ---------------------------------------------------------------- decoding
-def decode(predict, tokens, draw, noise, shares, start=0, temperature=4.5):
+def decode(predict, tokens, draw, noise, shares, start=0, *, temperature=4.5):
     """Iterative parallel decoding (section 3.2 of the paper): (B, L) with MASK -> (B, L) without.
 
     Each step predicts every masked token and keeps those of which it is most confident; the others

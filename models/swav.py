@@ -52,7 +52,7 @@ class SwAV(Method):
     """
 
     def __init__(
-        self, backbone, dim, projector, temperature, queue, queue_start, freeze, global_views
+        self, backbone, dim, projector, *, temperature, queue, queue_start, freeze, global_views
     ):
         super().__init__(backbone)
         *hidden, prototypes = projector

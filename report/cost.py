@@ -19,7 +19,7 @@ from base import cli, parallel, run, run_folder
 from evaluate import linear
 from evaluate.frechet import frechet_distance, load_features, moments_of_files, warn_if_few
 from evaluate.ssim import similarities
-from images.files import class_of, matched, mirror_root, spread
+from images.files import class_of, evenly, matched, mirror_root
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
 from report.published import dissertation_table, fill, table6
@@ -123,7 +123,7 @@ def measure_row(folder, features, moments, args, device):
     views, (mirror,) = mirrors_of([folder], 1)
     data, name = mirror["args"]["data"], name_of(folder)
     pairs = []
-    compared = spread(matched(data, views[0]), args.compare)
+    compared = evenly(matched(data, views[0]), args.compare)
     for original, generated in compared:
         # One view of each image: a Frechet distance falls with the number of images.
         view = views[run.seed_rng(0, original, "view").integers(len(views))]
@@ -140,7 +140,7 @@ def measure_row(folder, features, moments, args, device):
     rows = {
         file: row for part in parallel.everyone(rows | stored_rows) for file, row in part.items()
     }
-    timed = spread([original for original, _ in compared], args.images)
+    timed = evenly([original for original, _ in compared], args.images)
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),

@@ -1,4 +1,4 @@
-"""The pictures of a report: report.png, the dissertation's figures, and gains against change."""
+"""The pictures of a report: report.png, the dissertation's figures, gains against change."""
 
 import os
 from collections import defaultdict
@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from base import run
-from images.files import find_images, spread, views_of
+from images.files import evenly, find_images, views_of
 from images.pictures import square
 from images.plots import plt, save_figure
 from report.arms import all_columns, description
@@ -123,7 +123,7 @@ def strips_of(arms):
                 mirrors_of_data[data][folder] = None
     strips = []
     for data, folders in mirrors_of_data.items():
-        paths = spread(find_images(data), COLUMNS)
+        paths = evenly(find_images(data), COLUMNS)
         originals = read_beside(data, paths)
         rows = []
         for folder in list(folders)[:MIRRORS]:

@@ -29,7 +29,7 @@ def lengths(results):
     return {"usual": usual, "equal time": equal, "long": long}
 
 
-def fits(value, wanted):
+def agrees(value, wanted):
     """Whether a setting has the value that a row asks for."""
     return value == wanted or isinstance(wanted, str) and fnmatchcase(str(value), wanted)
 
@@ -40,7 +40,7 @@ def select(results, arm):
     kind = [one for one in results if (one.settings["method"] == "supervised") == supervised]
     wanted = {"views": 1, "both_generated": False, "label": "", "length": "usual"} | arm
     wanted["epochs"] = lengths(kind)[wanted.pop("length")]
-    return [one for one in kind if all(fits(one.facts.get(k, ""), wanted[k]) for k in wanted)]
+    return [one for one in kind if all(agrees(one.facts.get(k, ""), wanted[k]) for k in wanted)]
 
 
 def results_for(about, results):
@@ -85,7 +85,7 @@ def unlike(result, about, row):
     stated = {"mask": "center"} | setting | row["arm"]
     facts = {name: result.settings.get(name) for name in setting} | result.making
     for name, value in facts.items():
-        if value is not None and not fits(value, stated.get(name)):
+        if value is not None and not agrees(value, stated.get(name)):
             words.append(in_words(name, value))
     return words + ["cached features"] * result.cached
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from augment import real_images
 from augment.strategy import read_square
 from base import run
-from images.files import find_images, spread, stem_of, suffixes_in
+from images.files import evenly, find_images, stem_of, suffixes_in
 from images.pictures import contact_sheet
 from images.read import read_image
 
@@ -69,7 +69,7 @@ def draw_sheet(args):
     titles = args.titles or args.views
     if len(titles) != len(args.views):
         run.fail("--titles needs one title for each view folder.", 2)
-    paths = spread(find_images(args.data), args.images)
+    paths = evenly(find_images(args.data), args.images)
     columns = {}
     for title, view in zip(titles, args.views, strict=True):
         columns[title] = read_beside(view, paths)

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,13 +28,15 @@ os.environ["GCL_WEIGHTS"] = (
 )
 
 
+def words_of(script, *args):
+    """The words of a command: a script, or the text of a whole command, and more arguments."""
+    return [*(script.split() if isinstance(script, str) else [str(script)]), *map(str, args)]
+
+
 def command(script, *args, processes=1):
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        if processes > 1
-        else []
-    )
-    return [sys.executable, *launcher, str(script), *map(str, args)]
+    """The words that start a command in new interpreters, as a user does."""
+    launcher = f"-m torch.distributed.run --standalone --nproc_per_node={processes}".split()
+    return [sys.executable, *(launcher if processes > 1 else []), *words_of(script, *args)]
 
 
 @functools.cache
@@ -48,27 +49,20 @@ def warm_python():
     return python / "python"
 
 
-def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False):
+def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False, **how):
     """Run `python script args` (on several processes as under torchrun); return what finished.
 
-    It fails unless it exits with `code`; an error must be a sentence, never a traceback. A process
-    is a fork of a `python` that has done the heavy imports; cold=True starts new interpreters, with
-    torchrun for several.
+    script: a file, or the text of a whole command. how: for subprocess.run. It fails unless
+    the exit code is `code`; an error is a sentence, never a traceback. A process is a fork of a
+    `python` that has done the heavy imports; cold=True starts new ones, by torchrun if several.
     """
     environment = {**os.environ, **(env or {})}
     if cold or processes == 1:
         whole = command(script, *args, processes=processes)
         if not cold:
             whole[0] = str(warm_python())
-        done = subprocess.run(
-            whole,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            timeout=timeout,
-            env=environment,
-        )
+        how = {"cwd": ROOT, "capture_output": True, "timeout": timeout, "env": environment} | how
+        done = subprocess.run(whole, text=True, errors="surrogateescape", **how)
     else:
         with started(script, *args, processes=processes, env=environment) as all_ranks:
             done = all_ranks.wait(timeout)
@@ -94,14 +88,10 @@ class Ranks:
             from torch.distributed import TCPStore
 
             self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-            environment |= {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(self.store.port),
-                "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes),
-                "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "TORCHELASTIC_RESTART_COUNT": "0",
-            }
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port)}
+            environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+            environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+            environment |= {"TORCHELASTIC_RESTART_COUNT": "0"}
         for rank in range(processes):
             if processes > 1:
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -162,8 +152,7 @@ class Ranks:
 def started(script, *args, processes=1, env=None):
     """The `Ranks` of a stage in the background; what still runs at the end is killed."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [str(script), *map(str, args)]
-        ranks = Ranks(words, processes, env or os.environ, folder)
+        ranks = Ranks(words_of(script, *args), processes, env or os.environ, folder)
         try:
             yield ranks
         finally:
@@ -173,14 +162,8 @@ def started(script, *args, processes=1, env=None):
 def run_recipe(name, code=0, timeout=900, **environment):
     """Run `bash recipes/NAME.sh` with the warm `python`; return what finished."""
     path = f"{warm_python().parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", f"recipes/{name}.sh"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "PATH": path, **environment},
-    )
+    how = {"cwd": ROOT, "env": {**os.environ, "PATH": path, **environment}, "timeout": timeout}
+    done = subprocess.run(["bash", f"recipes/{name}.sh"], capture_output=True, text=True, **how)
     said = f"{name}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.returncode == code, said
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
@@ -203,6 +186,7 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
 
 def call(script, *args):
     """The same stage inside this process: for checks that end before anything heavy begins."""
+    script, *words = words_of(script, *args)
     name = Path(script).stem
     if name not in call.modules:
         spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / script)
@@ -211,19 +195,30 @@ def call(script, *args):
     module = call.modules[name]
     from base.run import launch
 
-    return launch(module.main, module.arguments(list(map(str, args))))
+    return launch(module.main, module.arguments(words))
 
 
 call.modules = {}
 
 
-def refused(capsys, script, *args, code=None):
-    """Call a stage that must refuse; return its one sentence."""
+def sentences(capsys, function, *args, code=None):
+    """Call a function that must end the run; return the lines that it said on stderr."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        call(script, *args)
+        function(*args)
     assert stop.value.code == code if code else stop.value.code in (1, 2), stop.value.code
-    return capsys.readouterr().err.strip().splitlines()[-1]
+    return capsys.readouterr().err.strip().splitlines()
+
+
+def sentence(capsys, function, *args, code=None):
+    """Call a function that must end the run; return the one sentence that it said."""
+    (line,) = sentences(capsys, function, *args, code=code)
+    return line
+
+
+def refused(capsys, script, *args, code=None):
+    """Call a stage that must refuse; return its one sentence, behind what else it said."""
+    return sentences(capsys, call, script, *args, code=code)[-1]
 
 
 def hashes(folder, *patterns):
@@ -285,61 +280,12 @@ def make_tiny(root):
     write_images(root / "data" / "train")
     write_images(root / "data" / "val", each=6, seed=1)
     data = root / "data" / "train"
+    generator = f"00_train_generator.py {{}} --data {data} --epochs 12 --out {root}/{{}}"
+    run(generator.format("vqgan", "vqgan"), *VQGAN)
+    run(generator.format("maskgit", "maskgit"), "--tokenizer", root / "vqgan", *MASKGIT)
     run(
-        "00_train_generator.py",
-        "vqgan",
-        "--data",
-        data,
-        "--out",
-        root / "vqgan",
-        "--epochs",
-        12,
-        *VQGAN,
+        f"02_augment.py inpaint --data {data} --weights {root}/maskgit --mask random:0.5 --steps 3 "
+        f"--out {root}/inpaint --workers 0 --batch-size 8"
     )
-    run(
-        "00_train_generator.py",
-        "maskgit",
-        "--data",
-        data,
-        "--tokenizer",
-        root / "vqgan",
-        "--out",
-        root / "maskgit",
-        "--epochs",
-        12,
-        *MASKGIT,
-    )
-    run(
-        "02_augment.py",
-        "inpaint",
-        "--data",
-        data,
-        "--weights",
-        root / "maskgit",
-        "--mask",
-        "random:0.5",
-        "--steps",
-        3,
-        "--out",
-        root / "inpaint",
-        "--workers",
-        0,
-        "--batch-size",
-        8,
-    )
-    return {
-        "root": root,
-        "data": root / "data",
-        "train": data,
-        "vqgan": root / "vqgan",
-        "maskgit": root / "maskgit",
-        "inpaint": root / "inpaint",
-    }
-
-
-@pytest.fixture
-def free_port():
-    """A port of this machine that nobody uses, as text."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+    made = {name: root / name for name in ("data", "vqgan", "maskgit", "inpaint")}
+    return {"root": root, "train": data} | made

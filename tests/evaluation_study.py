@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from conftest import run_killed, write_images
+from conftest import write_images
 
 from models.resnet import build_backbone
 
@@ -48,13 +48,3 @@ def numbers(out):
 def epochs(out):
     lines = map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines())
     return [line for line in lines if line["event"] == "epoch"]
-
-
-def kill_after(script, *arguments, out, n):
-    """Kill the stage once it has logged n epochs."""
-    log = out / "log.jsonl"
-
-    def logged():
-        return log.exists() and log.read_text().count('"epoch",') >= n
-
-    run_killed(script, *arguments, "--out", out, when=logged)

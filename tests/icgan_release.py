@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -76,13 +75,3 @@ def write_photographs(folder):
         for j, part in enumerate((image, image[:300, :280], image[150:, 200:])):
             Image.fromarray(part).save(folder / f"class{i}" / f"{j}.png")
     return folder
-
-
-def refused(capsys, function, *args):
-    """The one sentence with which `function` ends the run."""
-    with pytest.raises(SystemExit) as end:
-        function(*args)
-    assert end.value.code == 1
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1
-    return sentence

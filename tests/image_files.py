@@ -5,23 +5,11 @@ import struct
 import zlib
 
 import numpy as np
-import pytest
 import tifffile
 from PIL import Image
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (20, 30, 3), np.uint8)
-
-
-def sentence(capsys, function, *args, code=2):
-    """The one sentence with which a call ends the run."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        function(*args)
-    assert stop.value.code == code
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
 
 
 def png(values, header=None, bits=16):

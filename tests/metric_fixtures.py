@@ -3,22 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from photographs import sample_photographs
 
 from images.pictures import write_image
 
 
 @pytest.fixture(scope="session")
 def photographs():
-    from skimage import data
-    from sklearn.datasets import load_sample_images
-
-    return [
-        *load_sample_images().images,
-        data.astronaut(),
-        data.coffee(),
-        data.chelsea(),
-        data.rocket(),
-    ]
+    return sample_photographs()
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +21,8 @@ def folders(tmp_path_factory, photographs):
         photo = photographs[i % len(photographs)]
         top, left = (rng.integers(0, side - 128) for side in photo.shape[:2])
         crop = photo[top : top + 128 : 2, left : left + 128 : 2]
-        changed = np.clip(0.8 * crop + rng.integers(-30, 30, crop.shape) + 20, 0, 255).astype(
-            np.uint8
-        )
+        changed = 0.8 * crop + rng.integers(-30, 30, crop.shape) + 20
+        changed = np.clip(changed, 0, 255).astype(np.uint8)
         write_image(root / "a" / f"class{i % 2}" / f"{i:02d}.png", crop)
         write_image(root / "b" / f"class{i % 2}" / f"{i:02d}.png", changed)
     return root

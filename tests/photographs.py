@@ -4,16 +4,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
-def photographs(shape=(375, 500)):
-    """Sample photographs, cut to `shape`."""
-    import skimage.data
+def sample_photographs():
+    from skimage import data
     from sklearn.datasets import load_sample_images
 
-    photos = [
-        *load_sample_images().images,
-        skimage.data.astronaut(),
-        skimage.data.coffee(),
-        skimage.data.chelsea(),
-        skimage.data.rocket(),
-    ]
-    return [np.asarray(ImageOps.fit(Image.fromarray(photo), shape[::-1])) for photo in photos]
+    colour = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
+    return [*load_sample_images().images, *colour]
+
+
+def photographs(shape=(375, 500)):
+    """The same, cut to `shape`."""
+    fitted = [ImageOps.fit(Image.fromarray(photo), shape[::-1]) for photo in sample_photographs()]
+    return list(map(np.asarray, fitted))

@@ -1,8 +1,9 @@
 """What spoils a folder, for tests/test_bad_inputs.py, and what must be there afterwards.
 
-Each function here returns another one, which is called with the folder.
+A function that is marked `later` keeps its arguments and is called with the folder afterwards.
 """
 
+import functools
 import io
 import json
 import os
@@ -19,6 +20,13 @@ from PIL import Image
 from images import files, read
 
 
+def later(function):
+    def keep(*args, **options):
+        return lambda root: function(root, *args, **options)
+
+    return functools.wraps(function)(keep)
+
+
 # ---------------------------------------------------------------- files and folders
 def nothing(root):
     """Only the command is wrong."""
@@ -29,64 +37,49 @@ def place(root, name):
     return os.path.join(os.fsencode(root), os.fsencode(name))
 
 
-def put(name, content=b""):
-    def spoil(root):
-        file = place(root, name)
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        with open(file, "wb") as target:
-            target.write(content)
-
-    return spoil
+@later
+def put(root, name, content=b""):
+    file = place(root, name)
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    with open(file, "wb") as target:
+        target.write(content)
 
 
-def edit(name, change):
+@later
+def edit(root, name, change):
     """change(the bytes of a file) are its new bytes."""
-
-    def spoil(root):
-        file = Path(root, name)
-        file.write_bytes(change(file.read_bytes()))
-
-    return spoil
+    file = Path(root, name)
+    file.write_bytes(change(file.read_bytes()))
 
 
-def remove(name):
-    def spoil(root):
-        path = Path(root, name)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return spoil
+@later
+def remove(root, name):
+    path = Path(root, name)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def rename(old, new):
-    def spoil(root):
-        os.renames(place(root, old), place(root, new))
-
-    return spoil
+@later
+def rename(root, old, new):
+    os.renames(place(root, old), place(root, new))
 
 
-def copy(old, new):
-    def spoil(root):
-        source = Path(root, old)
-        target = Path(root, new)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-
-    return spoil
+@later
+def copy(root, old, new):
+    source = Path(root, old)
+    target = Path(root, new)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
 
 
-def link(name, target):
-    def spoil(root):
-        Path(root, name).symlink_to(target)
-
-    return spoil
+@later
+def link(root, name, target):
+    Path(root, name).symlink_to(target)
 
 
-def all_of(*spoils):
-    def spoil(root):
-        for one in spoils:
-            one(root)
-
-    return spoil
+@later
+def all_of(root, *spoils):
+    for one in spoils:
+        one(root)
 
 
 # ---------------------------------------------------------------- where, and who else
@@ -137,28 +130,22 @@ def picture(size=(32, 32), kind="PNG"):
     return data.getvalue()
 
 
-def convert(folder, *suffixes):
+@later
+def convert(root, folder, *suffixes):
     """The images below a folder get other extensions, in turn."""
-
-    def spoil(root):
-        for i, file in enumerate(sorted(Path(root, folder).rglob("*.png"))):
-            new = file.with_suffix(suffixes[i % len(suffixes)])
-            Image.open(file).save(new, quality=95)
-            file.unlink()
-
-    return spoil
+    for i, file in enumerate(sorted(Path(root, folder).rglob("*.png"))):
+        new = file.with_suffix(suffixes[i % len(suffixes)])
+        Image.open(file).save(new, quality=95)
+        file.unlink()
 
 
-def tiffs(change, **options):
+@later
+def tiffs(root, change, **options):
     """The images become TIFFs of the values change(uint8 (H, W, 3))."""
-
-    def spoil(root):
-        for file in Path(root, "data/train").rglob("*.png"):
-            values = change(read.read_image(file))
-            tifffile.imwrite(file.with_suffix(".tif"), values, **options)
-            file.unlink()
-
-    return spoil
+    for file in Path(root, "data/train").rglob("*.png"):
+        values = change(read.read_image(file))
+        tifffile.imwrite(file.with_suffix(".tif"), values, **options)
+        file.unlink()
 
 
 def floats(values):
@@ -180,15 +167,12 @@ def five_bands(values):
 
 
 # ---------------------------------------------------------------- weights
-def weights(change):
+@later
+def weights(root, change):
     """change(the backbone's state dict) is what its file holds."""
-
-    def spoil(root):
-        file = Path(root, "runs/base/backbone.pth")
-        content = change(torch.load(file, weights_only=True))
-        torch.save(content, file)
-
-    return spoil
+    file = Path(root, "runs/base/backbone.pth")
+    content = change(torch.load(file, weights_only=True))
+    torch.save(content, file)
 
 
 def with_value(name, value):
@@ -227,25 +211,20 @@ def without(name):
 
 
 # ---------------------------------------------------------------- what must be there
-def there(*names):
-    def right(root):
-        for name in names:
-            assert os.path.exists(place(root, name)), name
-
-    return right
+@later
+def there(root, *names):
+    for name in names:
+        assert os.path.exists(place(root, name)), name
 
 
-def unread(*names):
+@later
+def unread(root, *names):
     """failed.jsonl names these images and no others; all others are done."""
-
-    def right(root):
-        lines = Path(root, "out/failed.jsonl").read_text().splitlines()
-        assert [json.loads(line)["path"] for line in lines] == list(names)
-        found = files.find_images(Path(root, "data/train"))
-        done = files.find_images(Path(root, "out/view0"))
-        assert len(done) == len(found) - len(names)
-
-    return right
+    lines = Path(root, "out/failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == list(names)
+    found = files.find_images(Path(root, "data/train"))
+    done = files.find_images(Path(root, "out/view0"))
+    assert len(done) == len(found) - len(names)
 
 
 def same_colours(root, channels=3):
@@ -262,11 +241,9 @@ def same_red(root):
     same_colours(root, 1)
 
 
-def lines_of(name, number):
-    def right(root):
-        assert len(Path(root, name).read_text().splitlines()) == number
-
-    return right
+@later
+def lines_of(root, name, number):
+    assert len(Path(root, name).read_text().splitlines()) == number
 
 
 def images_of(name, number):

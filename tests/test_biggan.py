@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from icgan_release import GOLDENS, TOLERANCE, error, official_state, refused, unit
+from conftest import sentence
+from icgan_release import GOLDENS, TOLERANCE, error, official_state, unit
 from torchvision.models import resnet50
 
 from models import biggan
@@ -130,28 +131,28 @@ def test_every_tensor_is_needed_as_it_is(capsys):
     whole = official_state("tiny")
     for name, tensor in whole.items():
         state = {other: value for other, value in whole.items() if other != name}
-        sentence = refused(capsys, generator_from_state, state, "file.pth")
+        said = sentence(capsys, generator_from_state, state, "file.pth")
         # A block without a gain has no attention, so that its attention's weights are unknown.
         lacks = f"lacks a tensor, or has it in another shape ('{name}')"
         named = "has unknown blocks.2.1.g" if name.endswith("gamma") else lacks
-        assert f"file.pth {named}" in sentence
+        assert f"file.pth {named}" in said
         if name == "shared.weight":  # it is not used, and the number of its labels is free
             continue
         for wrong in (tensor[None], tensor.flatten()[:1], tensor.flatten()[0]):
             if wrong.shape != tensor.shape:
-                sentence = refused(capsys, generator_from_state, state | {name: wrong}, "file.pth")
-                assert "file.pth lacks a tensor, or has it in another shape" in sentence, name
+                said = sentence(capsys, generator_from_state, state | {name: wrong}, "file.pth")
+                assert "file.pth lacks a tensor, or has it in another shape" in said, name
 
 
 def test_wrong_states_are_refused(capsys):
     state = official_state("tiny")
-    sentence = refused(capsys, generator_from_state, state | {"extra": torch.ones(1)}, "file.pth")
-    assert "file.pth has unknown extra" in sentence
+    said = sentence(capsys, generator_from_state, state | {"extra": torch.ones(1)}, "file.pth")
+    assert "file.pth has unknown extra" in said
     wrong = state | {"linear.bias": torch.ones(3)}
-    assert "linear.bias has the shape (3,)" in refused(capsys, generator_from_state, wrong)
+    assert "linear.bias has the shape (3,)" in sentence(capsys, generator_from_state, wrong)
     conditional = {}
     for name, value in state.items():
         modulates = ".gain.weight" in name or ".bias.weight" in name
         conditional[name] = torch.cat([value, value[:, :8]], 1) if modulates else value
-    assert "class-conditional" in refused(capsys, generator_from_state, conditional)
-    assert "no IC-GAN generator" in refused(capsys, generator_from_state, {"a": torch.ones(1)})
+    assert "class-conditional" in sentence(capsys, generator_from_state, conditional)
+    assert "no IC-GAN generator" in sentence(capsys, generator_from_state, {"a": torch.ones(1)})

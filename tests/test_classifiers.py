@@ -29,31 +29,25 @@ def test_logistic_regression_is_scikit_learns():
     mean, sd = standardise(x, CPU)
     assert x.mean(0).abs().max() < 1e-5 and (x.std(0, correction=0) - 1).abs().max() < 1e-5
     new = (new - mean) / sd
+    start = torch.zeros(5, 41, dtype=torch.float64)
+
+    def scikit(decay, y, **more):
+        return LogisticRegression(C=1 / (decay * len(x)), max_iter=1000, **more).fit(x.numpy(), y)
+
     for decay in (1e-1, 1e-2, 1e-4):
-        W = logistic_regression(
-            x, y, torch.ones(len(x)), decay, torch.zeros(5, 41, dtype=torch.float64), 1e-5
-        )
-        theirs = LogisticRegression(C=1 / (decay * len(x)), max_iter=1000, tol=1e-6).fit(
-            x.numpy(), y.numpy()
-        )
+        W = logistic_regression(x, y, torch.ones(len(x)), decay, start.clone(), 1e-5)
+        theirs = scikit(decay, y.numpy(), tol=1e-6)
         ours = accuracy(scores(W, new), new_y)[0]
         assert abs(ours - 100 * theirs.score(new.numpy(), new_y.numpy())) <= 0.2
         assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
     mask = held_out(y, 0)
     W, best, losses = fit_linear(x, y, 5, mask, CPU)
     assert set(losses) == set(DECAYS) and losses[best] == min(losses.values())
-    theirs = LogisticRegression(C=1 / (best * len(x)), max_iter=1000).fit(x.numpy(), y.numpy())
-    assert (
-        abs(accuracy(scores(W, new), new_y)[0] - 100 * theirs.score(new.numpy(), new_y.numpy()))
-        <= 0.2
-    )
+    official = 100 * scikit(best, y.numpy()).score(new.numpy(), new_y.numpy())
+    assert abs(accuracy(scores(W, new), new_y)[0] - official) <= 0.2
     several = torch.nn.functional.one_hot(y, 5).float()  # one-versus-rest
-    W = logistic_regression(
-        x, several, torch.ones(len(x)), 1e-2, torch.zeros(5, 41, dtype=torch.float64), 1e-6
-    )
-    theirs = LogisticRegression(C=1 / (1e-2 * len(x)), max_iter=1000).fit(
-        x.numpy(), (y == 2).numpy()
-    )
+    W = logistic_regression(x, several, torch.ones(len(x)), 1e-2, start.clone(), 1e-6)
+    theirs = scikit(1e-2, (y == 2).numpy())
     assert np.abs(W[2, :-1].numpy() - theirs.coef_[0]).max() < 0.02 * np.abs(theirs.coef_).max()
 
 
@@ -117,10 +111,8 @@ def test_accuracy_confusion_summary():
     table = confusion(guess.argmax(1).numpy(), labels.numpy(), ["a", "b", "c"])
     assert table == {"a": {"a": 1}, "b": {"b": 1, "c": 1}, "c": {"a": 1}}
     assert per_class(table) == {"a": 100, "b": 50, "c": 0}
-    assert (
-        summary([1.0, 3.0]) == {"mean": 2.0, "sd": 1.4142, "values": [1.0, 3.0]}
-        and summary([1.0])["sd"] == 0
-    )
+    assert summary([1.0, 3.0]) == {"mean": 2.0, "sd": 1.4142, "values": [1.0, 3.0]}
+    assert summary([1.0])["sd"] == 0
 
 
 # ------------------------------------------------------------------ average precision
@@ -183,18 +175,11 @@ def test_svms_are_vissls():
         targets = np.where(labels[:, kind] == 1, 1, -1)
         quality, machines = [], []
         for cost in costs:
-            machine = LinearSVC(
-                C=cost,
-                class_weight={1: 2, -1: 1},
-                intercept_scaling=1.0,
-                dual=True,
-                tol=1e-4,
-                max_iter=2000,
-                random_state=0,
-            )
-            folds = cross_val_score(
-                machine, unit(train), targets, cv=3, scoring="average_precision"
-            )
+            options = dict(class_weight={1: 2, -1: 1}, intercept_scaling=1.0, dual=True)
+            options |= dict(tol=1e-4, max_iter=2000, random_state=0)
+            machine = LinearSVC(C=cost, **options)
+            scored = dict(cv=3, scoring="average_precision")
+            folds = cross_val_score(machine, unit(train), targets, **scored)
             quality.append(folds.mean())
             machines.append(machine.fit(unit(train), targets))
         best = int(np.argmax(quality))

@@ -1,20 +1,16 @@
 """04 and 05 as a user runs them, on tiny data sets; what 06 has in common with them."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, call, refused, run, write_images
+from conftest import call, refused, run, write_images
 from evaluation_study import (
     LINEAR,
     SEMISUP,
     SMALL,
-    TRANSFER,
     epochs,
-    kill_after,
     make_study,
     numbers,
     of,
@@ -51,20 +47,8 @@ def test_linear_published(study, tmp_path, capsys):
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
     for a, b in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
-    again = run(LINEAR, *arguments, "--out", tmp_path / "two", processes=2).stdout
-    assert again.count("is finished") == 1
-
-    log = tmp_path / "again/log.jsonl"
-    kill_after(LINEAR, *arguments, out=tmp_path / "again", n=2)
-    call(LINEAR, *arguments, "--out", tmp_path / "again")
-    assert numbers(tmp_path / "again") == numbers(tmp_path / "one")
-    assert epochs(tmp_path / "again") == epochs(tmp_path / "one")
-    before = log.read_bytes()
-    call(LINEAR, *arguments, "--out", tmp_path / "again")
-    assert log.read_bytes() == before and "is finished" in capsys.readouterr().out
-    sentence = refused(
-        capsys, LINEAR, *arguments, "--weight-decay", 0.1, "--out", tmp_path / "again"
-    )
+    changed = ("--weight-decay", 0.1, "--out", tmp_path / "one")
+    sentence = refused(capsys, LINEAR, *arguments, *changed)
     assert "--weight-decay was 1e-06, now 0.1" in sentence
 
 
@@ -191,16 +175,9 @@ def test_linear_refuses(study, tmp_path, capsys):
         return refused(capsys, LINEAR, "--data", data, *arguments)
 
     assert "--batch-size" in sentence("--batch-size", 100)
-    assert "lies inside --data" in sentence("--out", data / "runs", "--cache-features")
     (data / "val/b").rename(data / "val/z")
     assert "different classes" in sentence() and "b, z" in sentence()
-    (data / "val/z").rename(data / "val/b")
-    (data / "train/empty").mkdir()
-    assert "empty" in sentence()
-    (data / "train/empty").rmdir()
     assert "valid" in sentence("--eval-on", "valid")
-    (data / "train/a/000.png").write_bytes(b"no image")
-    assert "000.png; see" in sentence("--cache-features")
     assert "finish the pretraining" in sentence("--backbone", tmp_path, "--cache-features")
     with pytest.raises(SystemExit):
         features.check_probe(tmp_path / "typo")
@@ -224,9 +201,6 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     (tmp_path / "list").write_text("a/001.png\nb/001.png\nc/002.png\n")
     assert "training set was" in refused(capsys, SEMISUP, *semi, *SMALL)
 
-    write_backbone(tmp_path / "x", seed=1)
-    assert "backbone file was" in refused(capsys, LINEAR, *linear)
-    write_backbone(tmp_path / "x")
     (data / "val/a/000.png").rename(data / "val/b/x.png")
     assert "evaluation set was" in refused(capsys, LINEAR, *linear)
     (data / "val/b/x.png").rename(data / "val/a/000.png")
@@ -257,8 +231,6 @@ def test_semisupervised(study, tmp_path, capsys):
     assert "1 of 2 names" in refused(capsys, SEMISUP, *tuned, *listed, *no)
     (tmp_path / "list").write_text("001.png\n")
     assert "fits 3 images" in refused(capsys, SEMISUP, *tuned, *listed, *no)
-    sentence = refused(capsys, SEMISUP, *tuned, "--batch-size", 1, *no)
-    assert "BatchNorm" in sentence and "use 2 or more" in sentence
     assert not (tmp_path / "none").exists()
 
 
@@ -299,7 +271,6 @@ def test_supervised_baseline(study, tmp_path):
     arguments += ["--architecture", "resnet10", "--small-images", "--size", 32, "--epochs", 3]
     arguments += ["--batch-size", 20, "--learning-rate", 0.02]
     arguments += SMALL
-    kill_after(SEMISUP, *arguments, out=tmp_path / "one", n=1)
     call(SEMISUP, *arguments, "--out", tmp_path / "one")
     assert result(tmp_path / "one")["results"]["top1"]["mean"] > 60
     assert result(tmp_path / "one")["backbone"]["source"] == "from scratch"
@@ -307,16 +278,3 @@ def test_supervised_baseline(study, tmp_path):
     losses = [[line["loss"] for line in epochs(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # BatchNorm over both: else far apart
     assert result(tmp_path / "two")["results"] == result(tmp_path / "one")["results"]
-    again = run(SEMISUP, *arguments, "--out", tmp_path / "two", processes=2).stdout
-    assert again.count("is finished") == 1
-
-
-# ------------------------------------------------------------------ all three
-@pytest.mark.parametrize("script", (LINEAR, SEMISUP, TRANSFER))
-def test_help_is_light(script):
-    """--help answers at once: it imports no torch."""
-    code = f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
-    code += f"try: runpy.run_path('{script}', run_name='__main__')\n"
-    code += "except SystemExit: raise SystemExit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0

@@ -18,99 +18,95 @@ from conftest import MASKGIT, PRETRAIN, VQGAN, equal, hashes, run, started
 from icgan_release import write_release
 from tiny_pipelines import blip, sdxl
 
+ONE, TWO = ((1, signal.SIGTERM),), ((2, signal.SIGKILL),)
+BOTH = ONE + TWO
+
 
 class Stage(NamedTuple):
     """words: the command without --out; {name} stands for a path of `places`.
 
     left: patterns of what it leaves. begun: pattern of what is there once it has begun to work.
+    stopped: (processes, signal) of each try.
     """
 
     words: str
-    left: tuple
+    left: str = "*.pth"
     begun: str = "checkpoint.pth"
+    stopped: tuple = BOTH
 
 
-TRAINED = ("*.pth",)
-EVERY_STEP = "--checkpoint-minutes 0"
+VIEWS = "view0/*/*"
+TOKENIZER = "00_train_generator.py vqgan --data {train} --epochs 6 --gan-weight 0.5"
+LOCAL = "--local-crops 2 --local-size 16"
 STAGES = {
-    "00 vqgan": Stage(
-        "00_train_generator.py vqgan --data {train} --epochs 6 --gan-weight 0.5 " + EVERY_STEP,
-        TRAINED,
-    ),
+    "00 vqgan": Stage(TOKENIZER, stopped=ONE),
+    "00 vqgan, random": Stage(TOKENIZER + " --start-from random", stopped=TWO),
     "00 maskgit": Stage(
-        "00_train_generator.py maskgit --data {train} --tokenizer {vqgan} --epochs 15 "
-        + EVERY_STEP,
-        TRAINED,
+        "00_train_generator.py maskgit --data {train} --tokenizer {vqgan} --epochs 15"
     ),
     "01": Stage(
         "01_caption.py --data {train} --model {blip} --max-tokens 6 --batch-size 2 --workers 0",
-        ("captions.jsonl",),
+        "captions.jsonl",
         ".captions*/*",
     ),
     "02 inpaint": Stage(
         "02_augment.py inpaint --data {train} --weights {maskgit} --mask random:0.5 --steps 3 "
         "--batch-size 2 --workers 0",
-        ("view0/*/*",),
-        "view0/*/*.png",
+        VIEWS,
+        VIEWS,
+        ONE,  # test_inpainting.py has two
     ),
     "02 noise": Stage(
         "02_augment.py noise --data {train} --weights {icgan} --batch-size 1 --workers 0",
-        ("view0/*/*",),
-        "view0/*/*",
+        VIEWS,
+        VIEWS,
+        ONE,
     ),
     "02 diffusion": Stage(
         "02_augment.py diffusion --data {train} --model {sdxl} --no-caption --strength 0.1 0.5 "
         "--batch-size 3 --workers 0",
-        ("strength*/view0/*/*",),
-        "strength*/view0/*/*",
+        "strength*/" + VIEWS,
+        "strength*/" + VIEWS,
+        TWO,
     ),
     "03 vicreg": Stage(
-        "03_pretrain.py --data {train} --generated {inpaint} --epochs 10 --projector 16-16 "
-        + EVERY_STEP,
-        TRAINED,
+        "03_pretrain.py --data {train} --generated {inpaint} --epochs 6 --projector 16-16",
+        stopped=(*BOTH, (1, signal.SIGKILL), (2, signal.SIGTERM)),
     ),
     "03 dino, workers": Stage(
-        "03_pretrain.py --data {train} --method dino --epochs 10 --projector 16-16-8-24 "
-        "--local-crops 2 --local-size 16 --workers 1 " + EVERY_STEP,
-        TRAINED,
+        "03_pretrain.py --data {train} --method dino --epochs 6 --projector 16-16-8-24 --workers 1 "
+        + LOCAL,
+        stopped=TWO,
     ),
     "03 swav, in memory": Stage(
-        "03_pretrain.py --data {train} --method swav --epochs 10 --projector 16-8-12 --in-memory "
-        "--queue 16 --queue-start 1 " + EVERY_STEP,
-        TRAINED,
+        "03_pretrain.py --data {train} --method swav --epochs 6 --projector 16-8-12 --in-memory "
+        "--queue 16 --queue-start 1",
+        stopped=TWO,
     ),
     "03 vit": Stage(
         "03_pretrain.py --data {train} --method dino --epochs 4 --projector 16-16-8-24 "
-        "--backbone vit_tiny_patch16 --local-crops 0 " + EVERY_STEP,
-        TRAINED,
+        "--backbone vit_tiny_patch16 --local-crops 0",
+        stopped=ONE,
     ),
     "04": Stage(
         "04_linear_eval.py --data {data} --backbone {encoder} --epochs 12 --batch-size 8 "
         "--seeds 0 1 --workers 0",
-        ("result.json", "*.pth"),
+        "result.json *.pth",
     ),
     "05": Stage(
         "05_semisup_eval.py --data {data} --backbone {encoder} --percent 100 --epochs 12 "
         "--batch-size 8 --workers 0",
-        ("result.json", "*.pth"),
+        "result.json *.pth",
     ),
     "train_diffusion": Stage(
         "extras/train_diffusion.py --data {train} --epochs 3 --batch-size 8 --size 16 --width 32 "
-        "--multipliers 1 1 --blocks 1 --workers 0 " + EVERY_STEP,
-        ("unet/*.safetensors",),
+        "--multipliers 1 1 --blocks 1 --workers 0",
+        "unet/*.safetensors",
     ),
 }
-STAGES["00 vqgan, random"] = STAGES["00 vqgan"]._replace(
-    words=STAGES["00 vqgan"].words + " --start-from random"
-)
 NO_RESNET = [word for word in PRETRAIN if word not in ("--backbone", "resnet10", "--small-images")]
 FLAGS = {"03 vit": NO_RESNET, "00 vqgan": VQGAN, "00 vqgan, random": VQGAN, "00 maskgit": MASKGIT}
-CASES = [
-    (name, processes, number)
-    for name in STAGES
-    for processes, number in ((1, signal.SIGTERM), (2, signal.SIGKILL))
-]
-CASES += [("03 vicreg", 1, signal.SIGKILL), ("03 vicreg", 2, signal.SIGTERM)]
+CASES = [(name, *stopped) for name in STAGES for stopped in STAGES[name].stopped]
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +132,8 @@ def command(name, places, out):
     words = STAGES[name].words.split()
     own = [] if name.startswith(("01", "02", "04", "05", "train")) else FLAGS.get(name, PRETRAIN)
     flags = [word.format(**places) for word in words]
+    if name.startswith(("00", "03", "train")):
+        flags += ["--checkpoint-minutes", "0"]
     script = 2 if flags[0].startswith(("00", "02")) else 1
     target = out / "captions.jsonl" if name == "01" else out
     return [*flags[:script], *own, *flags[script:], "--out", target]
@@ -144,7 +142,7 @@ def command(name, places, out):
 def left(name, out):
     """{file: what a stage has left in it}: tensors, numbers, or a digest."""
     contents = {}
-    for pattern in STAGES[name].left:
+    for pattern in STAGES[name].left.split():
         for path in sorted(Path(out).glob(pattern)):
             key = str(path.relative_to(out))
             if path.suffix == ".pth":
@@ -169,7 +167,7 @@ def uninterrupted(places, tmp_path_factory):
     def of(name, processes):
         if (name, processes) not in made:
             out = tmp_path_factory.mktemp("whole") / "out"
-            run("tests/pickled.py", *command(name, places, out), processes=processes)
+            run("tests/otherwise.py pickled", *command(name, places, out), processes=processes)
             made[name, processes] = left(name, out)
             assert len(made[name, processes]) > 0
         return made[name, processes]
@@ -221,4 +219,4 @@ READING = (  # the other commands that read ahead
 def test_readers_can_be_sent(words, places, tmp_path):
     """The stages of the table above are run this way where nothing disturbs them."""
     filled = [word.format(**places, out=tmp_path / "out") for word in words.split()]
-    run("tests/pickled.py", *filled)
+    run("tests/otherwise.py pickled", *filled)

@@ -2,15 +2,12 @@
 
 import argparse
 import itertools
-import os
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_images
+from conftest import ROOT, run, sentences, write_images
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import InterpolationMode, v2
@@ -68,9 +65,8 @@ def test_random_crop_depends_on_its_names_only():
     first = crop(image, 1, 7)
     np.random.seed(1)
     assert np.array_equal(first, crop(image, 1, 7)) and first.shape == (24, 24, 3)
-    assert not np.array_equal(first, crop(image, 2, 7)) and not np.array_equal(
-        first, crop(image, 1, 8)
-    )
+    for other in ((2, 7), (1, 8)):
+        assert not np.array_equal(first, crop(image, *other))
 
 
 def test_whole_crops_without_a_flip_are_the_image():
@@ -87,20 +83,15 @@ def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     files = read_splits(tmp_path).train.files
     backbone, width, _ = load_backbone("random", "resnet10", True)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    images = (
-        torch.stack([torch.from_numpy(np.asarray(Image.open(file))) for file in files]).permute(
-            0, 3, 1, 2
-        )
-        / 255
-    )
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     images = v2.functional.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = backbone.eval()(images)
     backbone.train()  # BatchNorm must not take its statistics from the batch
     for batch in (128, 7, 1):
-        features, rows = extract(
-            backbone, files, partial(centre_crop, size=32), CPU, workers=0, batch=batch
-        )
+        crop = partial(centre_crop, size=32)
+        features, rows = extract(backbone, files, crop, CPU, workers=0, batch=batch)
         torch.testing.assert_close(features, expected[rows], rtol=1e-4, atol=1e-4)
         assert features.shape == (len(files), width)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -137,10 +128,11 @@ def test_features_that_are_not_finite(tmp_path, capsys):
     for i, level in enumerate((200, 20, 220, 10)):
         Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / f"{i}.png")
     files = [str(tmp_path / f"{i}.png") for i in range(4)]
-    with pytest.raises(SystemExit):
-        extract(Diverging(), files, partial(centre_crop, size=32), CPU, workers=0, batch=3)
-    sentence = capsys.readouterr().err.splitlines()[-1]
-    assert "features of 2 images are not finite" in sentence and "1.png" in sentence
+    crop = partial(centre_crop, size=32)
+    *_, said = sentences(
+        capsys, partial(extract, workers=0, batch=3), Diverging(), files, crop, CPU
+    )
+    assert "features of 2 images are not finite" in said and "1.png" in said
 
 
 # ------------------------------------------------------------------ where features live
@@ -163,15 +155,14 @@ def test_no_operation_mixes_devices(home, monkeypatch):
     monkeypatch.setattr(features, "home_of", lambda rows, width, device: torch.device(home))
     monkeypatch.setattr(features, "refuse_infinite", lambda file_of, finite: None)
     monkeypatch.setattr(features, "read_crops", lambda batch, files, crop: crops(len(batch)))
-    monkeypatch.setattr(
-        features,
-        "read_batches",
-        lambda files, batches, crop, *_, stand_in: (crops(len(one)) for one in batches),
-    )
 
     def crops(n):
         return torch.zeros(n, 32, 32, 3, dtype=torch.uint8), np.zeros(n, np.int64)
 
+    def read_batches(files, batches, crop, *_, stand_in):
+        return (crops(len(batch)) for batch in batches)
+
+    monkeypatch.setattr(features, "read_batches", read_batches)
     one, two = (load_backbone("random", "resnet10", True)[0] for _ in range(2))
     files = [str(i) for i in range(30)]
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -224,17 +215,9 @@ def test_two_processes_are_one(tmp_path):
     write_images(tmp_path / "data/val", each=5, seed=1)
     (tmp_path / "worker.py").write_text(WORKER)
     results = []
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]):
-        command = [
-            sys.executable,
-            *launcher,
-            tmp_path / "worker.py",
-            tmp_path / "data",
-            tmp_path / "out.pth",
-        ]
-        subprocess.run(
-            command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ROOT}
-        )
+    words = (tmp_path / "worker.py", tmp_path / "data", tmp_path / "out.pth")
+    for processes, cold in ((1, False), (2, True)):  # cold: by torchrun itself
+        run(*words, processes=processes, cold=cold, env={"PYTHONPATH": str(ROOT)})
         results.append(torch.load(tmp_path / "out.pth"))
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
@@ -253,26 +236,6 @@ def test_some_of_each():
     assert np.array_equal(mask, drawn(0, "name"))
     assert not np.array_equal(mask, drawn(1, "name"))
     assert not np.array_equal(mask, drawn(0, "other"))
-
-
-def test_subset_files(tmp_path, capsys):
-    files = [str(tmp_path / name) for name in ("a/1.png", "a/2.png", "b/1.png", "b/3.png")]
-    listing = tmp_path / "list.txt"
-    # of an editor on Windows: a byte-order mark, carriage returns, an empty line
-    listing.write_bytes("\ufeffa/1.png\r\n\r\n3.png\r\n".encode())
-    assert labelled.read_subset(listing, tmp_path, files) == [0, 3]
-    listing.write_text("1.png\n3.png\n")
-    with pytest.raises(SystemExit):
-        labelled.read_subset(listing, tmp_path, files)
-    sentence = capsys.readouterr().err
-    assert "1.png fits 2 images" in sentence and files[0] in sentence and files[2] in sentence
-
-
-def test_system_folders_are_no_classes(tmp_path):
-    write_images(tmp_path, each=1)
-    (tmp_path / "__MACOSX/a").mkdir(parents=True)
-    (tmp_path / "__MACOSX/a/._000.png").write_bytes(b"\0\5\x16\7")
-    assert sorted(set(labelled.read_folder(tmp_path)[1])) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("crop", [centre_crop, squash])

@@ -51,17 +51,13 @@ def official(weights, folders):
     theirs.load_state_dict_from_url = original
     files = [sorted((folders / side).rglob("*.png")) for side in "ab"]
     found = [calculate_activation_statistics(f, network, 4, num_workers=0) for f in files]
-    spanning = np.stack(
-        [found[0][0] - found[1][0], *(row for _, sigma in found for row in sigma[:40])]
-    )
+    difference = found[0][0] - found[1][0]
+    spanning = np.stack([difference, *found[0][1][:40], *found[1][1][:40]])
     basis = np.linalg.svd(spanning, full_matrices=False)[2][:16]
-    assert all(
-        np.trace(basis @ sigma @ basis.T) == pytest.approx(np.trace(sigma), rel=1e-9)
-        for _, sigma in found
-    )
-    projected = [
-        statistic for mu, sigma in found for statistic in (basis @ mu, basis @ sigma @ basis.T)
-    ]
+    projected = []
+    for mu, sigma in found:
+        projected += [basis @ mu, basis @ sigma @ basis.T]
+        assert np.trace(projected[-1]) == pytest.approx(np.trace(sigma), rel=1e-9)
     return network, found, calculate_frechet_distance(*projected)
 
 
@@ -100,9 +96,8 @@ def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
 
 def test_moments_of_batches():
     rng = np.random.default_rng(0)
-    rows = (
-        rng.standard_normal((300, 40)) * np.linspace(0.1, 3, 40) + 1000
-    )  # far from zero: sums of squares would fail
+    # far from zero: sums of squares would fail
+    rows = rng.standard_normal((300, 40)) * np.linspace(0.1, 3, 40) + 1000
     moments = frechet.Moments(40)
     for part in np.split(rows, [1, 7, 120, 121]):
         moments.add(torch.from_numpy(part))
@@ -119,61 +114,32 @@ def test_frechet_distance(n1, n2):
 
     rng, width = np.random.default_rng(n1), 100
     x = rng.standard_normal((n1, width)) * np.linspace(0.001, 2, width)
-    y = (
-        rng.standard_normal((n2, width))
-        @ (np.eye(width) + 0.1 * rng.standard_normal((width, width)))
-        + 0.3
-    )
+    y = rng.standard_normal((n2, width))
+    y = y @ (np.eye(width) + 0.1 * rng.standard_normal((width, width))) + 0.3
     statistics = [s for z in (x, y) for s in (z.mean(0), np.cov(z, rowvar=False))]
-    root = np.linalg.svd((x - x.mean(0)) @ (y - y.mean(0)).T, compute_uv=False).sum() / np.sqrt(
-        (n1 - 1) * (n2 - 1)
-    )
-    exact = (
-        ((x.mean(0) - y.mean(0)) ** 2).sum()
-        + np.trace(statistics[1])
-        + np.trace(statistics[3])
-        - 2 * root
-    )
+    product = (x - x.mean(0)) @ (y - y.mean(0)).T / np.sqrt((n1 - 1) * (n2 - 1))
+    root = np.linalg.svd(product, compute_uv=False).sum()
+    exact = ((x.mean(0) - y.mean(0)) ** 2).sum() - 2 * root
+    exact += np.trace(statistics[1]) + np.trace(statistics[3])
     value = frechet.frechet_distance(*statistics)
     assert value == pytest.approx(exact, rel=1e-9)
-    assert value == pytest.approx(
-        calculate_frechet_distance(*statistics), rel=1e-6 if min(n1, n2) > width else 1e-5
-    )
+    theirs = calculate_frechet_distance(*statistics)
+    assert value == pytest.approx(theirs, rel=1e-6 if min(n1, n2) > width else 1e-5)
     assert frechet.frechet_distance(*statistics[:2], *statistics[:2]) == pytest.approx(0, abs=1e-8)
 
 
 def test_features_of_a_backbone(folders, backbone, capsys):
-    command = (
-        "fid",
-        folders / "a",
-        folders / "b",
-        "--features",
-        backbone,
-        "--size",
-        32,
-        "--workers",
-        0,
-    )
-    call(SCRIPT, *command)
+    """On one process and on two; a folder has no distance from itself."""
+    options = ("--features", backbone, "--size", 32, "--workers", 0)
+    call(SCRIPT, "fid", folders / "a", folders / "b", *options)
     first = capsys.readouterr()
-    assert (
-        "Frechet distance (resnet10 features)" in first.out
-        and "fewer than the 256 features" in first.err
-    )
-    two = run(SCRIPT, *command, "--batch-size", 3, processes=2).stdout
+    assert "Frechet distance (resnet10 features)" in first.out
+    assert "fewer than the 256 features" in first.err
+    options += ("--batch-size", 3)
+    two = run(SCRIPT, "fid", folders / "a", folders / "b", *options, processes=2).stdout
     one, two = (float(said.strip().rpartition(": ")[2]) for said in (first.out, two))
     assert two == pytest.approx(one, rel=1e-3)
-
-
-def test_fid_twice_under_two_processes(backbone, tmp_path, folders):
-    """The same number; also of a folder and itself."""
-    for side in ("a", "b"):
-        shutil.copytree(folders / side, tmp_path / side)
-    options = ("--features", backbone, "--workers", 0, "--size", 32)
-    first = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
-    again = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "b", *options, processes=2)
-    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
-    itself = run(SCRIPT, "fid", tmp_path / "a", tmp_path / "a", *options, processes=2)
+    itself = run(SCRIPT, "fid", folders / "a", folders / "a", *options, processes=2)
     assert itself.stdout.splitlines()[-1].endswith(": 0.0000")
 
 
@@ -190,7 +156,7 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
         alone = torch.cat([network([stack]) for stack in stacks])
     assert len(calls) == 1 + 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert callable(pickle.loads(pickle.dumps(partial(frechet.read_batch, size=0))))
+    assert callable(pickle.loads(pickle.dumps(partial(frechet.read_stacks, size=0))))
 
 
 def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):
@@ -257,6 +223,5 @@ def test_fid_bad_input(folders, tmp_path, capsys):
     said = refused(capsys, SCRIPT, "fid", folders / "a", mirror / "view0", *options)
     assert "2 are only in" in said and "class0/00.png, class0/02.png" in said
     assert "give one of its views" in refused(capsys, SCRIPT, "ssim", folders / "a", mirror)
-    assert "is not a folder" in refused(
-        capsys, SCRIPT, "fid", folders / "c", folders / "b", *options
-    )
+    missing = ("fid", folders / "c", folders / "b", *options)
+    assert "is not a folder" in refused(capsys, SCRIPT, *missing)

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import call
+from conftest import call, hashes, sentence
 from conftest import run as stage
 from icgan_release import (
     GOLDENS,
     TOLERANCE,
     error,
     official_state,
-    refused,
     rngs,
     unit,
     write_photographs,
@@ -80,21 +79,13 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     with tarfile.open(tarball, "w:gz") as tar:
         for name in ("G_ema_best0.pth", "state_dict_best0.pth"):
             tar.add(release / name, f"{release.name}/{name}")
-    monkeypatch.setenv(
-        "GCL_WEIGHTS", str(release)
-    )  # there the encoder is found where nothing lies beside
+    monkeypatch.setenv("GCL_WEIGHTS", str(release))  # of the encoder, where it lies not beside
     for path in (release, release.parent, release / "G_ema_best0.pth", tarball):
         generator, encoder, files = noise.load_icgan(path, CPU)
         assert error("tiny", generator) < TOLERANCE
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())
-        read = "release.tar.gz" if path == tarball else "G_ema_best0.pth"
-        assert files == {
-            name: run.file_hash(file)
-            for name, file in (
-                (read, tarball if path == tarball else release / read),
-                (noise.SWAV, release / noise.SWAV),
-            )
-        }
+        read = tarball if path == tarball else release / "G_ema_best0.pth"
+        assert files == {file.name: run.file_hash(file) for file in (read, release / noise.SWAV)}
     torch.manual_seed(0)  # as the fixture
     reference = ResNet(Bottleneck, [1, 1, 1, 1]).eval()
     reference.fc = torch.nn.Identity()
@@ -107,12 +98,12 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     several.mkdir()
     state = official_state("tiny")
     torch.save(state, several / "G_ema_best0.pth")
-    torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema.pth")
-    torch.save({name: value + 1 for name, value in state.items()}, several / "G_ema_copy0.pth")
+    for name in ("G_ema.pth", "G_ema_copy0.pth"):
+        torch.save({key: value + 1 for key, value in state.items()}, several / name)
     capsys.readouterr()
     assert error("tiny", noise.load_icgan(several, CPU)[0]) < TOLERANCE
     (several / "G_ema_best0.pth").unlink()
-    assert "holds 2 G_ema_*.pth" in refused(capsys, noise.load_icgan, several, CPU)
+    assert "holds 2 G_ema_*.pth" in sentence(capsys, noise.load_icgan, several, CPU)
 
 
 def test_names_in_a_tarball_lead_nowhere(release, tmp_path, monkeypatch):
@@ -121,19 +112,16 @@ def test_names_in_a_tarball_lead_nowhere(release, tmp_path, monkeypatch):
     good = (release / "G_ema_best0.pth").read_bytes()
     inner = tmp_path / "inner"
     inner.mkdir()
-    for name, members in {
-        "up": [("a/../../G_ema_best0.pth", good)],
-        "absolute": [(f"{tmp_path}/G_ema_best0.pth", good)],
-        "aside": [("a/G_ema_best0.pth", good), ("../x", b"")],
-    }.items():
-        tarball = pack(inner / f"{name}.tar.gz", *members)
+    names = ("a/../../G_ema_best0.pth", f"{tmp_path}/G_ema_best0.pth", "a/G_ema_best0.pth")
+    for i, name in enumerate(names):
+        tarball = pack(inner / f"{i}.tar.gz", (name, good), ("../x", b""))
         assert error("tiny", noise.load_icgan(tarball, CPU)[0]) < TOLERANCE
     assert len(list(inner.iterdir())) == 3 and list(tmp_path.iterdir()) == [inner]
 
 
 def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     def reason(path):
-        return refused(capsys, noise.load_icgan, path, CPU)
+        return sentence(capsys, noise.load_icgan, path, CPU)
 
     good = (release / "G_ema_best0.pth").read_bytes()
     link = tarfile.TarInfo("icgan/G_ema_best0.pth")
@@ -148,15 +136,12 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     evil = tmp_path / "G_ema_best0.pth"
     torch.save({"shared.weight": Evil(tmp_path / "executed")}, evil)
     assert "refused" in reason(evil)
-    assert "evil.tar.gz" in reason(
-        pack(tmp_path / "evil.tar.gz", ("a/G_ema_best0.pth", evil.read_bytes()))
-    )
+    packed = pack(tmp_path / "evil.tar.gz", ("a/G_ema_best0.pth", evil.read_bytes()))
+    assert "evil.tar.gz" in reason(packed)
     evil.write_bytes(pickle.dumps(Evil(tmp_path / "executed"), protocol=2))
     assert "G_ema_best0.pth" in reason(evil)
     assert not (tmp_path / "executed").exists()
-    assert "refused" in reason(
-        release / "state_dict_best0.pth"
-    )  # of the release, but holds objects and no weights
+    assert "refused" in reason(release / "state_dict_best0.pth")  # objects, and no weights
     torch.save({"model": {"a": torch.ones(1)}}, evil)
     assert "not a flat dictionary of tensors" in reason(evil)
     assert "cannot be read (No such file" in reason(tmp_path / "nowhere")
@@ -166,9 +151,8 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     state = torch.load(release / noise.SWAV, weights_only=True)
     torch.save(state | {"module.layer1.0.other": torch.ones(1)}, swav)
     assert "other" in reason(evil)
-    torch.save(
-        {name: value for name, value in state.items() if name != "module.layer3.0.bn2.weight"}, swav
-    )
+    del state["module.layer3.0.bn2.weight"]
+    torch.save(state, swav)
     assert "layer3.0.bn2.weight" in reason(evil)
 
 
@@ -263,10 +247,8 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
     squares = [noise.read_demo_square(photographs / path) for path in paths]
     images = torch.from_numpy(np.stack(squares))
     feature = noise.encode(encoder, images)
-    z = [
-        noise.noise_vectors([run.seed_rng(0, path, view) for path in paths], generator.z_width)
-        for view in range(2)
-    ]
+    rngs_of = [[run.seed_rng(0, path, view) for path in paths] for view in range(2)]
+    z = [noise.noise_vectors(rngs, generator.z_width) for rngs in rngs_of]
 
     def generated(name, *flags, views=1):
         made = strategy(photographs, release, name, "--views", views, *flags)
@@ -304,9 +286,7 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
     direction, navigator = unit(1, seed=5)[0], feature_noise.Navigator(2048, bound=0.5)
     torch.save({"direction": direction}, tmp_path / "direction.pt")
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")
-    files = [
-        (f"--{x}", tmp_path / f"{y}.pt") for x, y in (("steer", "direction"), ("navigator",) * 2)
-    ]
+    files = [("--steer", tmp_path / "direction.pt"), ("--navigator", tmp_path / "navigator.pt")]
     steered = generated("feature-noise", *files[0])[0]
     assert same(steered, z[0], steering(direction)(feature))
     assert not torch.equal(steered, plain[0])
@@ -319,7 +299,7 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
     torch.save({}, tmp_path / "navigator.pt")
     for flags in files:
         command = (photographs, release, "feature-noise", *flags)
-        assert flags[1].name in refused(capsys, strategy, *command)
+        assert flags[1].name in sentence(capsys, strategy, *command)
 
 
 def test_noise_end_to_end(photographs, release, tmp_path):
@@ -328,26 +308,11 @@ def test_noise_end_to_end(photographs, release, tmp_path):
     stage("02_augment.py", *common, 4, "--out", tmp_path / "a")
     call("02_augment.py", *common, 4, "--out", tmp_path / "b")
     call("02_augment.py", *common, 1, "--out", tmp_path / "c")
-    a, b, c = (
-        {
-            file.relative_to(tmp_path / out): file.read_bytes()
-            for file in (tmp_path / out).rglob("view0/*/*")
-        }
-        for out in "abc"
-    )
+    a, b, c = (hashes(tmp_path / out, "view0/*/*") for out in "abc")
     assert len(a) == 6 and a == b and a.keys() == c.keys()
     for name in a:
         one, other = (np.asarray(Image.open(tmp_path / out / name)).astype(int) for out in "ac")
         assert np.abs(one - other).max() <= 1
     assert (tmp_path / "a" / "samples.png").exists()
-    stage(
-        "02_augment.py",
-        "noise",
-        "--data",
-        photographs,
-        "--weights",
-        release / "state_dict_best0.pth",
-        "--out",
-        tmp_path / "d",
-        code=1,
-    )
+    wrong = f"02_augment.py noise --data {photographs} --weights {release}/state_dict_best0.pth"
+    stage(f"{wrong} --out {tmp_path}/d", code=1)

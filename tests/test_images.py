@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import sentence
 from image_files import (
     BIG_TIFF,
     COLOURS,
@@ -17,7 +18,6 @@ from image_files import (
     TINY,
     jpeg_of_declared_size,
     png,
-    sentence,
     tiff,
     tiff_of_declared_size,
 )

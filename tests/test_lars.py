@@ -19,19 +19,12 @@ def lars(module, method, **changes):
 
 # ---------------- LARS and schedules ----------------
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(
-    "method, reference, case",
-    [
-        ("vicreg", "vicreg", "wd1e-06"),
-        ("vicreg", "vicreg", "wd0.1"),
-        ("vicreg", "vicreg", "w0zero_wd0.1"),
-        ("barlow", "barlow", "wd1e-06"),
-        ("barlow", "barlow", "wd0.1"),
-        ("swav", "swav_larc", "wd1e-06"),
-        ("swav", "swav_larc", "wd0.1"),
-    ],
-)
-def test_lars(method, reference, case, dtype):
+@pytest.mark.parametrize("case", ["wd1e-06", "wd0.1", "w0zero_wd0.1"])
+@pytest.mark.parametrize("method", ["vicreg", "barlow", "swav"])
+def test_lars(method, case, dtype):
+    if case.startswith("w0zero") and method != "vicreg":
+        pytest.skip("without a reference value")
+    reference = "swav_larc" if method == "swav" else method
     module = nn.Linear(4, 3).to(dtype)
     w, b = module.weight, module.bias
     w.data, b.data = gold("in/lars/w0", "in/lars/b0", dtype=dtype)
@@ -86,16 +79,12 @@ def test_schedule_barlow(name):
     epochs, batch, n = GOLD[f"sched_barlow/{name}/cfg_epochs_bs_len"].tolist()
     recipe = recipe_of("barlow")
     lr = peak_lr(recipe["learning_rate"], recipe["scaling"], batch)
-    ours = np.array(
-        [
-            cosine_warmup(s, epochs * n, 10 * n, lr, recipe["start"] * lr, recipe["end"] * lr)
-            for s in GOLD[f"sched_barlow/{name}/steps"].tolist()
-        ]
-    )
+    ends = recipe["start"] * lr, recipe["end"] * lr
+    steps = GOLD[f"sched_barlow/{name}/steps"].tolist()
+    ours = np.array([cosine_warmup(s, epochs * n, 10 * n, lr, *ends) for s in steps])
     np.testing.assert_allclose(ours, GOLD[f"sched_barlow/{name}/lr_weights"], rtol=1e-9)
-    np.testing.assert_allclose(
-        ours * recipe["lr_1d"], GOLD[f"sched_barlow/{name}/lr_biases"], rtol=1e-9
-    )
+    of_biases = ours * recipe["lr_1d"]
+    np.testing.assert_allclose(of_biases, GOLD[f"sched_barlow/{name}/lr_biases"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["rn50_readme", "rn50_800ep_args", "tiny"])
@@ -111,29 +100,25 @@ def test_schedule_dino(name):
 
 @pytest.mark.parametrize("name", ["ep100", "tiny"])
 def test_schedule_swav(name):
-    n, warmup, epochs, base = GOLD[
-        f"sched_swav/{name}/cfg_len_warmup_epochs_base_final_start"
-    ].tolist()[:4]
+    config = GOLD[f"sched_swav/{name}/cfg_len_warmup_epochs_base_final_start"]
+    n, warmup, epochs, base = config.tolist()[:4]
     recipe = recipe_of("swav")
     assert peak_lr(recipe["learning_rate"], recipe["scaling"], 4096) == pytest.approx(base)
     start, end = recipe["start"] * base, recipe["end"] * base
-    ours = [
-        cosine_warmup(s, epochs * n, warmup * n, base, start, end, linspace=True)
-        for s in GOLD[f"sched_swav/{name}/steps"].tolist()
-    ]
+    schedule = (epochs * n, warmup * n, base, start, end)
+    steps = GOLD[f"sched_swav/{name}/steps"].tolist()
+    ours = [cosine_warmup(s, *schedule, linspace=True) for s in steps]
     np.testing.assert_allclose(ours, GOLD[f"sched_swav/{name}/lr"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["ep100_bs4096", "ep1000_bs4096"])
 def test_schedule_byol(name):
-    total, warmup, base, ema, batch = GOLD[
-        f"sched_byol/{name}/cfg_maxsteps_warmup_baselr_ema_bs"
-    ].tolist()
+    config = GOLD[f"sched_byol/{name}/cfg_maxsteps_warmup_baselr_ema_bs"]
+    total, warmup, base, ema, batch = config.tolist()
     steps = GOLD[f"sched_byol/{name}/steps"].tolist()
     ours = [cosine_warmup(s, total, warmup, peak_lr(base, "linear", batch)) for s in steps]
-    np.testing.assert_allclose(
-        ours, GOLD[f"sched_byol/{name}/lr"], rtol=1e-6, atol=1e-7
-    )  # theirs: float32
+    theirs = GOLD[f"sched_byol/{name}/lr"]  # float32
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
     momentum = [cosine_warmup(s / total, 1.0, 0, ema, end=1.0) for s in steps]
     np.testing.assert_allclose(momentum, GOLD[f"sched_byol/{name}/target_ema"], rtol=1e-9)
 
@@ -143,9 +128,7 @@ def test_simclr_scaling_rules_meet_at_4096():
 
 
 def test_vicreg_training_end_to_end():
-    """Six steps of backbone, projector, loss, LARS and schedule are the official ones, BatchNorm
-    too.
-    """
+    """Six steps of backbone, projector, loss, LARS and schedule as in the official code."""
     module = build_method("vicreg", nn.Linear(20, 16), 16, projector="32-32-24").double()
     prefix = "e2e_vicreg/init/"
     module.load_state_dict({k[len(prefix) :]: v for k, v in GOLD.items() if k.startswith(prefix)})
@@ -157,10 +140,8 @@ def test_vicreg_training_end_to_end():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        torch.testing.assert_close(
-            loss.detach(), GOLD["e2e_vicreg/f64/losses"][t], rtol=1e-10, atol=0
-        )
+        expected = GOLD["e2e_vicreg/f64/losses"][t]
+        torch.testing.assert_close(loss.detach(), expected, rtol=1e-10, atol=0)
     for name, value in module.state_dict().items():
-        torch.testing.assert_close(
-            value, GOLD[f"e2e_vicreg/f64/final/{name}"], rtol=1e-9, atol=1e-11
-        )
+        expected = GOLD[f"e2e_vicreg/f64/final/{name}"]
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)

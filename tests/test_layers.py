@@ -79,3 +79,35 @@ def test_files_and_rooms_are_small():
         assert len((ROOT / relative).read_text().splitlines()) <= 450, relative
     rooms = Counter(relative.parent for relative in FILES)
     assert max(rooms.values()) <= 20
+
+
+# ---------------------------------------------------------------- names
+ONCE = ("spread", "check", "read_batch", "draw", "share", "record")  # in the whole product
+TWINS = "brightness contrast saturation hue grayscale blur solarize".split()  # batch_views.py's
+OFTEN = ["main", "arguments", *TWINS]
+
+
+def test_no_two_things_have_one_name():
+    """Neither within a room nor, where a name could mean many things, anywhere."""
+    places = {}
+    for relative in FILES:
+        for node in ast.parse((ROOT / relative).read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                room = "anywhere" if node.name in ONCE else relative.parent
+                places.setdefault((room, node.name), []).append(str(relative))
+    twice = {}
+    for (room, name), files in places.items():
+        if len(files) > 1 and room != Path(".") and name not in OFTEN:
+            twice[name] = files
+    assert not twice
+
+
+def test_no_function_has_more_than_six_parameters_by_place():
+    many = []
+    for relative in FILES:
+        for node in ast.walk(ast.parse((ROOT / relative).read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names = [a.arg for a in node.args.args if a.arg != "self"]
+                if len(names) > 6:
+                    many.append(f"{relative}: {node.name}")
+    assert not many

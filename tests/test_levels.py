@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from image_files import BANDS, COLOURS, RNG, png, sentence, tiff
+from conftest import sentence
+from image_files import BANDS, COLOURS, RNG, png, tiff
 from PIL import Image
 
 from base import levels
@@ -203,7 +204,7 @@ BAD = {
 @pytest.mark.parametrize("name, text", [(name, text) for name in BAD for text in BAD[name]])
 def test_bad_levels_and_bands(monkeypatch, capsys, name, text):
     monkeypatch.setenv(name, text)
-    assert name in sentence(capsys, levels.check, partial(fail, code=2))
+    assert name in sentence(capsys, levels.check_environment, partial(fail, code=2))
 
 
 def test_flags_reach_every_process(tmp_path, monkeypatch):
@@ -217,16 +218,8 @@ def test_flags_reach_every_process(tmp_path, monkeypatch):
     assert (args.levels, args.bands) == ((0.0, 2000.0), (3, 2, 1))
     values = (BANDS % 2001).astype(np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig")
-    monkeypatch.setattr(
-        torch.multiprocessing, "get_start_method", torch.multiprocessing.get_start_method
-    )
-    reader = torch.utils.data.DataLoader(
-        files.Reading(read.read_image),
-        batch_size=None,
-        sampler=[tmp_path / "x.tif"],
-        num_workers=1,
-        multiprocessing_context="spawn",
-    )
+    how = {"sampler": [tmp_path / "x.tif"], "num_workers": 1, "multiprocessing_context": "spawn"}
+    reader = torch.utils.data.DataLoader(files.Reading(read.read_image), batch_size=None, **how)
     expected = (values[..., [2, 1, 0]] * (255 / 2000)).round()
     assert np.abs(next(iter(reader)).numpy() - expected).max() <= 1
     again = argparse.ArgumentParser()

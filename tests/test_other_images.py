@@ -26,9 +26,8 @@ def test_same_class_is_another_image_of_the_class(tmp_path):
     originals = {f.relative_to(data).as_posix(): read_image(f) for f in data.rglob("*.png")}
     chosen = []
     for view in range(2):
-        of_view = {
-            path: which(im, originals) for path, im in stored(tmp_path / "gen", view).items()
-        }
+        made = stored(tmp_path / "gen", view)
+        of_view = {path: which(image, originals) for path, image in made.items()}
         assert of_view.keys() == originals.keys()
         for path, other in of_view.items():
             assert other != path and other.split("/")[0] == path.split("/")[0]

@@ -1,9 +1,12 @@
 """Pairs of a real and a generated view: the data set's promises."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import sentence
 from photographs import photographs
 from torch.utils.data import DataLoader
 
@@ -22,19 +25,15 @@ VICREG = recipe_of("vicreg")["views"]
 # ---------------------------------------------------------------- the data set
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Eight photographs, JPEG and PNG, and three mirrors: mirror m is everywhere of level 60 *
-    m.
-    """
+    """Eight photographs, JPEG and PNG, and three mirrors: all of mirror m has the level 60 m."""
     root = tmp_path_factory.mktemp("views")
     paths = [f"c{i % 2}/{i}.{'png' if i % 3 else 'jpg'}" for i in range(8)]
     photos = photographs((60, 80))
     for i, path in enumerate(paths):
         write_image(root / "real" / path, photos[i % len(photos)])
         for m in range(3):
-            stored = root / f"view{m}" / path
-            write_image(
-                stored.with_suffix(".png" if m else ".jpg"), np.full((48, 48, 3), 60 * m, np.uint8)
-            )
+            stored = (root / f"view{m}" / path).with_suffix(".png" if m else ".jpg")
+            write_image(stored, np.full((48, 48, 3), 60 * m, np.uint8))
     return root, paths, [root / f"view{m}" for m in range(3)]
 
 
@@ -49,33 +48,14 @@ def level(view):
 
 def test_without_mixing_it_is_the_baseline(folders):
     root, paths, _ = folders
-    plain = items(PairDataset(root / "real", paths, VICREG, 32, local_crops=2, local_size=16))
-    absent = items(
-        PairDataset(
-            root / "real",
-            paths,
-            VICREG,
-            32,
-            local_crops=2,
-            local_size=16,
-            mix=0.0,
-            pair=["blur"],
-            generated=[root / "nowhere"],
-        )
-    )
-    mixed = items(
-        PairDataset(
-            root / "real",
-            paths,
-            VICREG,
-            32,
-            local_crops=2,
-            local_size=16,
-            mix=0.5,
-            pair=["none"],
-            generated=folders[2],
-        )
-    )
+
+    def views(**more):
+        settings = dict(local_crops=2, local_size=16, **more)
+        return items(PairDataset(root / "real", paths, VICREG, 32, **settings))
+
+    plain = views()
+    absent = views(mix=0.0, pair=["blur"], generated=[root / "nowhere"])
+    mixed = views(mix=0.5, pair=["none"], generated=folders[2])
     for (a, _, i), (b, _, _), (c, _, j) in zip(plain, absent, mixed, strict=True):
         assert i == j and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         partner = c.pop(1)  # generated or the very view of the baseline
@@ -113,10 +93,8 @@ def test_both_views_generated(folders):
         pairs.append((first, partner))
     assert len(set(pairs)) == 6  # of three mirrors: every ordered pair
 
-    control = PairDataset(
-        root / "real", paths, SIMCLR, 32, generated="real", pair=["none"], store_size=48,
-        mix=1.0, both_generated=True,
-    )  # fmt: skip
+    settings = dict(mix=1.0, both_generated=True, pair=["none"], store_size=48)
+    control = PairDataset(root / "real", paths, SIMCLR, 32, generated="real", **settings)
     for i, (views, _, _) in enumerate(items(control)):
         stored = square(read_image(root / "real" / paths[i]), 48)
         expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
@@ -125,15 +103,13 @@ def test_both_views_generated(folders):
 
 def test_control_takes_the_generated_image_s_way(folders):
     root, paths, mirrors = folders
+    common = (root / "real", paths, VICREG, 32)
     settings = dict(mix=0.5, pair=["flip"], seed=3)
-    control = PairDataset(
-        root / "real", paths, VICREG, 32, generated="real", store_size=48, **settings
-    )
-    generated = PairDataset(root / "real", paths, VICREG, 32, generated=mirrors, **settings)
+    control = PairDataset(*common, generated="real", store_size=48, **settings)
+    generated = PairDataset(*common, generated=mirrors, **settings)
     taken = 0
-    for i, ((views, _, _), (other, _, _)) in enumerate(
-        zip(items(control), items(generated), strict=True)
-    ):
+    both = zip(items(control), items(generated), strict=True)
+    for i, ((views, _, _), (other, _, _)) in enumerate(both):
         if level(other[1]) is None:
             assert torch.equal(views[1], other[1])
             continue
@@ -177,15 +153,12 @@ def test_device_path_and_collation(folders):
     a, p, index = next(iter(DataLoader(workers, batch_sampler=order)))
     b, q, _ = next(iter(DataLoader(device, batch_sampler=order)))
     assert index.tolist() == list(range(len(paths))) and len(a) == len(p) == 3
-    assert (
-        a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3) and a[0].dtype == torch.uint8
-    )
+    assert a[0].shape == (8, 32, 32, 3) and a[2].shape == (8, 16, 16, 3)
+    assert a[0].dtype == torch.uint8
     norm = V.FIRST["mean"], V.FIRST["std"]
     for x, y, neutral, params in zip(a, b, p, q, strict=True):
-        x, y = (
-            batch_views.colour_and_normalise(x, neutral, *norm),
-            batch_views.colour_and_normalise(y, params, *norm),
-        )
+        x = batch_views.colour_and_normalise(x, neutral, *norm)
+        y = batch_views.colour_and_normalise(y, params, *norm)
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
 
 
@@ -207,18 +180,9 @@ def test_small_images_in_memory_give_the_same_views(tmp_path):
         write_image(tmp_path / "view0" / path, 255 - photos[i % len(photos)][:24, :24])
     batch = [(epoch, index) for epoch in (0, 3) for index in range(12)]
     for generated in ([tmp_path / "view0"], "real"):
-        pairs = PairDataset(
-            tmp_path / "real",
-            paths,
-            SIMCLR,
-            32,
-            mix=0.5,
-            generated=generated,
-            local_crops=1,
-            local_size=16,
-            store_size=28,
-            on_device=True,
-        )
+        settings = dict(mix=0.5, local_crops=1, local_size=16, store_size=28, on_device=True)
+        settings["generated"] = generated
+        pairs = PairDataset(tmp_path / "real", paths, SIMCLR, 32, **settings)
         small = SmallPairs(pairs, torch.device("cpu"))
         crops, choices, indices = small.batch(batch)
         expected, their_choices, their_indices = pairs.batch(batch)
@@ -237,23 +201,18 @@ def test_small_images_in_memory_give_the_same_views(tmp_path):
 
 def test_both_generated_needs_two_mirrors(folders, capsys):
     root, paths, mirrors = folders
-    with pytest.raises(SystemExit):
-        settings = dict(mix=1.0, generated=mirrors[:1], both_generated=True)
-        PairDataset(root / "real", paths, SIMCLR, 16, **settings)
-    assert "needs 2 folders of generated views; --generated has 1" in capsys.readouterr().err
+    pairs = partial(PairDataset, mix=1.0, generated=mirrors[:1], both_generated=True)
+    said = sentence(capsys, pairs, root / "real", paths, SIMCLR, 16)
+    assert "needs 2 folders of generated views; --generated has 1" in said
 
 
 def test_bad_input_is_named(folders, tmp_path, capsys):
     root, paths, mirrors = folders
     for path in paths[:5]:
         write_image((tmp_path / "part" / path).with_suffix(".jpg"), np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(SystemExit) as error:
-        PairDataset(
-            root / "real", paths, VICREG, 32, mix=0.5, generated=[mirrors[0], tmp_path / "part"]
-        )
-    assert error.value.code == 1
-    said = capsys.readouterr().err
-    assert "3 of 8" in said and paths[5] in said and "part" in said and len(said.splitlines()) == 1
+    pairs = partial(PairDataset, mix=0.5, generated=[mirrors[0], tmp_path / "part"])
+    said = sentence(capsys, pairs, root / "real", paths, VICREG, 32, code=1)
+    assert "3 of 8" in said and paths[5] in said and "part" in said
     with pytest.raises(SystemExit):
         PairDataset(root / "real", paths, VICREG, 32, mix=0.5, generated=mirrors, partners=4)
     (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])

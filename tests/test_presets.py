@@ -29,15 +29,9 @@ YAML = {
 def test_settings(method):
     recipe = recipe_of(method, "resnet18", "cifar")
     views = recipe["views"][:2]
-    found = (
-        recipe["learning_rate"],
-        recipe["weight_decay"],
-        views[0]["scale"][0],
-        tuple(view["blur"] for view in views),
-        tuple(view["solarize"] for view in views),
-        recipe["head"]["projector"],
-    )
-    assert found == YAML[method]
+    of_views = [tuple(view[name] for view in views) for name in ("blur", "solarize")]
+    rates = recipe["learning_rate"], recipe["weight_decay"], views[0]["scale"][0]
+    assert (*rates, *of_views, recipe["head"]["projector"]) == YAML[method]
     assert recipe["start"] * recipe["learning_rate"] == pytest.approx(3e-5)  # warmup_start_lr
     assert recipe.keys() == recipe_of(method).keys()
     backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 512))
@@ -60,12 +54,10 @@ def test_clipped_ratio():
         for group in optimizer.param_groups:
             group["lr"] = lr
         model.zero_grad()
-        (
-            1e-2 * model(torch.randn(8, 6, generator=torch.manual_seed(step))).square().sum()
-        ).backward()
-        for number, (parameter, momentum) in enumerate(
-            zip(model.parameters(), momenta, strict=True)
-        ):
+        x = torch.randn(8, 6, generator=torch.manual_seed(step))
+        (1e-2 * model(x).square().sum()).backward()
+        pairs = zip(model.parameters(), momenta, strict=True)
+        for number, (parameter, momentum) in enumerate(pairs):
             w, gradient = expected[number], parameter.grad
             update = gradient
             if w.ndim > 1:

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call, hashes, write_images
+from conftest import PRETRAIN, ROOT, call, hashes, run, write_images
 
 from base.run import load
 from base.run_folder import run_arguments
@@ -21,7 +20,8 @@ BASH = "".join(block for kind, block in BLOCKS if kind == "bash")
 COMMANDS = [line for line in BASH.splitlines() if line.startswith("python ")]
 PYTHON = [block for kind, block in BLOCKS if kind == "python"]
 EXAMPLES = {re.match(r"# (\w+\.py)", block)[1]: block for block in PYTHON}
-SCRIPTS = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("recipes/*.py")])
+COMMANDS_OF = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("recipes/*.py")])
+COMMANDS_OF = [script for script in COMMANDS_OF if "arguments(argv" in script.read_text()]
 
 
 def test_there_are_commands_and_short_examples():
@@ -64,12 +64,10 @@ def example(tmp_path):
     """example(name, *arguments): run one of the README's files as it stands there."""
     for name, block in EXAMPLES.items():
         (tmp_path / name).write_text(block)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    how = {"env": {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
 
     def start(name, *arguments, code=0):
-        command = [sys.executable, tmp_path / name, *map(str, arguments)]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr[-3000:]
+        done = run(tmp_path / name, *arguments, code=code, **how)
         return done.stdout + done.stderr
 
     return start
@@ -85,9 +83,8 @@ def test_a_generator_and_a_method_of_ones_own(example, tiny, tmp_path):
     assert load(tmp_path / "run" / "backbone.pth")
     args = run_arguments(tmp_path / "run")
     assert (args["uniformity"], args["sharpness"], args["queue"]) == (0.5, 3.0, None)
-    assert "--sharpness was 3.0, now 2.0" in example(
-        "my_method.py", *own, "--sharpness", 2, *flags, code=2
-    )
+    said = example("my_method.py", *own, "--sharpness", 2, *flags, code=2)
+    assert "--sharpness was 3.0, now 2.0" in said
     refused = ("--method", "vicreg", "--sharpness", 3), (*own, "--preset", "cifar")
     for words, said in zip(refused, ("vicreg has no such setting", "align has no"), strict=True):
         assert said in example("my_method.py", *words, *flags, code=2)
@@ -133,20 +130,28 @@ def test_a_data_set_of_ones_own(example, tmp_path):
     assert "birds" in example("my_set.py", "--help")
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
+HELP = """
+import runpy, sys
+script, folder, *commands = sys.argv[1:]
+sys.path[0] = folder
+for command in ["", *commands]:
+    sys.argv = [script, *command.split(), "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0
+heavy = "torch torchvision diffusers transformers scipy matplotlib cv2 PIL".split()
+assert not sys.modules.keys() & set(heavy), sys.modules.keys() & set(heavy)
+"""
+SUB = {"02_augment.py": ["diffusion", "noise"], "07_metrics.py": ["fid"]}
+SUB |= {"train_augmenter.py": ["steer"]}
+
+
+@pytest.mark.parametrize("script", COMMANDS_OF, ids=lambda script: script.name)
 def test_help_needs_no_heavy_import(script):
-    if "arguments(argv" not in script.read_text():
-        pytest.skip("no command of its own")
-    code = (
-        f"import sys, runpy; sys.argv = ['{script}', '--help']\n"
-        f"sys.path.insert(0, '{script.parent}')\n"
-        f"try: runpy.run_path('{script}', run_name='__main__')\n"
-        "except SystemExit as stop: assert stop.code == 0\n"
-        "heavy = {'torch', 'torchvision', 'diffusers', 'transformers', 'scipy', 'matplotlib', "
-        "'cv2', 'PIL'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    """Nor a network, nor that of a subcommand."""
+    words = [sys.executable, "-c", HELP, script, script.parent, *SUB.get(script.name, [])]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 12
 
@@ -193,7 +198,6 @@ def takes(action, text):
 
 
 SIGNED = {"seed", "seeds", "subset_seed", "val_blocks_seed", "edit_strength", "steer_strength"}
-COMMANDS_OF = [script for script in SCRIPTS if "arguments(argv" in script.read_text()]
 
 
 @pytest.mark.parametrize("script", COMMANDS_OF, ids=lambda script: script.name)

@@ -69,56 +69,51 @@ def cells(runs, title, row):
 
 
 # ---------------------------------------------------------------- with TINY=1
-IMAGENET, IMAGENET100 = "imagenet", "imagenet100"
+FULLY = "linear 1percent 10percent"
 RUN = {  # recipe: (runs, evaluations, arms that have them, title in the report, rows with numbers)
     "table4_mixing": (
-        IMAGENET,
-        ("linear", "1percent", "10percent"),
+        "imagenet",
+        FULLY,
         "baseline inpaint-gamma0.5-crop real-gamma0.5-crop reconstruction-gamma0.5-crop "
         "random-label-gamma0.5-crop",
         "Table 4",
-        ["Non-Generative 0 %", "In-Painting 50 %", "Control: In-Painting 50 %, random label"],
+        "Non-Generative 0 %; In-Painting 50 %; Control: In-Painting 50 %, random label",
     ),
     "table3_pairing": (
-        IMAGENET,
-        ("linear", "1percent", "10percent"),
+        "imagenet",
+        "linear",
         "noise-gamma1-crop real-gamma1-crop",
         "Table 3",
-        ["ICGAN + Crop", "Control: real image + Crop"],
+        "ICGAN + Crop; Control: real image + Crop",
     ),
     "table2_features": (
-        IMAGENET,
-        ("linear",),
+        "imagenet",
+        "linear",
         "simclr-baseline simclr-gaussian simclr-steer-zoom simclr-navigator simclr-real",
         "Table 2",
-        [
-            "SimCLR, real images",
-            "Gaussian (GenRep)",
-            "Steering (GenRep)",
-            "Navigator (COP-Gen)",
-            "Control: real image in both views",
-        ],
+        "SimCLR, real images; Gaussian (GenRep); Steering (GenRep); Navigator (COP-Gen); "
+        "Control: real image in both views",
     ),
     "table7_summary": (
-        IMAGENET,
-        ("linear",),
+        "imagenet",
+        "linear",
         "diffusion0.2-gamma0.5-crop-flip real-gamma0.5-crop-flip",
         "Table 7",
-        ["Traditional", "In-Painting", "Diffusion"],
+        "Traditional; In-Painting; Diffusion",
     ),
     "figure30_strength": (
-        IMAGENET100,
-        ("linear",),
+        "imagenet100",
+        "linear",
         "dino-baseline dino-real dino-strength0.2",
         "Figure 30",
-        ["No generated view (gamma 0)", "Control: real image", "Strength 0.2"],
+        "No generated view (gamma 0); Control: real image; Strength 0.2",
     ),
     "figure31_views": (
-        IMAGENET100,
-        ("linear",),
+        "imagenet100",
+        "linear",
         "swav-baseline swav-views2 swav-real-views2 swav-reconstruction-views1",
         "Figure 31",
-        ["SwAV, 0 views", "SwAV, 2 views", "SwAV, 2 views, control: real image"],
+        "SwAV, 0 views; SwAV, 2 views; SwAV, 2 views, control: real image",
     ),
 }
 
@@ -126,11 +121,11 @@ RUN = {  # recipe: (runs, evaluations, arms that have them, title in the report,
 @pytest.mark.parametrize("name", RUN)
 def test_tiny(once, place, name):
     study, evaluations, arms, title, rows = RUN[name]
-    once(name)
+    once(name, **({} if evaluations == FULLY else {"SEMIS": ""}))
     runs = place / "runs" / study
-    for evaluation in evaluations:
+    for evaluation in evaluations.split():
         assert results(runs, evaluation) >= set(arms.split())
-    for row in rows:
+    for row in rows.split("; "):
         assert cells(runs, title, row)[1], row
 
 
@@ -148,15 +143,13 @@ def test_what_table4_leaves(once, place):
 
 
 def test_what_the_figures_leave(once, place):
-    once("figure30_strength")
-    once("figure31_views")
+    for name in ("figure30_strength", "figure31_views"):
+        once(name, SEMIS="")
     runs = place / "runs/imagenet100"
     linked = "n01558993 n01692333 n01729322".split()
     assert sorted(os.listdir(place / "data/imagenet100/train")) == linked
-    assert (
-        cells(runs, "Figure 30", "Strength 0.2")[0].startswith("0.8 above")
-        and (runs / "figure30.png").exists()
-    )
+    assert cells(runs, "Figure 30", "Strength 0.2")[0].startswith("0.8 above")
+    assert (runs / "figure30.png").exists()
     assert run_arguments(runs / "swav-views2-seed0")["views"] == 2
 
 
@@ -169,9 +162,8 @@ def test_table5(recipe, once, place):
         assert results(runs, data) == {"baseline", "inpaint-gamma0.5-crop"}
     assert all(cells(runs, "Table 5", "In-Painting"))
     assert cells(runs, "Table 5", "Hand-Crafted")[0] == "47.6"
-    before = {
-        file: file.stat().st_mtime_ns for file in runs.glob("*/*") if file.parent.name != "cost"
-    }
+    files = [file for file in runs.glob("*/*") if file.parent.name != "cost"]
+    before = {file: file.stat().st_mtime_ns for file in files}
     again = recipe("table5_transfer")  # the same command once more: nothing is left to do
     assert again.count("is finished") == 9
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -222,29 +214,30 @@ def test_figure33(recipe, place):
     assert (runs / "figure32.png").exists() and (runs / "report.png").exists()
 
 
+def test_dino_vit(recipe, place):
+    recipe("dino_vit")
+    runs = place / "runs/imagenet100"
+    for arm, mix in (("baseline", 0.0), ("inpaint", 0.5), ("real", 0.5)):
+        about = json.loads((runs / f"vit-{arm}-seed0-linear/result.json").read_text())["backbone"]
+        assert about["backbone"] == "vit_tiny_patch8" and about["method"] == "dino"
+        assert (about["mix"], about["weight_decay_end"]) == (mix, 0.4)
+
+
 # ---------------------------------------------------------------- weights
 def test_weights(recipe, place):
     """Without a network it ends with the address; with the files there it keeps their hashes and
     notices a change.
     """
     tiny_data(place / "data")
-    unplugged = {
-        name: "http://127.0.0.1:9"
-        for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
-    }
-    sentence = (
-        recipe("weights", code=1, GCL_WEIGHTS=str(place / "empty"), **unplugged)
-        .strip()
-        .splitlines()[-1]
-    )
+    proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
+    unplugged = dict.fromkeys(proxies, "http://127.0.0.1:9")
+    said = recipe("weights", code=1, GCL_WEIGHTS=str(place / "empty"), **unplugged)
+    sentence = said.strip().splitlines()[-1]
     assert "https://dl.fbaipublicfiles.com/ic_gan/" in sentence and str(place / "empty") in sentence
 
     folder = shutil.copytree(place / "data/weights", place / "prepared")
-    offline = unplugged | {
-        "GCL_WEIGHTS": str(folder),
-        "FILES": "icgan swav maskgit-tokenizer",
-        "HUB": "",
-    }
+    offline = unplugged | {"GCL_WEIGHTS": str(folder), "FILES": "icgan swav maskgit-tokenizer"}
+    offline["HUB"] = ""
     said = recipe("weights", **offline)
     sums, file = (folder / "SHA256SUMS").read_text(), folder / "tokenizer_imagenet256_checkpoint"
     assert "CC BY-NC 4.0" in said and hashlib.sha256(file.read_bytes()).hexdigest() in sums
@@ -255,13 +248,9 @@ def test_weights(recipe, place):
 
 def test_imagenet100_of_other_data(tmp_path):
     (tmp_path / "train/cat").mkdir(parents=True)
-    done = subprocess.run(
-        ["bash", "recipes/imagenet100.sh", tmp_path / "out"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "DATA": str(tmp_path), "TINY": ""},
-    )
+    env = {**os.environ, "DATA": str(tmp_path), "TINY": ""}
+    words = ["bash", "recipes/imagenet100.sh", tmp_path / "out"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 1 and "lacks 100 of the 100 classes" in done.stderr
     listed, known = (
         {line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"}
@@ -294,26 +283,18 @@ def parsed(name, **environment):
 
 
 parsed.stages = {}
-ARMS = {  # recipe: its encoders
-    "table2_features": 5,
-    "table3_pairing": 16,
-    "table4_mixing": 27,
-    "table5_transfer": 6,
-    "table6_cost": 5,
-    "table7_summary": 9,
-    "figure30_strength": 8,
-    "figure31_views": 40,
-    "figure33_satellite": 24,
-    "dino_vit": 3,
-    "digits": 30,
-}
+# recipe: its encoders
+ARMS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
+ARMS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
+ARMS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
 EMBEDDED = {"figure33_satellite": 18}  # without DATA
 
 
-@pytest.mark.parametrize(
-    ("name", "arms", "data"),
-    [(*item, FULL["DATA"]) for item in ARMS.items()] + [(*item, "") for item in EMBEDDED.items()],
-)
+WITH_DATA = [(*item, FULL["DATA"]) for item in ARMS.items()]
+WITHOUT = [(*item, "") for item in EMBEDDED.items()]
+
+
+@pytest.mark.parametrize(("name", "arms", "data"), WITH_DATA + WITHOUT)
 def test_full_size(name, arms, data):
     commands = parsed(name, DATA=data)
     trained = [args for stage, args in commands if stage == "03_pretrain.py"]
@@ -351,6 +332,10 @@ VALUES = {  # recipe: (flags of its encoders, their values); settings that are e
         ["method", "mix", "pair"],
         {("dino", 0, ("crop",)), ("dino", 0.5, ("crop", "flip"))},
     ),
+    "dino_vit": (
+        ["mix", "backbone", "grad_checkpoint", "method"],
+        {(mix, "vit_small_patch16", True, "dino") for mix in (0, 0.5)},
+    ),
     "figure31_views": (
         ["views", "batch_size", "mix"],
         {(1, 768, 0), (1, 768, 1), (2, 512, 1), (3, 384, 1)},
@@ -362,9 +347,8 @@ VALUES = {  # recipe: (flags of its encoders, their values); settings that are e
 def test_settings(name):
     flags, expected = VALUES[name]
     values = [[getattr(args, flag) for flag in flags] for args in trained(name).values()]
-    assert {
-        tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in values
-    } == expected
+    rows = {tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in values}
+    assert rows == expected
 
 
 def test_settings_across_tables():
@@ -372,10 +356,8 @@ def test_settings_across_tables():
     real = {args.mix for args in table4.values() if args.generated == ["real"]}
     assert real == {0.25, 0.5, 0.75, 1}
     assert table4["baseline-equal-time"].epochs == 125
-    for one, other, names in (
-        (table4, trained("table7_summary"), 6),
-        (table3, trained("table6_cost"), 3),
-    ):
+    pairs = [(table4, trained("table7_summary"), 6), (table3, trained("table6_cost"), 3)]
+    for one, other, names in pairs:
         shared = one.keys() & other.keys()
         assert len(shared) == names and all(vars(one[arm]) == vars(other[arm]) for arm in shared)
     augmented = [args for stage, args in parsed("table4_mixing") if stage == "02_augment.py"]

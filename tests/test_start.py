@@ -14,13 +14,9 @@ def start(python, folder, **environment):
     script = folder / "python"
     script.write_text(f"#!/bin/sh\n{python}\n")
     script.chmod(0o755)
-    return subprocess.run(
-        ["bash", "-c", SHOW],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TINY": ""} | environment,
-    )
+    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TINY": ""} | environment
+    how = {"cwd": ROOT, "capture_output": True, "text": True, "env": env}
+    return subprocess.run(["bash", "-c", SHOW], **how)
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,8 @@ def small_generator():
 
 
 def load_trainer():
-    spec = importlib.util.spec_from_file_location(
-        "train_augmenter", ROOT / "extras" / "train_augmenter.py"
-    )
+    file = ROOT / "extras" / "train_augmenter.py"
+    spec = importlib.util.spec_from_file_location("train_augmenter", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -59,13 +58,9 @@ def trainer(monkeypatch):
     module = load_trainer()
 
     def small_backbone(name, small_images):
-        return torch.nn.Sequential(
-            torch.nn.Conv2d(3, 32, 4, 2),
-            torch.nn.BatchNorm2d(32),
-            torch.nn.ReLU(),
-            torch.nn.AdaptiveAvgPool2d(2),
-            torch.nn.Flatten(),
-        ), 128
+        layers = [torch.nn.Conv2d(3, 32, 4, 2), torch.nn.BatchNorm2d(32), torch.nn.ReLU()]
+        layers += [torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()]
+        return torch.nn.Sequential(*layers), 128
 
     def load_icgan(path, device):
         return small_generator(), torch.nn.Identity(), {}
@@ -189,10 +184,8 @@ def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, mo
     trainer(tmp_path / "cut", *flags)
     logs = [run_folder.read_log(tmp_path / out, "steps") for out in ("cut", "whole")]
     assert logs[0] == logs[1] and len(logs[0]) == 1
-    for a, b in zip(
-        *(run.load(tmp_path / out / file).values() for out in ("cut", "whole")), strict=True
-    ):
-        assert torch.equal(a, b)
+    states = [run.load(tmp_path / out / file).values() for out in ("cut", "whole")]
+    assert all(map(torch.equal, *states))
     capsys.readouterr()
     trainer(tmp_path / "cut", *flags)
     assert "is finished" in capsys.readouterr().out

@@ -165,5 +165,3 @@ def test_class_folders(study, tmp_path):
     assert result(tmp_path / "one")["results"]["top1"]["mean"] == 100
     run(TRANSFER, *arguments, "--out", tmp_path / "two", processes=2)
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
-    again = run(TRANSFER, *arguments, "--out", tmp_path / "two", processes=2).stdout
-    assert again.count("is finished") == 1

@@ -109,10 +109,10 @@ def readers(folder, files):
     return {
         "training": lambda: files.read(0),
         "check": lambda: metrics.why_unreadable(file),
-        "features": lambda: frechet.read_batch([file], 0),
+        "features": lambda: frechet.read_stacks([file], 0),
         "similarity": lambda: ssim.similarity_of_files((file, file), 0),
         "another image": lambda: real_images.read_first(folder, ["0.png"], 32),
-        "captions": lambda: caption.read_batch(folder, None, (None, ["0.png"])),
+        "captions": lambda: caption.read_for_blip(folder, None, (None, ["0.png"])),
         "generation": lambda: augment.read_batch(["0.png"], folder, read_image),
         "generation again": lambda: augment.known_failures(args),
     }
@@ -180,9 +180,8 @@ def test_every_stage_leaves_it_out(root, capsys, command):
     """It ends with its result, names the images, counts them; by default it ends with a list."""
     cut(CUT, CUT_VAL)
     words = command.split()
-    assert (
-        "1 of 24 images cannot be read" in refused(capsys, *words, code=1) or words[0][1] in "456"
-    )
+    said = refused(capsys, *words, code=1)
+    assert "1 of 24 images cannot be read" in said or words[0][1] in "456"
     shutil.rmtree("out", ignore_errors=True)
     call(*words, *SHARE.split())
     said = capsys.readouterr()
@@ -195,13 +194,8 @@ def test_every_stage_leaves_it_out(root, capsys, command):
         assert event["images"] == {name: 1 for name in NOTED[number]}
     if number in ("04", "05", "06"):
         result = read_json("out/result.json")
-        assert result["images"] == {
-            "train": 24,
-            "val": 8,
-            "classes": 3,
-            "val also in train": 0,
-            "unreadable": {"train": 1, "val": 1},
-        }
+        counts = {"train": 24, "val": 8, "classes": 3, "val also in train": 0}
+        assert result["images"] == counts | {"unreadable": {"train": 1, "val": 1}}
         draws = len(result["results"]["top1"]["values"])
         counted = [sum(row.values()) for row in result["confusion"].values()]
         assert counted == [3 * draws, 3 * draws, 2 * draws]

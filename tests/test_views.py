@@ -1,10 +1,10 @@
-"""Views against PIL and torchvision (reference values and distributions), and the data set's
-promises.
+"""Views against PIL and torchvision: reference values and distributions.
 
 goldens/ssl/augmentations.npz: PIL 13.0.0 and torchvision 0.29.1 on one image at fixed parameters.
 """
 
 import random
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision import transforms as T
 
+from base.run import seed_rng
 from images import batch_views
 from images import views as V
 from models.registry import recipe_of
@@ -29,14 +30,10 @@ GOLDEN = np.load(Path(__file__).parent / "goldens/ssl/augmentations.npz")
 NAMES = [operation.__name__ for operation in V.OPERATIONS]
 
 
-def on_device(images, params, **norm):
+def on_device(images, params):
     """The batch's colour operations as uint8 (B, H, W, 3)."""
-    out = batch_views.colour_and_normalise(
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.stack(params)),
-        norm.get("mean", (0, 0, 0)),
-        norm.get("std", (1, 1, 1)),
-    )
+    images, params = (torch.from_numpy(np.stack(values)) for values in (images, params))
+    out = batch_views.colour_and_normalise(images, params, (0, 0, 0), (1, 1, 1))
     assert out.is_contiguous(memory_format=torch.channels_last)
     return (out * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -57,10 +54,8 @@ TOLERANCE = {
     "hue": ((0.3, 0.35, 6), (0.01, 0.01, 2)),  # OpenCV: the saturation is rounded, not truncated
     "gray": ((0, 0, 0), (0, 0, 0)),
     "solarize": ((0, 0, 0), (0, 0, 0)),
-    "gaussianblur": (
-        (0.4, 0.6, 24),
-        (0.4, 0.6, 24),
-    ),  # PIL rounds six times, and differently at the border
+    # PIL rounds six times, and differently at the border
+    "gaussianblur": ((0.4, 0.6, 24), (0.4, 0.6, 24)),
 }
 CASES = [key for key in GOLDEN if key.split("_")[0] in TOLERANCE]
 
@@ -82,18 +77,33 @@ def test_resized_crops_match_pil(case):
     _, interpolation, number = case.split("_")
     box = GOLDEN["rrc_boxes_ijhw"][int(number)].tolist()
     difference = V.resized_crop(GOLDEN["image"], box, 64, interpolation).astype(int) - GOLDEN[case]
-    assert (
-        abs(difference).mean() < 0.2
-        and abs(difference.mean()) < 0.01
-        and abs(difference).max() <= 7
-    )
+    assert abs(difference).mean() < 0.2 and abs(difference.mean()) < 0.01
+    assert abs(difference).max() <= 7
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_crops_are_those_of_one_image(interpolation):
+    images = np.stack(photographs((32, 32)) * 8)
+    spec = V.FIRST | dict(interpolation=interpolation)
+    drawn = [V.draw_choices(spec, 32, 32, seed_rng(2, i)) for i in range(len(images))]
+    boxes, flips, _ = zip(*drawn, strict=True)
+    lines = torch.from_numpy(images.transpose(0, 1, 3, 2).copy())
+    for size in (32, 20, 40):
+        crops = batch_views.resized_crops(
+            lines, torch.tensor(boxes), torch.tensor(flips).long(), size, interpolation
+        )
+        assert crops.shape == (len(images), size, size, 3) and crops.is_contiguous()
+        for crop, image, box, flip in zip(crops, images, boxes, flips, strict=True):
+            one = V.resized_crop(image, box, size, interpolation)
+            one = one[:, ::-1] if flip else one
+            difference = np.abs(crop.numpy().astype(int) - one)
+            assert difference.max() <= 2 and difference.mean() < 0.15
 
 
 def test_normalisation_and_flip_match_torchvision():
     norm = V.FIRST["mean"], V.FIRST["std"]
-    out = batch_views.colour_and_normalise(
-        torch.from_numpy(GOLDEN["view"])[None], torch.from_numpy(V.NEUTRAL)[None], *norm
-    )
+    view, neutral = (torch.from_numpy(value)[None] for value in (GOLDEN["view"], V.NEUTRAL))
+    out = batch_views.colour_and_normalise(view, neutral, *norm)
     np.testing.assert_allclose(out[0].numpy(), GOLDEN["to_tensor_normalised"], rtol=0, atol=1e-6)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert (cv2.flip(GOLDEN["view"], 1) == GOLDEN["hflip"]).all()
@@ -107,9 +117,7 @@ def test_blur_kernel_is_a_gaussian_of_its_sigma():
 
 
 def test_batch_and_single_image_agree():
-    """Same choices, same image up to rounding: every operation, any order, one image that needs
-    none.
-    """
+    """Same choices, same image up to rounding: all operations in any order, or none."""
     rng = np.random.default_rng(0)
     images = [V.resized_crop(photo, (0, 0, 375, 375), 96) for photo in photographs()] * 8
     strong = SIMCLR[0] | dict(blur=0.5, solarize=0.2)
@@ -127,28 +135,19 @@ def test_batch_and_single_image_agree():
 # ---------------------------------------------------------------- distributions
 def test_crops_follow_the_law_of_torchvision():
     rng = np.random.default_rng(0)
-    for height, width, scale in (
-        (375, 500, (0.08, 1.0)),
-        (300, 200, (0.14, 1.0)),
-        (64, 64, (0.05, 0.14)),
-        (100, 170, (0.7, 1.0)),
-    ):
+    official = partial(T.RandomResizedCrop.get_params, ratio=[3 / 4, 4 / 3])
+    shapes = [(375, 500, (0.08, 1.0)), (300, 200, (0.14, 1.0))]
+    shapes += [(64, 64, (0.05, 0.14)), (100, 170, (0.7, 1.0))]
+    for height, width, scale in shapes:
         blank = torch.empty(3, height, width)
         torch.manual_seed(0)
-        theirs = np.array(
-            [
-                T.RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3])
-                for _ in range(1500)
-            ]
-        )
+        theirs = np.array([official(blank, list(scale)) for _ in range(1500)])
         ours = np.array([V.draw_box(scale, height, width, rng) for _ in range(1500)])
         for a, b in zip(ours.T, theirs.T, strict=True):
             assert ks_2samp(a, b).pvalue > 1e-3
         assert ks_2samp(ours[:, 2] / ours[:, 3], theirs[:, 2] / theirs[:, 3]).pvalue > 1e-3
     for height, width in ((10, 400), (400, 10)):  # no box fits: the central one
-        theirs = T.RandomResizedCrop.get_params(
-            torch.empty(3, height, width), [1.0, 1.0], [3 / 4, 4 / 3]
-        )
+        theirs = official(torch.empty(3, height, width), [1.0, 1.0])
         assert V.draw_box((1.0, 1.0), height, width, rng) == theirs
 
 
@@ -171,13 +170,9 @@ def test_choices_have_the_published_law(method):
         _, flips, params = zip(*(V.draw_choices(spec, 64, 64, rng) for _ in range(n)), strict=True)
         params = np.array(params)
         jittered, sigma = params[params[:, 4] != 1], params[params[:, 9] > 0, 9]
-        for share, p in (
-            (np.mean(flips), 0.5),
-            (len(jittered) / n, 0.8),
-            (params[:, 8].mean(), 0.2),
-            (len(sigma) / n, blur),
-            (params[:, 10].mean(), solarize),
-        ):
+        shares = [(np.mean(flips), 0.5), (len(jittered) / n, 0.8), (params[:, 8].mean(), 0.2)]
+        shares += [(len(sigma) / n, blur), (params[:, 10].mean(), solarize)]
+        for share, p in shares:
             assert abs(share - p) <= 4 * (p * (1 - p) / n) ** 0.5
         for k, strength in enumerate(jitter):
             low = (k < 3) - strength
@@ -191,45 +186,26 @@ def official(method, view, size):
     """The published pipeline of one view, of PIL and torchvision; uint8 out."""
     scale, interpolation, jitter, *views = PUBLISHED[method]
     blur, solarize = views[view]
-    return T.Compose(
-        [
-            T.RandomResizedCrop(
-                size,
-                scale if view < 2 else (0.05, 0.14),
-                interpolation=T.InterpolationMode(interpolation),
-            ),
-            T.RandomHorizontalFlip(),
-            T.RandomApply([T.ColorJitter(*jitter)], p=0.8),
-            T.RandomGrayscale(0.2),
-            T.Lambda(
-                lambda image: (
-                    image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
-                    if random.random() < blur
-                    else image
-                )
-            ),
-            T.Lambda(
-                lambda image: ImageOps.solarize(image) if random.random() < solarize else image
-            ),
-            np.asarray,
-        ]
-    )
+    scale = scale if view < 2 else (0.05, 0.14)
+    mode = T.InterpolationMode(interpolation)
+
+    def blurred(image):
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+    steps = [T.RandomResizedCrop(size, scale, interpolation=mode), T.RandomHorizontalFlip()]
+    steps += [T.RandomApply([T.ColorJitter(*jitter)], p=0.8), T.RandomGrayscale(0.2)]
+    steps += [T.Lambda(lambda image: blurred(image) if random.random() < blur else image)]
+    steps += [T.Lambda(lambda im: ImageOps.solarize(im) if random.random() < solarize else im)]
+    return T.Compose([*steps, np.asarray])
 
 
 def statistics(view):
     """What a change of the distribution would show in: levels, colour, sharpness, symmetry."""
     x = view.astype(np.float32)
     left, right = np.array_split(x.mean((0, 2)), 2)
-    return [
-        *x.mean((0, 1)),
-        x.std(),
-        np.ptp(x, axis=2).mean(),
-        abs(np.diff(x, axis=0)).mean(),
-        abs(np.diff(x, axis=1)).mean(),
-        (x < 1).mean(),
-        (x > 254).mean(),
-        left.mean() - right.mean(),
-    ]
+    sharpness = [abs(np.diff(x, axis=axis)).mean() for axis in (0, 1)]
+    levels = [*x.mean((0, 1)), x.std(), np.ptp(x, axis=2).mean(), (x < 1).mean(), (x > 254).mean()]
+    return [*levels, *sharpness, left.mean() - right.mean()]
 
 
 @pytest.mark.parametrize(
@@ -266,10 +242,23 @@ def test_pairing_takes_the_second_view_s_probabilities():
     box, flip, params = V.draw_choices(nothing, 60, 80, np.random.default_rng(0))
     assert box == (0, 10, 60, 60) and not flip and (params == V.NEUTRAL).all()
     crop = V.pair_view(["crop"], DINO[1])
-    assert (
-        crop["scale"] == (0.14, 1.0) and crop["flip"] == crop["jitter_p"] == crop["grayscale"] == 0
-    )
+    assert crop["scale"] == (0.14, 1.0)
+    assert crop["flip"] == crop["jitter_p"] == crop["grayscale"] == 0
     for names in (["warp"], ["none", "crop"]):
         with pytest.raises(SystemExit) as error:
             V.pair_view(names, VICREG[1])
         assert error.value.code == 2
+
+
+def test_few_passes_in_every_rows_order():
+    """Each row goes through its operations in the order that it drew, all rows in ten passes."""
+    spec = V.FIRST | dict(grayscale=0.5, blur=0.5, solarize=0.5)
+    choices = np.stack([V.draw_choices(spec, 8, 8, seed_rng(0, i))[2] for i in range(300)])
+    found = batch_views.passes(torch.from_numpy(choices))
+    assert len(found) == 10
+    for row, choice in enumerate(choices):
+        seen = [int(kinds[rows == row]) for _, (rows, kinds) in found if (rows == row).any()]
+        drawn = [V.BRIGHTNESS + int(number) for number in choice[:4]]
+        drawn += [V.GRAYSCALE, V.BLUR, V.SOLARIZE]
+        assert seen == [kind for kind in drawn if choice[kind] != V.UNCHANGED[kind]]
+    assert not batch_views.passes(torch.from_numpy(V.NEUTRAL)[None])

@@ -1,4 +1,4 @@
-"""DINO with a vision transformer: against the official code, through the stages, as a recipe.
+"""DINO with a vision transformer: against the official code, through the stages.
 
 goldens/vit/official.npz was computed with facebookresearch/dino @ 7c446df: a transformer of width
 128 with two heads, three blocks and patches of 4 px, made for images of 16 px; and the schedule of
@@ -7,14 +7,13 @@ the weight decay in two epochs of five steps.
 
 import importlib
 import json
-import shlex
 from functools import partial
 
 import memory
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, refused, run, run_recipe, write_images
+from conftest import ROOT, call, refused, run, sentence, write_images
 
 from base.run_folder import read_log
 from evaluate import features, linear
@@ -24,10 +23,8 @@ from models.lars import build_optimizer, set_rates
 from models.registry import METHODS, build_method, recipe_of
 from models.resnet import build_backbone, checkpoint_stages, load_backbone, random_like
 
-GOLD = {
-    name: torch.from_numpy(value)
-    for name, value in np.load(ROOT / "tests/goldens/vit/official.npz").items()
-}
+OFFICIAL = np.load(ROOT / "tests/goldens/vit/official.npz")
+GOLD = {name: torch.from_numpy(value) for name, value in OFFICIAL.items()}
 TRAIN = (
     "--backbone vit_tiny_patch8 --size 32 --store-size 32 --local-size 16 --local-crops 2 "
     "--batch-size 8 --projector 16-16-8-24 --warmup-epochs 0 --log-every 1 --workers 0 "
@@ -109,9 +106,8 @@ def test_small_against_transformers(tmp_path):
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=384, num_attention_heads=6, intermediate_size=1536, layer_norm_eps=1e-6
-    )
+    sizes = dict(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+    config = ViTConfig(**sizes, layer_norm_eps=1e-6)
     other = ViTModel(config, add_pooling_layer=False).eval()
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -316,38 +312,6 @@ def test_refused(study, tmp_path, capsys):
     assert "is for ResNets" in training("--small-images")
     assert "--optimizer adamw" in training("--method", "simclr")
     assert not (tmp_path / "x").exists()
-    with pytest.raises(SystemExit):
-        importlib.import_module("06_transfer").pool(vit.build("vit_tiny_patch8", 32), 2, 32)
-    assert "--pool is for ResNets" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- the recipe
-def commands_of_recipe(place, **environment):
-    """The commands that recipes/dino_vit.sh prints."""
-    places = {"TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
-    done = run_recipe("dino_vit", **places | environment)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("$ python 0")]
-    return [shlex.split(line)[2:] for line in lines]
-
-
-def test_the_recipe_at_a_tiny_size(tmp_path):
-    commands_of_recipe(tmp_path, TINY="1")
-    runs = tmp_path / "runs/imagenet100"
-    for arm in ("baseline", "inpaint", "real"):
-        about = result(runs / f"vit-{arm}-seed0-linear")["backbone"]
-        assert about["backbone"] == "vit_tiny_patch8" and about["method"] == "dino"
-        assert (about["mix"], about["weight_decay_end"]) == (0.0 if arm == "baseline" else 0.5, 0.4)
-    assert (runs / "report.md").exists()
-
-
-def test_the_recipe_at_full_size(tmp_path):
-    commands = commands_of_recipe(tmp_path, DATA="/data", DRY="1", GPUS="1", TINY="")
-    trained = []
-    for script, *words in commands:
-        args = importlib.import_module(script.removesuffix(".py")).arguments(words)
-        if script == "03_pretrain.py":
-            trained.append(args)
-    assert [args.mix for args in trained] == [0.0, 0.5, 0.5]
-    assert {args.backbone for args in trained} == {"vit_small_patch16"}
-    assert all(args.grad_checkpoint and args.method == "dino" for args in trained)
-    assert commands[-1][:2] == ["07_metrics.py", "report"]
+    pool = importlib.import_module("06_transfer").pool
+    said = sentence(capsys, pool, vit.build("vit_tiny_patch8", 32), 2, 32)
+    assert "--pool is for ResNets" in said

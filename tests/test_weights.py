@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, sentence, sentences
 
 from base import weights
 
@@ -65,15 +65,6 @@ def cache(tmp_path, monkeypatch, server):
     return tmp_path / "cache"
 
 
-def refusal(capsys, function, *args):
-    """The sentence with which a call ends the run."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        function(*args)
-    assert stop.value.code == 1
-    return capsys.readouterr().err.strip()
-
-
 def visible(folder):
     return sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
 
@@ -82,11 +73,8 @@ def visible(folder):
 def test_several_processes_fetch_a_file(server, cache):
     command = [sys.executable, "-c", FETCH, server.address]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    processes = []
-    for _ in range(3):
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        )
+    how = {"env": environment, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **how) for _ in range(3)]
     for process in processes:
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0
@@ -99,7 +87,7 @@ def test_several_processes_fetch_a_file(server, cache):
 
 def test_an_answer_that_breaks_off_leaves_nothing(server, cache, capsys):
     server.sent = 100_000
-    assert "got only 100000 out of 300000 bytes" in refusal(capsys, weights.weight_file, "x")
+    assert "got only 100000 out of 300000 bytes" in sentence(capsys, weights.weight_file, "x")
     assert visible(cache) == []
     server.sent = len(CONTENT)
     assert weights.weight_file("x").read_bytes() == CONTENT
@@ -107,26 +95,26 @@ def test_an_answer_that_breaks_off_leaves_nothing(server, cache, capsys):
 
 def test_the_publishers_hash_is_checked(server, cache, capsys, monkeypatch):
     monkeypatch.setitem(weights.PUBLISHED, "x", f"{server.address}/x-0123abcd.pth")
-    assert "is damaged" in refusal(capsys, weights.weight_file, "x")
+    assert "is damaged" in sentence(capsys, weights.weight_file, "x")
     assert visible(cache) == []
     (cache / "x-0123abcd.pth").write_bytes(CONTENT)
-    said = refusal(capsys, weights.weight_file, "x")
+    said = sentence(capsys, weights.weight_file, "x")
     assert str(cache / "x-0123abcd.pth") in said and "delete it" in said
 
 
 def test_what_cannot_be_fetched_names_file_address_and_folder(cache, capsys, monkeypatch):
     monkeypatch.setitem(weights.PUBLISHED, "x", "http://127.0.0.1:9/weights/x.bin")
-    said = refusal(capsys, weights.weight_file, "x")
+    said = sentence(capsys, weights.weight_file, "x")
     for part in ("x.bin is not in", str(cache), "http://127.0.0.1:9/weights/x.bin", "$GCL_WEIGHTS"):
         assert part in said
     monkeypatch.setenv("GCL_WEIGHTS", "/dev/null/no folder")
-    assert "/dev/null/no folder" in refusal(capsys, weights.weight_file, "x")
+    assert "/dev/null/no folder" in sentence(capsys, weights.weight_file, "x")
 
 
 def test_a_second_address(server, cache, capsys, monkeypatch):
     monkeypatch.setitem(weights.PUBLISHED, "x", "http://127.0.0.1:9/x.bin")
     monkeypatch.setitem(weights.SECOND, "x", "http://127.0.0.1:9/elsewhere/x.bin")
-    said = refusal(capsys, weights.weight_file, "x")
+    said = sentence(capsys, weights.weight_file, "x")
     assert ":9/x.bin (" in said and "or http://127.0.0.1:9/elsewhere/x.bin (" in said
     monkeypatch.setitem(weights.SECOND, "x", f"{server.address}/elsewhere/x.bin")
     assert weights.weight_file("x").read_bytes() == CONTENT
@@ -149,16 +137,15 @@ def test_loading_is_strict(capsys):
     assert not module.training and not module.weight.requires_grad
 
     def said(changed):
-        return refusal(
-            capsys, weights.load_strictly, torch.nn.Linear(3, 2), state | changed, "file.pth"
-        )
+        words = (torch.nn.Linear(3, 2), state | changed, "file.pth")
+        return sentences(capsys, weights.load_strictly, *words, code=1)[-1]
 
     assert 'Unexpected key(s) in state_dict: "other"' in said({"other": torch.zeros(1)})
     shapes = said({"weight": torch.zeros(2, 4)})
     assert "size mismatch for weight" in shapes and "[2, 4]" in shapes and "[2, 3]" in shapes
     assert "not finite in bias: it is damaged" in said({"bias": torch.tensor([0.0, torch.nan])})
     many = [f"more{i:02}" for i in range(11)]
-    assert "more07 and 3 more:" in refusal(capsys, weights.refuse, "x", "lacks", many, "it is cut")
+    assert "more07 and 3 more:" in sentence(capsys, weights.refuse, "x", "lacks", many, "it is cut")
     del state["bias"]
     assert said({}).startswith("file.pth is not a checkpoint of this model: ")
     assert 'Missing key(s) in state_dict: "bias"' in said({})

@@ -3,8 +3,7 @@
 Imported by the scripts that make tables of it and by tests: put the project's folder and tools/ on
 sys.path. The step runs on fake tensors, which have a shape and a type and no data. What is counted
 is every tensor that is alive. CUDA, cuDNN and NCCL need memory of their own, tensors leave gaps,
-and the other processes' embeddings are not counted: CONTEXT and WORKSPACE stand for these, and are
-guesses.
+and the other processes' embeddings are not counted: CONTEXT stands for these, and is a guess.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import copy
 import math
 import os
 import weakref
-from functools import partial
 
 import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
@@ -21,12 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from base.parallel import world
 from models.resnet import checkpoint_stages
 
 GIB = 2**30
 CONTEXT = 0.5  # GiB that CUDA takes in any case
-WORKSPACE = 1.5  # GiB that an ordinary training takes beside its tensors, CONTEXT included
 
 
 # ---------------------------------------------------------------- counting
@@ -141,52 +137,3 @@ def gpu_gib(device):
     """GiB of this GPU, or $GCL_GPU_GIB where that is less."""
     total = torch.cuda.mem_get_info(device)[1] / GIB
     return min(total, float(os.environ.get("GCL_GPU_GIB", total)))
-
-
-def judge(args, model, build_optimizer, bf16, total):
-    """(GiB that a step needs, a sentence on what to change if it is too much for `total` GiB).
-
-    args: the complete arguments of 03_pretrain.py. model: the method, on the CPU and before
-    `checkpoint_stages`. build_optimizer(model): its optimizer. It takes some seconds.
-    """
-
-    def peak(images, grad_checkpoint=args.grad_checkpoint):
-        crops = crop_shapes(args, images)
-        return count_step(model, build_optimizer, crops, bf16, grad_checkpoint)["peak"]
-
-    images = args.batch_size // world()
-    limit = total - WORKSPACE
-    need = peak(images)
-    if need <= limit:
-        return need, ""
-    remedies = []
-    if not args.grad_checkpoint:
-        peak_less = partial(peak, grad_checkpoint=True)
-        less = peak_less(images)
-        if less <= limit:
-            remedies.append(f"--grad-checkpoint ({less:.1f} GiB, a third more time)")
-        elif fitting := most_images(peak_less, images, less, limit):
-            remedies.append(f"--grad-checkpoint with --batch-size {fitting * world()}")
-    if fitting := most_images(peak, images, need, limit):
-        remedies.append(f"--batch-size {fitting * world()}")
-    remedies.append("more GPUs with torchrun")
-    return need, (
-        f"A step of {images} images a GPU needs {need:.1f} GiB and some {WORKSPACE} GiB of "
-        f"workspace, and this GPU has {total:.1f} GiB. Use {', or '.join(remedies)}."
-    )
-
-
-def most_images(peak, images, peak_of_images, limit):
-    """About the most images whose step needs at most `limit` GiB; 0 if not even two fit.
-
-    peak(n): GiB that n images need. It is the largest of several straight lines, and so lies below
-    the line between two of its points: what is read off that line fits.
-    """
-    fitting = 2
-    for _ in range(2):
-        below = peak(fitting)
-        if below > limit:
-            return 0
-        share = (limit - below) / (peak_of_images - below)
-        fitting += math.floor(share * (images - fitting))
-    return fitting
