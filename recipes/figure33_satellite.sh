@@ -8,7 +8,7 @@
 # 350 px are first resized to 128 px, once for all stages (into RESIZED), as in the dissertation: real
 # views are then cut from the same pixels as generated ones. The arms are compared on valid. Only the
 # best one of them, the baseline and its controls are reported on test.
-# The dissertation has no controls. These run beside its arms:
+# Of the controls the dissertation has the reconstruction (mask 0). Both run beside its arms:
 #   control         the real image where the generated one would stand (same resize, crop, storage)
 #   reconstruction  the tokenizer's reconstruction, nothing masked
 # A seed trains the encoder and the linear layer anew; the generator and its images are made once,

@@ -65,6 +65,11 @@ for seed in $SEEDS; do
         arm second-view-gamma0.5-crop "$seed" --generated "$GEN/inpaint" --mix 0.5 --pair crop \
           --replace second
         ;;
+      diffusion-mask)
+        control_mirror diffusion-mask
+        arm diffusion-mask-gamma0.5-crop "$seed" --generated "$GEN/diffusion-mask/strength1" \
+          --mix 0.5 --pair crop
+        ;;
       *)
         control_mirror "$control"
         mixed "$seed" "$control" 0.5

@@ -363,6 +363,13 @@ def test_settings_across_tables():
     augmented = [args for stage, args in parsed("table4_mixing") if stage == "02_augment.py"]
     labels = [args.label for args in augmented if args.strategy == "inpaint"]
     assert labels == [None, None, "random", 0]  # in-painting, reconstruction, and two controls
+    controls = {"STUDY": "imagenet100", "SEMIS": "", "STRATEGIES": "inpaint", "GAMMAS": "0.5"}
+    [masked] = [
+        a
+        for s, a in parsed("table4_mixing", **controls)
+        if getattr(a, "mask", "") and "diffusion" in a.out
+    ]
+    assert masked.strategy == "diffusion" and masked.strength == [1] and masked.no_caption
     pools = [args.pool for _, args in parsed("table5_transfer") if hasattr(args, "pool")]
     assert pools == [6] * 6
     [diffusion] = [a for s, a in parsed("figure30_strength") if s == "02_augment.py"]

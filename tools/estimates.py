@@ -6,8 +6,8 @@
 
 Operations are counted on the networks themselves, on tensors without data. Hours are operations
 over a rate, which is a share of what RTX 3090 cards compute at best. Images must be read as fast:
-what a core prepares is assumed, too, and "with 16 cores" a command takes the longer of both times.
-Nothing here is measured on such cards. The recipes' headers and the tables of docs/costs.md and
+what a core prepares is assumed, too, and tells how many cores keep up with the cards. Nothing here
+is measured on such cards. The recipes' headers and the tables of docs/costs.md and
 recipes/README.md quote what this prints, and a test compares them.
 """
 
@@ -35,8 +35,6 @@ SHARE = {  # of the peak, assumed
 }
 PAIRS = 230  # ImageNet's JPEGs a second that a core makes two views of (tools/bench.py views)
 CROPS = 330  # the same of one crop
-CORES = 16
-SMALL = 64  # side in pixels up to which reading costs next to nothing
 BYTES_PER_PIXEL_PNG = 2.0  # of a photograph
 BACKBONE_GB = 0.1  # that a finished pretraining leaves
 
@@ -119,15 +117,10 @@ class Work(NamedTuple):
     flop: float
     seen: float = 0  # images that are processed, in all epochs together
     gigabytes: float = 0  # left on the disk
-    core: float = CROPS  # images a second that a core reads; 0: they are small or in memory
+    core: float = CROPS  # images a second that a core reads
 
     def hours(self, gpus=4):
         return self.flop / (gpus * PEAK * SHARE[self.rate]) / 3600
-
-    def hours_with(self, gpus, cores=CORES):
-        """The same where so many cores read the images beside the cards."""
-        reading = self.seen / (self.core * cores) / 3600 if self.core else 0
-        return max(self.hours(gpus), reading)
 
 
 # ---------------------------------------------------------------- the work of a command
@@ -171,8 +164,7 @@ def train_generator(args, images, made):
         made[args.out] = config, tokens, painter._replace(transformer=flop)
         each = 3 * flop
     seen = steps * args.batch_size
-    core = CROPS if args.model == "vqgan" and args.size > SMALL else 0  # tokens are in memory
-    return Work("generation", "generator", seen * each, seen, core=core)
+    return Work("generation", "generator", seen * each, seen)
 
 
 def train_diffusion(args, images, made):
@@ -234,8 +226,7 @@ def pretrain(args, images, made):
     recipe = pretraining.complete(args)
     made[args.out] = args.backbone, args.size, args.small_images * recipe["stem_padding"]
     seen = args.epochs * (images // args.batch_size) * args.batch_size
-    core = PAIRS if args.size > SMALL else 0
-    return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB, core)
+    return Work("pretraining", "resnet", seen * step_flop(args, recipe), seen, BACKBONE_GB, PAIRS)
 
 
 def step_flop(args, recipe):
@@ -261,8 +252,7 @@ def pass_flop(args, made):
 
 def linear(args, images, made):
     seen = images if args.cache_features else images * args.epochs
-    core = 0 if made.get(args.backbone, ("", 224))[1] <= SMALL else CROPS
-    return Work("evaluation", "resnet", seen * pass_flop(args, made), seen, core=core)
+    return Work("evaluation", "resnet", seen * pass_flop(args, made), seen)
 
 
 def fine_tune(args, images, made):
@@ -336,22 +326,19 @@ def number(value):
 
 
 def summary(work, gpus=4):
-    """[hours of generation, of pretraining, of evaluation, of all, with 16 cores; gigabytes], as
-    text.
-    """
+    """[hours of generation, of pretraining, of evaluation, of all; gigabytes], as text."""
     columns = []
     for kind in ("generation", "pretraining", "evaluation"):
         hours = [one.hours(gpus) for one in work if one.kind == kind]
         columns.append(number(sum(hours)))
     columns.append(number(sum(one.hours(gpus) for one in work)))
-    columns.append(number(sum(one.hours_with(gpus) for one in work)))
     columns.append(number(sum(one.gigabytes for one in work)))
     return columns
 
 
 def header(recipe):
     """The two lines of a recipe's header that say what it costs."""
-    generation, pretraining, evaluation, together, _, gigabytes = summary(
+    generation, pretraining, evaluation, together, gigabytes = summary(
         work_of(recipe, RECIPES[recipe])
     )
     return (
@@ -426,8 +413,7 @@ def main(what):
         titles = (*titles, "cores that read them")
         print_table(titles, (stage_row(name) for name in IMAGENET_STAGES))
     elif what == "recipes":
-        titles = ("recipe", "generation", "pretraining", "evaluation", "hours together")
-        titles = (*titles, f"with {CORES} cores", "GB")
+        titles = ("recipe", "generation", "pretraining", "evaluation", "hours together", "GB")
         print_table(titles, (recipe_row(name) for name in RECIPES))
         print()
         for name, (_, recipe, _, environment) in STUDIES.items():
