@@ -299,7 +299,7 @@ def main(args, device):
     paths = find_images(args.data)
     run.check_batch(len(paths), args.batch_size, least=2)
     if args.knn:
-        features.check_probe(args.knn)
+        features.read_splits(args.knn)  # it ends the run if the probe could not use them
     data = build_data(args, recipe, paths, folders, device)
     peak = peak_lr(args.learning_rate, recipe["scaling"], args.batch_size)
     mean, std = data.first["mean"], data.first["std"]

@@ -17,7 +17,7 @@ from images import views
 from images.files import read_ahead
 from images.labelled import read_splits
 from images.pictures import STRIP, without_ends
-from images.unreadable import BLACK, ImageList, listed
+from images.unreadable import BLACK, listed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]
 INTERPOLATION = {"dino": "bicubic"}  # of a method's centre crops: its eval_linear.py, eval_knn.py
@@ -147,12 +147,6 @@ def home_of(rows, width, device):
     return device if 4 * rows * width < 0.6 * free else torch.device("cpu")
 
 
-def whole_batches(starts, n, batch):
-    """Yield lists of (epoch 0, index): the batches of n images that begin at `starts`."""
-    for start in starts:
-        yield [(0, index) for index in range(start, min(start + batch, n))]
-
-
 def extract(
     backbone,
     files,
@@ -167,18 +161,16 @@ def extract(
 ):
     """Features float32 (m, width) of this process's share of the files; their indices (m,), numpy.
 
-    files: an ImageList, whose unreadable images are left out, or files that must all be readable.
+    files: an ImageList, whose unreadable images are left out.
     The backbone is used in evaluation mode and is not changed. Features that would fill most of a
     GPU's memory stay on the CPU. passes: every file is read as often, with the epochs 0, 1, ...;
     the features of an epoch stand together. everywhere: those of all files instead, on every
     process and on the device, in the order of the files; for one pass. Ends all processes where
     features are not finite, and names the first such image.
     """
-    if not isinstance(files, ImageList):
-        files = ImageList("", files)
     n = len(files)
     starts = range(0, n, batch)[rank() :: world()]
-    batches = whole_batches(starts, n, batch)
+    batches = ([(0, index) for index in range(start, min(start + batch, n))] for start in starts)
     most = sum(min(batch, n - start) for start in starts)
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
     example, _ = read_crops([(0, 0)], files, crop)
@@ -200,9 +192,8 @@ def extract(
     if world() == 1:
         return features.to(device), rows  # no second copy: ImageNet's take 10 GB
     every_row = np.sort(np.concatenate(parallel.everyone(rows)))
-    rows = torch.from_numpy(rows).to(device)
-    features = parallel.collect(features.to(device), rows, n)
-    return features[every_row] if len(every_row) < n else features, every_row
+    there = torch.from_numpy(np.searchsorted(every_row, rows)).to(device)
+    return parallel.collect(features.to(device), there, len(every_row)), every_row
 
 
 def extract_val(backbone, data, args, crop, device):
@@ -272,15 +263,10 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
 
 def nearest_of_all(cosines, owners):
     """The k largest cosines (n, k) over all processes, and the labels that belong to them."""
-    near = parallel.collect(cosines[None], rank(), world()).transpose(0, 1).flatten(1)
-    whose = parallel.collect(owners[None], rank(), world()).transpose(0, 1).flatten(1)
+    collected = (parallel.collect(x[None], rank(), world()) for x in (cosines, owners))
+    near, whose = (x.transpose(0, 1).flatten(1) for x in collected)
     cosines, best = near.topk(cosines.shape[1], 1)
     return cosines, whose.gather(1, best)
-
-
-def check_probe(root):
-    """End the run if `knn_probe` could not use the folder."""
-    read_splits(root)
 
 
 def knn_probe(backbone, args, device):

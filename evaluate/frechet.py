@@ -202,7 +202,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     first_bad = None
     if names and not (good := torch.cat(finite)).all():
         first_bad = names[int(good.logical_not().nonzero()[0])]
-    bad = [name for name in parallel.everyone(first_bad) if name is not None]
+    bad = [name for name in parallel.everyone(first_bad) if name]
     if bad:
         run.fail(
             f"The features of {bad[0]} are not finite: the network's weights are damaged, or "

@@ -85,14 +85,13 @@ def similarities(pairs, size, what, workers, max_unreadable):
     `max_unreadable` of them. what: the progress bar's name.
     """
     read = partial(similarity_of_files, size=size)
-    mine = pairs[parallel.rank() :: parallel.world()]
+    mine = range(len(pairs))[parallel.rank() :: parallel.world()]
     values = [0.0] * len(pairs)
     failed = {}
     with run.progress(len(pairs), what) as bar:
-        results = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
-        for pair, value in zip(
-            range(parallel.rank(), len(pairs), parallel.world()), results, strict=True
-        ):
+        some = [pairs[number] for number in mine]
+        results = read_ahead(some, read, workers, torch.device("cpu"), prefetch=8)
+        for pair, value in zip(mine, results, strict=True):
             if isinstance(value, OSError):
                 failed[pairs[pair]] = str(value)
                 value = math.nan

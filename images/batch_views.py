@@ -77,7 +77,7 @@ def resized_crops(images, boxes, flips, size, interpolation):
 # ---------------------------------------------------------------- colours, on any device
 # x: float (n, 3, H, W) with whole levels 0..255. factor, kind: (n, 1, 1, 1), the strength and the
 # number of each row's operation.
-def gray(x):
+def gray(x, *_):
     return (0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:] + 0.5).floor()
 
 
@@ -104,10 +104,6 @@ def hue(x, factor, _):
     return value - value * s / 255 * torch.minimum(k, 4 - k).clamp(0, 1) + 0.5
 
 
-def grayscale(x, *_):
-    return gray(x).expand_as(x)
-
-
 def blur(x, sigma, _):
     n, channels, height, width = x.shape
     k = torch.arange(13, device=x.device)
@@ -125,28 +121,25 @@ def solarize(x, *_):
     return torch.minimum(x, 255 - x)
 
 
-OPERATIONS = (*3 * [blend], hue, *3 * [blend], grayscale, blur, solarize)
+OPERATIONS = (*3 * [blend], hue, *3 * [blend], gray, blur, solarize)
 
 
 def passes(choices):
-    """[(operation, int64 (2, n))] in an order that suits every row; choices (B, 11), on the CPU.
+    """(int64 (2, n), sizes): the rows that need each of OPERATIONS, and its kind in each of them.
 
-    The rows that need the operation, and its kind in each. Ten passes are enough, because the
-    jitter of a row is up to three blends, its hue, and up to three blends.
+    choices: (B, 11), on the CPU. sizes: how many columns are those of each operation. Ten passes
+    are enough, because the jitter of a row is up to three blends, its hue, and up to three blends.
     """
     jitter = views.BRIGHTNESS + choices[:, :4].long()
     place_of_hue = (jitter == views.HUE).long().argmax(1, keepdim=True)
-    others = torch.arange(views.HUE, views.SOLARIZE + 1).expand(len(choices), 4)
-    kinds = torch.cat([jitter[:, :3], others[:, :1], jitter[:, 1:], others[:, 1:]], 1)
+    places = torch.arange(-3, 4) + place_of_hue  # so that every row's hue is in one column
+    there = places.clamp(0, 3)
+    others = torch.arange(views.GRAYSCALE, 11).expand(len(choices), 3)
+    kinds = torch.cat([jitter.gather(1, there), others], 1)
     wanted = (choices != torch.from_numpy(views.NEUTRAL)).gather(1, kinds)
-    wanted[:, :3] &= torch.arange(3) < place_of_hue
-    wanted[:, 4:7] &= torch.arange(1, 4) > place_of_hue
-    found = []
-    for number, operation in enumerate(OPERATIONS):
-        rows = wanted[:, number].nonzero()[:, 0]
-        if len(rows):
-            found.append((operation, torch.stack([rows, kinds[rows, number]])))
-    return found
+    wanted[:, :7] &= places == there
+    rows = wanted.T.nonzero()[:, 1]
+    return torch.stack([rows, kinds.T[wanted.T]]), wanted.sum(0).tolist()
 
 
 def colour_and_normalise(images, choices, mean, std):
@@ -163,18 +156,16 @@ def colour_and_normalise(images, choices, mean, std):
         return tensor.to(images.device, non_blocking=True)
 
     x = images.permute(0, 3, 1, 2)
-    todo = passes(choices)
-    if todo:
+    todo, sizes = passes(choices)
+    if todo.numel():
         x = x.clone()
-        on_device = send(choices)
-        operations, places = zip(*todo, strict=True)
-        sizes = [place.shape[1] for place in places]
-        places = send(torch.cat(places, 1)).split(sizes, 1)
-        for operation, (rows, kinds) in zip(operations, places, strict=True):
-            factor = on_device[rows, kinds].view(-1, 1, 1, 1)
-            changed = operation(x[rows].float(), factor, kinds.view(-1, 1, 1, 1))
-            # PIL keeps 8 bits after each operation, and truncates.
-            x[rows] = changed.clamp(0, 255).to(torch.uint8)
+        choices = send(choices)
+        for operation, (rows, kinds) in zip(OPERATIONS, send(todo).split(sizes, 1), strict=True):
+            if len(rows):
+                factor = choices[rows, kinds].view(-1, 1, 1, 1)
+                changed = operation(x[rows].float(), factor, kinds.view(-1, 1, 1, 1))
+                # PIL keeps 8 bits after each operation, and truncates.
+                x[rows] = changed.clamp(0, 255).to(torch.uint8)
     scale = 255 * torch.tensor([mean, std], dtype=torch.float32).view(2, 1, 3, 1, 1)
     mean, std = send(scale)
     return x.float().sub_(mean).div_(std)

@@ -180,7 +180,7 @@ def test_linear_refuses(study, tmp_path, capsys):
     assert "valid" in sentence("--eval-on", "valid")
     assert "finish the pretraining" in sentence("--backbone", tmp_path, "--cache-features")
     with pytest.raises(SystemExit):
-        features.check_probe(tmp_path / "typo")
+        features.read_splits(tmp_path / "typo")
     assert "typo" in capsys.readouterr().err
 
 

@@ -91,7 +91,7 @@ def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     backbone.train()  # BatchNorm must not take its statistics from the batch
     for batch in (128, 7, 1):
         crop = partial(centre_crop, size=32)
-        features, rows = extract(backbone, files, crop, CPU, workers=0, batch=batch)
+        features, rows = extract(backbone, ImageList("", files), crop, CPU, workers=0, batch=batch)
         torch.testing.assert_close(features, expected[rows], rtol=1e-4, atol=1e-4)
         assert features.shape == (len(files), width)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -127,7 +127,7 @@ class Diverging(torch.nn.Module):
 def test_features_that_are_not_finite(tmp_path, capsys):
     for i, level in enumerate((200, 20, 220, 10)):
         Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / f"{i}.png")
-    files = [str(tmp_path / f"{i}.png") for i in range(4)]
+    files = ImageList(tmp_path, [f"{i}.png" for i in range(4)])
     crop = partial(centre_crop, size=32)
     *_, said = sentences(
         capsys, partial(extract, workers=0, batch=3), Diverging(), files, crop, CPU
@@ -166,8 +166,8 @@ def test_no_operation_mixes_devices(home, monkeypatch):
     one, two = (load_backbone("random", "resnet10", True)[0] for _ in range(2))
     files = [str(i) for i in range(30)]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        x, rows = extract(one, files, None, cuda, batch=8)
-        val, _ = extract(two, files[:7], None, cuda, batch=8, everywhere=True)
+        x, rows = extract(one, ImageList("", files), None, cuda, batch=8)
+        val, _ = extract(two, ImageList("", files[:7]), None, cuda, batch=8, everywhere=True)
         assert (x.device.type, val.device) == (home, cuda)
         assert isinstance(rows, np.ndarray) and len(rows) == len(x) == 30
         labels = torch.zeros(30, dtype=torch.int64)
@@ -188,6 +188,7 @@ from functools import partial
 from base import run
 from evaluate.features import centre_crop, extract, knn
 from images.labelled import read_splits
+from images.unreadable import ImageList
 from evaluate.linear import fit_linear, held_out, scores, standardise
 from models.resnet import load_backbone
 from base.parallel import rank
@@ -197,8 +198,8 @@ def main(args, device):
     files, labels = data.train
     backbone, _, _ = load_backbone("random", "resnet10", True)
     options = dict(crop=partial(centre_crop, size=32), device=device, workers=0, batch=4)
-    train, rows = extract(backbone, files, **options)
-    val, _ = extract(backbone, data.val.files, everywhere=True, **options)
+    train, rows = extract(backbone, ImageList("", files), **options)
+    val, _ = extract(backbone, ImageList("", data.val.files), everywhere=True, **options)
     y, held = (torch.from_numpy(values[rows]) for values in (labels, held_out(labels, 0)))
     votes = knn(train, y, val, 3, k=5)
     mean, sd = standardise(train, device)

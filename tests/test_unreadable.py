@@ -211,7 +211,8 @@ def test_features_of_the_others_do_not_change(root):
     crop = partial(features.centre_crop, size=32)
     files, names = labelled.read_folder("data/train")
     options = {"workers": 0, "batch": 5}
-    sound, rows = features.extract(backbone, files, crop, CPU, everywhere=True, **options)
+    whole = ImageList("", files)
+    sound, rows = features.extract(backbone, whole, crop, CPU, everywhere=True, **options)
     assert rows.tolist() == list(range(24))
     cut(CUT, "data/train/a/000.png", "data/train/c/007.png")
     left_out = [files.index(CUT), 0, 23]

@@ -21,6 +21,7 @@ from evaluate import frechet, linear, ssim
 from evaluate.features import centre_crop, extract
 from images.pictures import square, write_image
 from images.read import read_image
+from images.unreadable import ImageList
 from models.resnet import build_backbone
 
 
@@ -134,7 +135,7 @@ def bench_features(args, device):
         write_image(file, square(read_image(Path(folder, photograph)), 64))
         crop = partial(centre_crop, size=64)
         settings = {"workers": os.cpu_count() if cuda else 0, "batch": batch}
-        files = [file] * number
+        files = ImageList("", [file] * number)
         ours = partial(extract, backbone, files, crop, device, **settings)
         with contextlib.redirect_stderr(io.StringIO()):  # the progress bars
             a, b = number / compare(device, args.rounds, ours, bare)
