@@ -164,9 +164,11 @@ def start(place, words, file):
         return pid
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30,) * 2)  # bytes; what a bad number may take
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256,) * 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64,) * 2)
     for stream in (1, 2):
         os.dup2(file.fileno(), stream)
+    sys.stdout = open(1, "w")
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")
     environment = {
         **os.environ,
         "HOME": str(place),
