@@ -66,6 +66,8 @@ def draw_sheet(args):
     """Write args.out: each image beside its namesakes in the view folders, or, where none are
     given, under the hand-crafted augmentations of Figure 13.
     """
+    if not args.out.endswith(".png"):
+        run.fail(f"--out {args.out} must be the name of a .png file.", 2)
     titles = args.titles or args.views
     if len(titles) != len(args.views):
         run.fail("--titles needs one title for each view folder.", 2)

@@ -369,6 +369,7 @@ OTHER_TOOLS = [
 # ---------------------------------------------------------------- kind 6: where, who else, how many
 CAPTION = "01_caption.py --data data/train --out captions.jsonl --model typo"
 REPORT = "07_metrics.py report"
+SHEET = "07_metrics.py sheet data/train gen/view0 --out"
 MEASURED = "04_linear_eval.py --data ../data --backbone ../runs/base --cache-features"
 COST = "07_metrics.py cost ../gen --out ../out --features ../runs/base --images 2 --workers 0"
 WRITTEN = "1 is being written by process 7 of host: wait for its end"
@@ -423,6 +424,8 @@ SURROUNDINGS = [
     Case("--queue of VICReg", nothing, f"{TRAIN} --queue 8", "2 --queue: vicreg has no such"),
     Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
     Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),
+    Case("a sheet without .png", nothing, f"{SHEET} typo", "2 typo must be the name of a .png"),
+    Case("a sheet of another kind", nothing, f"{SHEET} x.0.1", "2 x.0.1 must be the name"),
     Case("a huge projector", nothing, f"{TRAIN} --projector {MANY}-8", "2 --projector"),
 ]
 

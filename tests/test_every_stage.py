@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import kill
 import pytest
 import torch
 from conftest import MASKGIT, PRETRAIN, VQGAN, equal, hashes, run, started
@@ -202,6 +203,17 @@ def test_stopped_and_continued(name, processes, number, places, uninterrupted, t
     before = hashes(out, "[!.]*", "*/*")
     assert "is finished" in run(*words, processes=processes).stdout
     assert hashes(out, "[!.]*", "*/*") == before
+
+
+def test_the_tool_that_kills(places, tmp_path, monkeypatch):
+    """tools/kill.py finds no difference, and one that is made."""
+    name = "00 maskgit"
+    expected, seconds = kill.whole(name, places, tmp_path / "whole")
+    stops, wrong = kill.trial(random.Random(0), name, places, expected, seconds, tmp_path / "out")
+    assert not wrong, wrong
+    expected["generator.pth"]["size"] = 0
+    wrong = kill.trial(random.Random(1), name, places, expected, 0, tmp_path / "other")[1]
+    assert wrong == "differs in generator.pth"
 
 
 READING = (  # the other commands that read ahead

@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]  # for a start as a file
@@ -68,12 +69,12 @@ COMMANDS = {  # positional arguments come first
     "07_metrics.py sheet": "data/train gen/view0 --out out.png",
     "07_metrics.py report": "runs",
 }
-READ = {  # what the commands read, beside the images
-    "runs/vqgan": COMMANDS["00_train_generator.py vqgan"],
-    "runs/maskgit": COMMANDS["00_train_generator.py maskgit"],
-    "runs/base": COMMANDS["03_pretrain.py"],
-    "runs/base-linear": COMMANDS["04_linear_eval.py"],
-    "gen": COMMANDS["02_augment.py blur"],
+READ = {  # what the commands read, beside the images, and what makes it
+    "runs/vqgan": "00_train_generator.py vqgan",
+    "runs/maskgit": "00_train_generator.py maskgit",
+    "runs/base": "03_pretrain.py",
+    "runs/base-linear": "04_linear_eval.py",
+    "gen": "02_augment.py blur",
 }
 NUMBERS = "0 1 2 3 7 100 65537 2147483647 2147483648 4294967296 99999999999999999999 -1 -7 1.5 0.1 "
 NUMBERS = [*(NUMBERS + "1e-300 1e38 1e400 nan inf -inf x 1_0 0x10 ٣").split(), "", " 3"]
@@ -84,26 +85,16 @@ TEXTS = [*TEXTS.split(), "", " ", "a b", "x\ny", "\udcff", "x" * 300, "data/trai
 
 
 # ---------------------------------------------------------------- flags and values
-class _Caught(Exception):
-    """Holds the parser that a stage has made."""
-
-
 def actions(script):
     """{script, or script and sub-command: the actions of its parser}."""
-
-    def catch(parser, *args):
-        raise _Caught(parser)
-
     spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    original, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, catch
-    try:
-        module.arguments([])
-    except _Caught as caught:
-        parser = caught.args[0]
-    finally:
-        argparse.ArgumentParser.parse_args = original
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True) as parse:
+        parse.side_effect = InterruptedError
+        with contextlib.suppress(InterruptedError):
+            module.arguments([])
+    parser = parse.call_args.args[0]
     found = {script: parser}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -164,9 +155,11 @@ def start(place, words, file):
         return pid
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30,) * 2)  # bytes; what a bad number may take
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256,) * 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64,) * 2)
     for stream in (1, 2):
         os.dup2(file.fileno(), stream)
+    sys.stdout = open(1, "w")
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")
     environment = {
         **os.environ,
         "HOME": str(place),
@@ -232,9 +225,9 @@ def make(home):
     with contextlib.redirect_stdout(io.StringIO()):
         tiny.main(home)
     (home / "imagenet").rename(home / "data")
-    for out, words in READ.items():
-        name = next(name for name, each in COMMANDS.items() if each is words)
-        code, said, _ = attempt(home, [*name.split(), *words.split(), "--out", out], 600)
+    for out, name in READ.items():
+        words = f"{name} {COMMANDS[name]} --out {out}".split()
+        code, said, _ = attempt(home, words, 600)
         if code:
             raise SystemExit(f"{out} cannot be made: {said}")
 

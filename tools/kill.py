@@ -97,8 +97,9 @@ def trial(rng, name, places, expected, seconds, out):
         time.sleep(0.2)  # what was forked from the killed processes dies by itself
     run(*words)
     found = stages.left(name, out)
-    differ = [key for key in expected if not equal(found.get(key), expected[key])]
-    return stops, f"differs in {', '.join(differ)}" if differ or found.keys() != expected else ""
+    names = sorted(found.keys() | expected.keys())
+    differ = [name for name in names if not equal(found.get(name), expected.get(name))]
+    return stops, f"differs in {', '.join(differ)}" if differ else ""
 
 
 def main(args):
