@@ -175,10 +175,10 @@ def test_linear_refuses(study, tmp_path, capsys):
         return refused(capsys, LINEAR, "--data", data, *arguments)
 
     assert "--batch-size" in sentence("--batch-size", 100)
-    (data / "val/b").rename(data / "val/z")
-    assert "different classes" in sentence() and "b, z" in sentence()
     assert "valid" in sentence("--eval-on", "valid")
     assert "finish the pretraining" in sentence("--backbone", tmp_path, "--cache-features")
+    (data / "val/b").rename(data / "val/z")
+    assert "different classes" in sentence() and "b, z" in sentence()
     with pytest.raises(SystemExit):
         features.read_splits(tmp_path / "typo")
     assert "typo" in capsys.readouterr().err
