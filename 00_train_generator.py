@@ -39,23 +39,16 @@ def arguments(argv=None):
     return p.parse_args(argv)
 
 
-def numbers(p, kind, **flags):
-    """Add flags of one type to a parser. flags: name=(default, help)."""
-    for name, (default, meaning) in flags.items():
-        p.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=meaning)
-
-
 def common_arguments(p, epochs, batch_size, learning_rate):
     p.add_argument("--data", required=True, help="folder tree of images")
     p.add_argument("--out", required=True, help="run folder")
-    numbers(
+    cli.numbers(
         p,
-        cli.from_zero,
-        epochs=(epochs, "passes over the images; 0.5 is half"),
-        learning_rate=(learning_rate, "Adam's learning rate"),
+        epochs=(cli.from_zero, epochs, "passes over the images; 0.5 is half"),
+        learning_rate=(cli.from_zero, learning_rate, "Adam's learning rate"),
+        batch_size=(cli.positive, batch_size, "images a step, all processes"),
+        seed=(int, 0, "seed of the weights, the order, flips and masks"),
     )
-    numbers(p, cli.positive, batch_size=(batch_size, "images a step, all processes"))
-    numbers(p, int, seed=(0, "seed of the weights, the order, flips and masks"))
     p.add_argument(
         "--no-flip", action="store_true", help="no mirror images: for digits, letters and the like"
     )
@@ -66,30 +59,31 @@ def common_arguments(p, epochs, batch_size, learning_rate):
 def vqgan_arguments(p):
     # The learning rate is 4.5e-6 x batch: VQGAN's configuration.
     common_arguments(p, 300.0, batch_size=32, learning_rate=1.44e-4)
-    numbers(
+    cli.numbers(
         p,
-        cli.positive,
-        size=(128, "side of the images in pixels"),
-        filters=(128, "base width of the network, channels"),
-        blocks=(2, "residual blocks of a level"),
-        codes=(1024, "number of codes: the vocabulary"),
-        code_dim=(256, "numbers in a code"),
-        groups=(32, "groups of a norm; divides each width"),
+        size=(cli.positive, 128, "side of the images in pixels"),
+        filters=(cli.positive, 128, "base width of the network, channels"),
+        blocks=(cli.positive, 2, "residual blocks of a level"),
+        codes=(cli.positive, 1024, "number of codes: the vocabulary"),
+        code_dim=(cli.positive, 256, "numbers in a code"),
+        groups=(cli.positive, 32, "groups of a norm; divides each width"),
         unshuffle=(
+            cli.positive,
             1,
             "pixels folded into channels before the first layer, each way; 2 is four times cheaper "
             "and a little less sharp",
         ),
-    )
-    numbers(
-        p,
-        cli.from_zero,
         perceptual_weight=(
+            cli.from_zero,
             1.0,
             "weight of the VGG-16 feature loss, which needs torchvision's VGG-16 weights; 0: "
             "without",
         ),
-        gan_weight=(0.8, "weight of the PatchGAN loss, from a tenth of the training on; 0: none"),
+        gan_weight=(
+            cli.from_zero,
+            0.8,
+            "weight of the PatchGAN loss, from a tenth of the training on; 0: none",
+        ),
     )
     p.add_argument(
         "--multipliers",
@@ -111,15 +105,14 @@ def vqgan_arguments(p):
 def maskgit_arguments(p):
     common_arguments(p, 3000.0, batch_size=48, learning_rate=1e-4)
     p.add_argument("--tokenizer", required=True, metavar="DIR", help="run folder of the vqgan")
-    numbers(
+    cli.numbers(
         p,
-        cli.positive,
-        layers=(24, "transformer layers"),
-        dim=(768, "width of the transformer"),
-        heads=(16, "attention heads; --dim is a multiple of it"),
+        layers=(cli.positive, 24, "transformer layers"),
+        dim=(cli.positive, 768, "width of the transformer"),
+        heads=(cli.positive, 16, "attention heads; --dim is a multiple of it"),
     )
     decay = "decay of the weights' moving average, which is what is kept; lower for short runs"
-    numbers(p, cli.fraction, ema=(0.9999, decay))
+    cli.numbers(p, ema=(cli.fraction, 0.9999, decay))
 
 
 if __name__ == "__main__":

@@ -38,13 +38,15 @@ def arguments(argv=None):
         c.add_argument("--data", required=True, help="folder tree of images")
         c.add_argument("--out", required=True, help="folder of the mirror")
         entry.add_arguments(c)
-        c.add_argument(
-            "--batch-size",
-            type=cli.positive,
-            default=32,
-            help="images that a process generates at a time; as many as fit into the GPU's memory",
+        cli.numbers(
+            c,
+            batch_size=(
+                cli.positive,
+                32,
+                "images that a process generates at a time; as many as fit into the GPU's memory",
+            ),
+            seed=(int, 0, "seed of all noise"),
         )
-        c.add_argument("--seed", type=int, default=0, help="seed of all noise")
         cli.device_arguments(c, workers=4)
     return p.parse_args(argv)
 

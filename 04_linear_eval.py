@@ -70,19 +70,18 @@ def arguments(argv=None):
         "--knn", action="store_true", help="also DINO's weighted kNN: k = 20, temperature 0.07"
     )
     g = p.add_argument_group("published protocol")
-    g.add_argument("--epochs", type=cli.positive, default=100, help="passes over the images")
-    g.add_argument(
-        "--batch-size", type=cli.positive, default=256, help="images a step, over all processes"
-    )
-    g.add_argument(
-        "--learning-rate",
-        type=cli.from_zero,
-        help="the layer's learning rate. Without it by method: VICReg 0.02 (its README; its code's "
-        "default is 0.3), SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and "
-        "other files 0.3; vision transformers 0.001 x batch / 256 (DINO)",
-    )
-    g.add_argument(
-        "--weight-decay", type=cli.from_zero, default=1e-6, help="the layer's weight decay"
+    cli.numbers(
+        g,
+        epochs=(cli.positive, 100, "passes over the images"),
+        batch_size=(cli.positive, 256, "images a step, over all processes"),
+        learning_rate=(
+            cli.from_zero,
+            None,
+            "the layer's learning rate. Without it by method: VICReg 0.02 (its README; its code "
+            "has 0.3), SimCLR 0.1, BYOL 0.2, Barlow Twins, SwAV, DINO (its ResNet-50 log) and "
+            "other files 0.3; vision transformers 0.001 x batch / 256 (DINO)",
+        ),
+        weight_decay=(cli.from_zero, 1e-6, "the layer's weight decay"),
     )
     g = p.add_argument_group("features computed once")
     g.add_argument(

@@ -70,30 +70,18 @@ def arguments(argv=None):
         help="text file with the training images to use, a name or a path below train in each "
         "line; without it a class-balanced random subset",
     )
-    p.add_argument(
-        "--subset-seed",
-        type=int,
-        default=0,
-        help="seed of that random subset; keep it when --seed changes",
-    )
-    p.add_argument(
-        "--epochs",
-        type=cli.positive,
-        help="passes over the subset; without it 20, from scratch 100",
-    )
-    p.add_argument(
-        "--batch-size", type=cli.positive, default=256, help="images a step, over all processes"
-    )
-    p.add_argument(
-        "--learning-rate",
-        type=cli.from_zero,
-        help="the backbone's learning rate; without it that of the backbone's method. The linear "
-        "layer's is always that of the method",
-    )
-    p.add_argument(
-        "--weight-decay",
-        type=cli.from_zero,
-        help="SGD's weight decay; without it 0, from scratch 1e-4",
+    cli.numbers(
+        p,
+        subset_seed=(int, 0, "seed of that random subset; keep it when --seed changes"),
+        epochs=(cli.positive, None, "passes over the subset; without it 20, from scratch 100"),
+        batch_size=(cli.positive, 256, "images a step, over all processes"),
+        learning_rate=(
+            cli.from_zero,
+            None,
+            "the backbone's learning rate; without it that of the backbone's method. The linear "
+            "layer's is always that of the method",
+        ),
+        weight_decay=(cli.from_zero, None, "SGD's weight decay; without it 0, from scratch 1e-4"),
     )
     p.add_argument(
         "--crop-scale",

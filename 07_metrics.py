@@ -93,24 +93,20 @@ def arguments(argv=None):
     c.add_argument(
         "--out", required=True, metavar="DIR", help="folder of cost.json, which keeps its rows"
     )
-    c.add_argument(
-        "--size",
-        type=cli.positive,
-        default=256,
-        help="side of the centre squares of which FID and SSIM are computed",
-    )
-    c.add_argument(
-        "--compare",
-        type=cli.positive,
-        default=10000,
-        help="images for FID and SSIM, spread over the folder (our choice; the dissertation takes "
-        "all). FID is unreliable with fewer images than its 2048 features",
-    )
-    c.add_argument(
-        "--images",
-        type=cli.positive,
-        default=1000,
-        help="images that are generated to measure the time, one by one and in batches",
+    cli.numbers(
+        c,
+        size=(cli.positive, 256, "side of the centre squares of which FID and SSIM are computed"),
+        compare=(
+            cli.positive,
+            10000,
+            "images for FID and SSIM, spread over the folder (our choice; the dissertation takes "
+            "all). FID is unreliable with fewer images than its 2048 features",
+        ),
+        images=(
+            cli.positive,
+            1000,
+            "images that are generated to measure the time, one by one and in batches",
+        ),
     )
     c.add_argument(
         "--runs",
@@ -130,8 +126,11 @@ def arguments(argv=None):
     )
     c.add_argument("--out", required=True, metavar="FILE.png", help="the sheet")
     c.add_argument("--titles", nargs="+", help="text above the columns")
-    c.add_argument("--images", type=cli.positive, default=6, help="images, a row each")
-    c.add_argument("--size", type=cli.positive, default=256, help="side of Figure 13's images")
+    cli.numbers(
+        c,
+        images=(cli.positive, 6, "images, a row each"),
+        size=(cli.positive, 256, "side of Figure 13's images"),
+    )
     c.set_defaults(seed=0)
 
     manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."

@@ -51,31 +51,34 @@ def diffusion_arguments(p):
         "reached is int(steps x alpha) / steps: with the fewest steps it is 0.25 at alpha 0.3 and "
         "0.33 at 0.4",
     )
-    p.add_argument(
-        "--mask",
-        type=masks.mask_name,
-        help=f"part of the image that may change, on a grid of {GRID} x {GRID} cells, by the masks "
-        "of inpaint, such as center or random:0.5. All other latents stay the original's. "
-        "In-painting wants --strength 1. none: the VAE's reconstruction (default: all may change)",
-    )
-    p.add_argument(
-        "--steps",
-        type=cli.positive,
-        help="steps of the whole schedule; int(steps x alpha) of them are computed, at least one. "
-        "Without this flag they are the fewest, 1/alpha rounded up, as a distilled model such as "
-        f"SDXL-Turbo wants it, and {PixelModel.default_steps} for an unconditional model",
-    )
-    p.add_argument(
-        "--size",
-        type=cli.positive,
-        help="side in pixels at which the model works; images are resized and cropped to it. "
-        "Without this flag it is the model's own, 512 for SDXL-Turbo",
-    )
-    p.add_argument(
-        "--store-size",
-        type=cli.positive,
-        default=256,
-        help="side of the stored images in pixels; never more than --size",
+    cli.numbers(
+        p,
+        mask=(
+            masks.mask_name,
+            None,
+            f"part of the image that may change, on a grid of {GRID} x {GRID} cells, by the masks "
+            "of inpaint, such as center or random:0.5. All other latents stay the original's. "
+            "In-painting wants --strength 1. none: the VAE's reconstruction (default: all may "
+            "change)",
+        ),
+        steps=(
+            cli.positive,
+            None,
+            "steps of the whole schedule; int(steps x alpha) of them are computed, at least one. "
+            "Without this flag they are the fewest, 1/alpha rounded up, as a distilled model such "
+            f"as SDXL-Turbo wants it, and {PixelModel.default_steps} for an unconditional model",
+        ),
+        size=(
+            cli.positive,
+            None,
+            "side in pixels at which the model works; images are resized and cropped to it. "
+            "Without this flag it is the model's own, 512 for SDXL-Turbo",
+        ),
+        store_size=(
+            cli.positive,
+            256,
+            "side of the stored images in pixels; never more than --size",
+        ),
     )
 
 

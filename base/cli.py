@@ -59,6 +59,12 @@ positive = within(int, 1, _INT32, "a whole number above 0 and below 2**31")
 zero_or_more = within(int, 0, _INT32, "a whole number, 0 or above and below 2**31")
 
 
+def numbers(p, **flags):
+    """Add flags to a parser. flags: name=(type, default, help)."""
+    for name, (kind, default, meaning) in flags.items():
+        p.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=meaning)
+
+
 def device_arguments(p, workers=8):
     """Add to a parser where and how to compute (--device, --precision, --workers) and to read."""
     p.add_argument(

@@ -60,15 +60,14 @@ def arguments(argv=None):
         c.add_argument("--data", required=True, help="folder tree of images")
         noise.weights_argument(c)
         c.add_argument("--out", required=True, help="run folder")
-        c.add_argument(
-            "--images", type=cli.positive, default=10000, help="images to use, chosen at random"
+        cli.numbers(
+            c,
+            images=(cli.positive, 10000, "images to use, chosen at random"),
+            steps=(cli.positive, None, "training steps"),
+            batch_size=(cli.positive, None, "images in a step"),
+            learning_rate=(cli.from_zero, 1e-3, "Adam's learning rate"),
+            seed=(int, 0, "seed of everything random"),
         )
-        c.add_argument("--steps", type=cli.positive, help="training steps")
-        c.add_argument("--batch-size", type=cli.positive, help="images in a step")
-        c.add_argument(
-            "--learning-rate", type=cli.from_zero, default=1e-3, help="Adam's learning rate"
-        )
-        c.add_argument("--seed", type=int, default=0, help="seed of everything random")
         run_folder.checkpoint_argument(c)
         cli.device_arguments(c, workers=4)
     return p.parse_args(argv)

@@ -38,39 +38,27 @@ def arguments(argv=None):
         required=True,
         help="run folder; afterwards it is the --model of 02_augment.py diffusion",
     )
-    p.add_argument(
-        "--size",
-        type=cli.positive,
-        default=64,
-        help="side of the images in pixels; the cost grows with its square, and more",
-    )
-    p.add_argument(
-        "--epochs", type=cli.above_zero, default=500, help="passes over the images (our choice)"
-    )
-    p.add_argument(
-        "--batch-size",
-        type=cli.positive,
-        default=128,
-        help="images in a step, over all processes (DDPM's value)",
-    )
-    p.add_argument(
-        "--learning-rate",
-        type=cli.from_zero,
-        default=1e-4,
-        help="Adam's learning rate after a warm-up over 5 %% of the steps (DDPM: 2e-4 at 32 px, "
-        "2e-5 at 256 px)",
-    )
-    p.add_argument(
-        "--ema",
-        type=cli.fraction,
-        default=0.9999,
-        help="decay of the weights' moving average; choose a lower one for short runs",
-    )
-    p.add_argument(
-        "--width",
-        type=cli.positive,
-        default=128,
-        help="channels of the first level, a multiple of 32",
+    cli.numbers(
+        p,
+        size=(
+            cli.positive,
+            64,
+            "side of the images in pixels; the cost grows with its square, and more",
+        ),
+        epochs=(cli.above_zero, 500, "passes over the images (our choice)"),
+        batch_size=(cli.positive, 128, "images in a step, over all processes (DDPM's value)"),
+        learning_rate=(
+            cli.from_zero,
+            1e-4,
+            "Adam's learning rate after a warm-up over 5 %% of the steps (DDPM: 2e-4 at 32 px, "
+            "2e-5 at 256 px)",
+        ),
+        ema=(
+            cli.fraction,
+            0.9999,
+            "decay of the weights' moving average; choose a lower one for short runs",
+        ),
+        width=(cli.positive, 128, "channels of the first level, a multiple of 32"),
     )
     p.add_argument(
         "--multipliers",
@@ -80,8 +68,11 @@ def arguments(argv=None):
         help="each level's channels as multiples of --width. A level has half the side of the one "
         "before; there is attention from 16 px down",
     )
-    p.add_argument("--blocks", type=cli.positive, default=2, help="residual blocks in each level")
-    p.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    cli.numbers(
+        p,
+        blocks=(cli.positive, 2, "residual blocks in each level"),
+        seed=(int, 0, "seed of everything random"),
+    )
     run_folder.checkpoint_argument(p)
     cli.device_arguments(p, workers=4)
     return p.parse_args(argv)
