@@ -121,14 +121,19 @@ def arguments(argv=None):
         "views",
         nargs="*",
         metavar="VIEW",
-        help="view folders of mirrors, a column each; without them: Figure 13, the hand-crafted "
+        help="view folders of mirrors, a row each; without them: Figure 13, the hand-crafted "
         "augmentations",
     )
     c.add_argument("--out", required=True, metavar="FILE.png", help="the sheet")
-    c.add_argument("--titles", nargs="+", help="text above the columns")
+    c.add_argument("--titles", nargs="+", help="text before their rows")
     cli.numbers(
         c,
-        images=(cli.positive, 6, "images, a row each"),
+        images=(cli.positive, 6, "images, side by side"),
+        tokens=(
+            cli.positive,
+            None,
+            "tokens of an image each way: shows as well which of them 02 inpaint predicted",
+        ),
         size=(cli.positive, 256, "side of Figure 13's images"),
     )
     c.set_defaults(seed=0)

@@ -70,7 +70,7 @@ def as_stored(image, size):
 def contact_sheet(path, rows, titles=(), labels=(), cell=None):
     """A PNG to look at: one row of images for each entry of `rows`.
 
-    titles: text above the columns. labels: text beside the rows. cell: pixels of an image's longer
+    titles: text above the columns. labels: text before the rows. cell: pixels of an image's longer
     side; left out, the tallest image's height between 64 and 256."""
     if cell is None:
         tallest = max(image.shape[0] for row in rows for image in row)
@@ -78,7 +78,7 @@ def contact_sheet(path, rows, titles=(), labels=(), cell=None):
     columns = max(map(len, rows))
     gap = 4
     head = 18 if titles else 0
-    beside = 260 if labels else 0
+    beside = 6 * min(40, max(map(len, map(drawable, labels)), default=0))  # a letter is 6 px wide
     width = columns * (cell + gap) + gap + beside
     height = len(rows) * (cell + gap) + gap + head
     sheet = Image.new("RGB", (width, height), "white")
@@ -88,10 +88,10 @@ def contact_sheet(path, rows, titles=(), labels=(), cell=None):
     for r, row in enumerate(rows):
         top = head + gap + r * (cell + gap)
         for column, image in enumerate(row):
-            sheet.paste(_fitted(image, cell), (gap + column * (cell + gap), top))
+            sheet.paste(_fitted(image, cell), (beside + gap + column * (cell + gap), top))
         if r < len(labels):
             text = "\n".join(textwrap.wrap(drawable(labels[r]), 40))
-            draw.multiline_text((columns * (cell + gap) + 2 * gap, top), text, fill="black")
+            draw.multiline_text((gap, top), text, fill="black")
     with atomic(path) as temporary:
         sheet.save(temporary)
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # started as a file
 from base import run
 from base.weights import cached, model_folder
 from images import labelled
-from images.files import find_images, spread
+from images.files import evenly, find_images
 from images.unreadable import why_unreadable
 from report.results import data_of
 
@@ -206,7 +206,7 @@ def read_classes(root, val):
             fault("a part of the data set; PART=1 goes on with it", f"{source} ({lacks})")
         for name, files in splits.items():
             images[os.path.join(root, name)] = len(files) // to_one
-            answer(look_at, os.path.join(source, name), tuple(spread(files, LOOKED_AT)))
+            answer(look_at, os.path.join(source, name), tuple(evenly(files, LOOKED_AT)))
 
 
 def look_at(folder, files):

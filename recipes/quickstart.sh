@@ -59,8 +59,12 @@ say "3 of 5: in-painting: tokens are masked and predicted from their surrounding
 for percent in 25 50 75; do
   paint "$TILES/val" "$SATELLITE" "random:0.$percent" "tiles-$percent"
 done
+run python 07_metrics.py sheet "$TILES/val" "$RUNS"/mirrors/tiles-{none,25,50,75}/view0 --images 10 \
+  --titles reconstruction "25 %" "50 %" "75 %" --tokens 8 --out "$RUNS/tiles.png"
 paint "$DIGITS/train" "$GENERATOR" random:0.5 generated
 run python 02_augment.py same-class --data "$DIGITS/train" --size 32 --out "$RUNS/mirrors/oracle"
+run python 07_metrics.py sheet "$DIGITS/train" "$RUNS"/mirrors/{generated,oracle}/view0 --images 10 \
+  --titles in-painted "oracle: same class" --tokens 8 --out "$RUNS/digits.png"
 
 say "4 of 5: encoders, two at a time; the oracle's partner is another digit of the same class"
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT

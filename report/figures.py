@@ -1,22 +1,12 @@
 """The pictures of a report: report.png, the dissertation's figures, gains against change."""
 
-import os
 from collections import defaultdict
-from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
-
-from base import run
-from images.files import evenly, find_images, views_of
-from images.pictures import square
 from images.plots import plt, save_figure
 from report.arms import all_columns, description
-from report.sheet import read_beside
 from report.tables import half_width
 
-COLUMNS = 8  # images of the strip
-MIRRORS = 6  # rows of the strip, beside the originals
 PANELS = 4  # kinds of measurement in report.png
 KEPT = {  # columns of cost.json, and their names in the figure
     "class_kept": "images that keep their class (%)",
@@ -110,57 +100,16 @@ def draw_accuracies(axis, arms, names, column):
     finish(axis)
 
 
-def strips_of(arms):
-    """[[(name, images)]]: for each folder of originals these, what the mirrors of the arms made of
-    them, as far as they are still there.
-    """
-    mirrors_of_data = defaultdict(dict)  # real folders: each mirror once
-    for arm in arms:
-        for mirror in arm.mirrors:
-            folder = os.path.realpath(mirror.get("folder", ""))
-            data = mirror["args"].get("data", "")
-            if os.path.isdir(folder) and os.path.isdir(data):
-                mirrors_of_data[data][folder] = None
-    strips = []
-    for data, folders in mirrors_of_data.items():
-        paths = evenly(find_images(data), COLUMNS)
-        originals = read_beside(data, paths)
-        rows = []
-        for folder in list(folders)[:MIRRORS]:
-            if made := read_beside(views_of(folder)[0], paths):
-                rows.append((f"generated: {Path(folder).name}", made))
-        if rows:
-            side = len(rows[0][1][0])
-            strips.append([("original", [square(image, side) for image in originals]), *rows])
-    return strips
-
-
-def draw_strip(axis, rows):
-    """The rows of images as one picture, their names beside it."""
-    side = len(rows[0][1][0])
-    lines = [np.concatenate([square(image, side) for image in images], 1) for _, images in rows]
-    axis.imshow(np.concatenate(lines), interpolation="nearest")
-    axis.set_xticks([])
-    middles = [side * (number + 0.5) for number in range(len(rows))]
-    axis.set_yticks(middles, [name for name, _ in rows], fontsize=8)
-
-
 def draw_report(arms, path):
-    """report.png: strips of real and generated images, then accuracies with intervals."""
+    """report.png: the accuracies of all arms, a panel for each kind of measurement."""
     columns, _ = description(arms)
-    names = [", ".join(filter(None, map(arm.cells.get, columns))) for arm in arms]
-    try:
-        strips = strips_of(arms)
-    except (OSError, SystemExit) as error:  # a folder without images has said so
-        run.warn(f"report.png has no images: {error}")
-        strips = []
+    names = []
+    for arm in arms:
+        words = [arm.cells[name] + " epochs" * (name == "epochs") for name in columns]
+        names.append(", ".join({"none": "no generated view"}.get(w, w) for w in words if w))
     measured = all_columns(arms)[:PANELS]
-    heights = [1.1 * len(rows) for rows in strips] + [max(2.5, 0.4 * len(arms) + 1)]
-    figure = plt.figure(figsize=(10, sum(heights)))
-    grid = figure.add_gridspec(len(heights), len(measured), height_ratios=heights)
-    for number, rows in enumerate(strips):
-        draw_strip(figure.add_subplot(grid[number, :]), rows)
-    for number, column in enumerate(measured):
-        axis = figure.add_subplot(grid[-1, number])
+    size = 2 + 3 * len(measured), max(2.5, 0.4 * len(arms) + 1)
+    figure, axes = plt.subplots(1, len(measured), figsize=size, squeeze=False)
+    for number, (axis, column) in enumerate(zip(axes[0], measured, strict=True)):
         draw_accuracies(axis, arms, names if number == 0 else [""] * len(arms), column)
     save_figure(figure, path)

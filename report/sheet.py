@@ -1,6 +1,6 @@
 """Sheets of images beside what becomes of them, as the dissertation's figures show them.
 
-Used by 07_metrics.py sheet, and by the figures of a report.
+Used by 07_metrics.py sheet.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from augment import real_images
+from augment import masks, real_images
 from augment.strategy import read_square
 from base import run
 from images.files import evenly, find_images, stem_of, suffixes_in
@@ -62,9 +62,27 @@ def augmented(originals, paths, args):
 
 
 # ---------------------------------------------------------------- the sheet
+def predicted(data, view, originals, paths, side):
+    """The originals, gray where tokens were predicted for this view of a mirror; [] if none were.
+
+    side: the tokens of an image, each way.
+    """
+    args = run.read_json(Path(view).parent / "augment.json")["args"]
+    if args.get("mask", "none") == "none":
+        return []
+    number = int(Path(view).name.removeprefix("view"))
+    mask, _ = masks.masks_of(args["mask"], data, side)
+    pictures = []
+    for image, path in zip(originals, paths, strict=True):
+        tokens = mask(path, run.seed_rng(args["seed"], path, number)).reshape(side, side)
+        pixels = tokens.repeat(len(image) // side, 0).repeat(len(image) // side, 1)
+        pictures.append(np.where(pixels[..., None], np.uint8(128), image))
+    return pictures
+
+
 def draw_sheet(args):
-    """Write args.out: each image beside its namesakes in the view folders, or, where none are
-    given, under the hand-crafted augmentations of Figure 13.
+    """Write args.out: images side by side, and below them their namesakes in the view folders, or,
+    where none are given, what the hand-crafted augmentations of Figure 13 make of them.
     """
     if not args.out.endswith(".png"):
         run.fail(f"--out {args.out} must be the name of a .png file.", 2)
@@ -72,14 +90,17 @@ def draw_sheet(args):
     if len(titles) != len(args.views):
         run.fail("--titles needs one title for each view folder.", 2)
     paths = evenly(find_images(args.data), args.images)
-    columns = {}
-    for title, view in zip(titles, args.views, strict=True):
-        columns[title] = read_beside(view, paths)
-        if not columns[title]:
+    made = [read_beside(view, paths) for view in args.views]
+    for view, images in zip(args.views, made, strict=True):
+        if not images:
             run.fail(f"{view} lacks images of {args.data}: finish 02_augment.py for it first.")
-    size = len(columns[titles[0]][0]) if columns else args.size
+    size = len(made[0][0]) if made else args.size
     originals = [read_square(Path(args.data, path), size) for path in paths]
-    columns = {"original": originals} | (columns or augmented(originals, paths, args))
-    rows = list(zip(*columns.values(), strict=True))
-    contact_sheet(args.out, rows, list(columns), cell=min(160, max(64, size)))
+    rows = {"original": originals} | ({} if made else augmented(originals, paths, args))
+    for title, view, images in zip(titles, args.views, made, strict=True):
+        if args.tokens:
+            rows[f"{title}, masked"] = predicted(args.data, view, originals, paths, args.tokens)
+        rows[title] = images
+    rows = {title: images for title, images in rows.items() if len(images)}
+    contact_sheet(args.out, rows.values(), labels=list(rows), cell=min(160, max(64, size)))
     print(f"{args.out} is written")

@@ -333,20 +333,6 @@ def test_arms_are_compact(tmp_path, capsys):
     assert "data set, method vicreg, network resnet50, epochs 100, gamma 0.5, pair crop" in text
 
 
-def test_picture_of_real_runs(tiny, tmp_path):
-    """report.png has images of the mirrors beside the accuracies."""
-    from PIL import Image
-
-    runs = tmp_path / "runs"
-    sizes = []
-    for generated_by in ([], mirror("inpaint", str(tiny["inpaint"]), data=str(tiny["train"]))):
-        own = {"classes": OWN, "images": (24, 18), "mix": 0.5 if generated_by else 0.0}
-        write_run(runs / f"run{len(sizes)}", 50.0, **own, generated_by=generated_by)
-        call(SCRIPT, "report", runs)
-        sizes.append(Image.open(runs / "report.png").size)
-    assert sizes[1][1] > sizes[0][1] + 100  # the strip
-
-
 def test_the_oracle_decides_first(tmp_path, capsys):
     """An oracle that is clearly better than the baseline, one that is not, one without a partner,
     one of a single seed; and the measurement that was declared.

@@ -30,7 +30,7 @@ def test_masks(recipe):
     for name in ("digits", "tiles"):
         out = place / "runs/masks" / name
         sheet = Image.open(out / "masks.png")
-        assert sheet.width > 7 * 64 and sheet.height > 6 * 64
+        assert sheet.width > 6 * 64 and sheet.height > 7 * 64
         means = {}
         for mask in ("center", "ring", "random", "block", "bright"):
             means[mask] = json.loads((out / f"{mask}.view0.ssim/ssim.json").read_text())["mean"]
@@ -39,7 +39,7 @@ def test_masks(recipe):
 
 
 def test_figures(recipe):
-    """Every sheet is there and has its columns; those of Figure 15 need trained augmenters."""
+    """Every sheet is there and has its rows; those of Figure 15 need trained augmenters."""
     _, place = recipe("table2_features", DRY="1")
     augmenters = place / "data/generated/imagenet/augmenters"
     torch.manual_seed(0)
@@ -49,12 +49,12 @@ def test_figures(recipe):
     state = {"layer.weight": torch.randn(2048, 2048) / 45, "layer.bias": torch.zeros(2048)}
     torch.save(state | {"bound": torch.tensor(1.0)}, augmenters / "navigator/navigator.pt")
     recipe("figures_sheets", COUNT="2")
-    widths = {}
+    heights = {}
     for number in (2, 13, 15, 22, 24, 26, 27, 28):
         sheet = Image.open(place / f"runs/imagenet/figure{number}.png")
         assert np.asarray(sheet).std() > 20
-        widths[number] = sheet.width
-    assert widths[2] < widths[15] < widths[26] < widths[13]  # 4, 5, 10 and 11 columns
+        heights[number] = sheet.height
+    assert heights[2] < heights[15] < heights[26] < heights[13]  # 4, 5, 10 and 11 rows
 
 
 def test_figure13(tmp_path):
@@ -63,7 +63,8 @@ def test_figure13(tmp_path):
     flags = ["sheet", tmp_path / "data", "--size", 64, "--images", 3]
     run("07_metrics.py", *flags, "--out", tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    cells = [sheet[22 : 22 + 64, 4 + 68 * k : 68 + 68 * k].astype(int) for k in range(11)]
+    left = sheet.shape[1] - 3 * 68  # of the first of three images
+    cells = [sheet[4 + 68 * k : 68 + 68 * k, left : left + 64].astype(int) for k in range(11)]
     original, *changed = cells
     names = "crop jitter blur flip gray rotation cutout noise sobel solarize".split()
     found = dict(zip(names, changed, strict=True))
