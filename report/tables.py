@@ -33,7 +33,7 @@ def mark(remarks, notes):
     return f" [{notes.setdefault(', '.join(remarks), len(notes) + 1)}]"
 
 
-def table(title, header, rows, sentences=(), notes=(), keys=1, together=1):
+def table(title, header, rows, sentences=(), notes=(), *, keys=1, together=1):
     """Markdown of a table that can be read as it is, in parts of at most WIDTH characters a line.
 
     rows: lists of strings. sentences: stand below it, before the notes of `mark`. keys: how many

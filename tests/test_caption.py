@@ -52,7 +52,7 @@ def test_lines(setup, capsys):
     assert [line["path"] for line in lines] == paths
     assert len({line["caption"] for line in lines}) > 2
     assert all(set(line) == {"path", "caption"} for line in lines)
-    assert not list(out.parent.glob(".captions*"))
+    assert not list(out.parent.glob(".captions*[!k]"))
     before = out.stat().st_mtime_ns
     call("01_caption.py", *common, "--out", out)
     assert "is finished: 7 captions" in capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_kill_and_two_processes(setup, tmp_path):
     assert out.read_bytes().count(b"kept ") == kept >= 3
     assert out.read_bytes().replace(b"kept ", b"") == reference.read_bytes()
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["captions.args.json", "captions.jsonl"]
+    assert names == [".captions.jsonl.lock", "captions.args.json", "captions.jsonl"]
 
 
 SLOW = """
@@ -134,7 +134,7 @@ def test_only_what_is_missing(setup, tmp_path, monkeypatch, capsys):
     call("01_caption.py", *common, "--out", out)
     assert read == [record["path"] for record in records(reference)[5:]]
     assert out.read_bytes() == reference.read_bytes()
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*[!k]"))
 
 
 def test_edited_on_windows(setup, tmp_path, capsys):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import call, refused
 
-from images.pictures import write_image
 from report.published import TABLES, dissertation_table, entries, fill, select, table6
 from report.results import class_list, generation, read_runs
 
@@ -407,18 +406,6 @@ def test_nothing_and_foreign_files(tmp_path, capsys):
     (tmp_path / "x" / "result.json").write_text("{}")
     assert "x holds no result of" in refused(capsys, SCRIPT, "report", tmp_path)
     assert "is not a folder" in refused(capsys, SCRIPT, "report", tmp_path / "missing")
-
-
-def test_a_mirror_that_cannot_be_read_any_more(tmp_path, capsys):
-    """The report does without its pictures."""
-    write_image(tmp_path / "gen" / "view0" / "a" / "1.png", np.zeros((32, 32, 3), np.uint8))
-    (tmp_path / "gen" / "augment.json").write_text('{"strategy": "inpaint", "args": {}}')
-    (tmp_path / "data" / "a").mkdir(parents=True)
-    (tmp_path / "data" / "a" / "1.png").write_bytes(b"no image")
-    made = mirror("inpaint", str(tmp_path / "gen"), data=str(tmp_path / "data"), mask="center")
-    write_run(tmp_path / "runs" / "a", 50.0, mix=0.5, generated_by=made)
-    call(SCRIPT, "report", tmp_path / "runs")
-    assert "report.png has no images" in capsys.readouterr().err
 
 
 def test_dissertation_file():

@@ -81,10 +81,11 @@ def test_resize(tmp_path, capsys):
     write_images(tmp_path / "data/train", each=3, size=50, suffix=".jpg")
     (tmp_path / "data/train/a/-73.5,45.jpg").write_bytes(b"no image")
     flags = ["resize", "--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 0]
+    too_many = refused(capsys, "recipes/datasets.py", *flags, "--size", 32)
+    assert "1 of 10 images cannot be read, more than --max-unreadable 0.001 allows" in too_many
+    flags += ["--max-unreadable", 0.2]
     said = run("recipes/datasets.py", *flags, "--size", 32)
-    assert "1 images could not be read" in said.stderr and "9 images of 32 px" in said.stdout
-    failed = json.loads((tmp_path / "out/failed.jsonl").read_text())
-    assert failed["path"] == "train/a/-73.5,45.jpg"
+    assert "-73.5,45.jpg cannot be read" in said.stderr and "9 images of 32 px" in said.stdout
     made = sorted((tmp_path / "out").rglob("*.png"))
     assert len(made) == 9
     for file in made:
