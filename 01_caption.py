@@ -47,26 +47,19 @@ def arguments(argv=None):
         help=f"hub id of a BLIP captioning model, or {LAYOUT}",
     )
     p.add_argument("--prompt", default="", help='how every caption begins, such as "a photo of"')
-    p.add_argument(
-        "--num-beams",
-        type=cli.positive,
-        default=3,
-        metavar="N",
-        help="beams of the search, 3 as published with BLIP; 1 is greedy and faster",
-    )
-    p.add_argument(
-        "--max-tokens",
-        type=cli.positive,
-        default=20,
-        metavar="N",
-        help="length of the longest caption in tokens, without the prompt",
-    )
-    p.add_argument(
-        "--batch-size",
-        type=cli.positive,
-        default=32,
-        metavar="N",
-        help="images that a process captions at once",
+    cli.numbers(
+        p,
+        num_beams=(
+            cli.positive,
+            3,
+            "beams of the search, 3 as published with BLIP; 1 is greedy and faster",
+        ),
+        max_tokens=(
+            cli.positive,
+            20,
+            "length of the longest caption in tokens, without the prompt",
+        ),
+        batch_size=(cli.positive, 32, "images that a process captions at once"),
     )
     cli.device_arguments(p)
     return p.parse_args(argv)

@@ -103,15 +103,17 @@ def arguments(argv=None):
         metavar=("LOW", "HIGH"),
         help="share of the image that a view shows (default: published, or the preset's)",
     )
-    add("--local-crops", type=cli.zero_or_more, help="small crops (dino: 6, else 0)")
-    add("--local-size", type=cli.positive, default=96, help="side of a local crop in pixels")
-    add(
-        "--store-size",
-        type=cli.positive,
-        default=256,
-        help="side in pixels at which --generated real stores its image: that of generated ones",
+    cli.numbers(
+        p,
+        local_crops=(cli.zero_or_more, None, "small crops (dino: 6, else 0)"),
+        local_size=(cli.positive, 96, "side of a local crop in pixels"),
+        store_size=(
+            cli.positive,
+            256,
+            "side in pixels at which --generated real stores its image: that of generated ones",
+        ),
+        size=(cli.positive, 224, "side of a view in pixels"),
     )
-    add("--size", type=cli.positive, default=224, help="side of a view in pixels")
     # ---- network
     add(
         "--backbone",
@@ -122,11 +124,14 @@ def arguments(argv=None):
     add("--projector", metavar="N-N-N", help="widths of its layers (default: published)")
     add("--init", metavar="FILE", help="backbone weights to start from, instead of random ones")
     # ---- optimisation
-    add("--epochs", type=cli.positive, default=100, help="passes over the images")
-    add(
-        "--batch-size",
-        type=cli.positive,
-        help="images a step, over all processes (default: 800; 512 and 384 with --views 2 and 3)",
+    cli.numbers(
+        p,
+        epochs=(cli.positive, 100, "passes over the images"),
+        batch_size=(
+            cli.positive,
+            None,
+            "images a step, over all processes (default: 800; 512 and 384 with --views 2 and 3)",
+        ),
     )
     add(
         "--optimizer",
@@ -134,13 +139,16 @@ def arguments(argv=None):
         choices=["published", "lars", "adamw"],
         help="published: the method's own; adamw suits small images and small batches",
     )
-    add(
-        "--learning-rate",
-        type=cli.from_zero,
-        help="base of it, scaled with the batch, mostly x batch / 256 (default: published)",
+    cli.numbers(
+        p,
+        learning_rate=(
+            cli.from_zero,
+            None,
+            "base of it, scaled with the batch, mostly x batch / 256 (default: published)",
+        ),
+        weight_decay=(cli.from_zero, None, "fixed value (default: published)"),
+        warmup_epochs=(cli.from_zero, 10, "warm-up, as published"),
     )
-    add("--weight-decay", type=cli.from_zero, help="fixed value (default: published)")
-    add("--warmup-epochs", type=cli.from_zero, default=10, help="warm-up, as published")
     for name, about in registry.flags().items():
         add(f"--{name.replace('_', '-')}", **about)
     add(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from augment import masks
-from augment.strategy import Strategy, from_bytes, read_square, to_bytes
+from augment.strategy import Strategy, from_bytes, read_square, to_bytes, views_argument
 from base import cli, run
 
 POSITIONS = (  # of a shrunken image on its canvas: the dissertation's Figure 27
@@ -37,33 +37,29 @@ def maskgit_arguments(p):
         "then downloaded",
     )
     p.add_argument(
-        "--steps", type=cli.positive, default=12, metavar="N", help="iterations of the decoding"
-    )
-    p.add_argument(
         "--schedule",
         choices=list(masks.SCHEDULES),
         help="how fast the number of masked tokens falls; without it cosine, as published",
     )
-    p.add_argument(
-        "--temperature",
-        type=cli.from_zero,
-        default=4.5,
-        metavar="T",
-        help="factor of the noise on the confidences; more of it makes more varied images",
-    )
-    p.add_argument(
-        "--top-k",
-        type=cli.positive,
-        metavar="K",
-        help="number of codes, the likeliest, from which each token is drawn; without it all; "
-        "a few dozen leave fewer stray patches where the transformer is small",
-    )
-    p.add_argument(
-        "--softmax-temperature",
-        type=cli.above_zero,
-        default=1.0,
-        metavar="T",
-        help="divisor of the logits of the codes; below 1, likely codes are drawn more often",
+    cli.numbers(
+        p,
+        steps=(cli.positive, 12, "iterations of the decoding"),
+        temperature=(
+            cli.from_zero,
+            4.5,
+            "factor of the noise on the confidences; more of it makes more varied images",
+        ),
+        top_k=(
+            cli.positive,
+            None,
+            "number of codes, the likeliest, from which each token is drawn; without it all; "
+            "a few dozen leave fewer stray patches where the transformer is small",
+        ),
+        softmax_temperature=(
+            cli.above_zero,
+            1.0,
+            "divisor of the logits of the codes; below 1, likely codes are drawn more often",
+        ),
     )
     p.add_argument(
         "--label",
@@ -93,13 +89,7 @@ def inpaint_arguments(p):
         "none: nothing, which gives the tokenizer's reconstruction (a control); file:FOLDER: those "
         "that are white in the grey image with the same relative path in FOLDER",
     )
-    p.add_argument(
-        "--views",
-        type=cli.positive,
-        default=1,
-        metavar="N",
-        help="number of independent draws for each image, each a view",
-    )
+    views_argument(p)
 
 
 def outpaint_arguments(p):

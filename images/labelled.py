@@ -52,7 +52,8 @@ def read_folder(root):
     names = [class_of(path) for path in paths]
     if "" in names:
         run.fail(
-            f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image.",
+            f"{root}/{paths[names.index('')]} is in no class folder: expected {root}/CLASS/image "
+            "(for ImageNet's val, valprep.sh of soumith/imagenetloader.torch makes the folders).",
             2,
         )
     with os.scandir(root) as entries:

@@ -199,7 +199,7 @@ def read_classes(root, val):
     source, to_one = sources.get(root, (root, 1))
     if not os.path.exists(source) or root not in sources and is_made(root):
         return
-    if data := answer(classes, source, val):
+    if data := answer(labelled.read_splits, source, val):
         splits = {"train": data.train.files, val: data.val.files}
         lacks = data_of(tuple(data.classes), len(data.train.files), source).lacks
         if lacks and not os.environ.get("PART") and not os.environ.get("TINY"):
@@ -215,18 +215,6 @@ def look_at(folder, files):
     if len(bad) > 1:
         kind = "images cannot be read; python 07_metrics.py check FOLDER names all such images"
         fault(kind, f"{folder} ({len(bad)} of {len(files)})")
-
-
-def classes(root, val):
-    """`labelled.read_splits`, but for a val without class folders, of which it says what to do."""
-    folder = Path(root, val)
-    if folder.is_dir() and not any(entry.is_dir() for entry in os.scandir(folder)):
-        run.fail(
-            f"{folder} is flat: {len(find_images(folder)):,} images and no class folders, as "
-            f"ImageNet's ILSVRC2012_img_val.tar has them. Move each into {folder}/CLASS/ "
-            "(for ImageNet valprep.sh of soumith/imagenetloader.torch does it)."
-        )
-    return labelled.read_splits(root, val)
 
 
 # ---------------------------------------------------------------- disk and memory

@@ -109,7 +109,7 @@ def draw_report(arms, path):
         names.append(", ".join({"none": "no generated view"}.get(w, w) for w in words if w))
     measured = all_columns(arms)[:PANELS]
     size = 2 + 3 * len(measured), max(2.5, 0.4 * len(arms) + 1)
-    figure, axes = plt.subplots(1, len(measured), figsize=size, squeeze=False)
-    for number, (axis, column) in enumerate(zip(axes[0], measured, strict=True)):
-        draw_accuracies(axis, arms, names if number == 0 else [""] * len(arms), column)
+    figure, axes = plt.subplots(1, len(measured), figsize=size, squeeze=False, sharey=True)
+    for axis, column in zip(axes[0], measured, strict=True):
+        draw_accuracies(axis, arms, names, column)
     save_figure(figure, path)

@@ -84,7 +84,7 @@ def spoil(place, what):
 
 LISTS = "weights/imagenet_subsets/10percent.txt"
 SWAV = "weights/swav_800ep_pretrain.pth.tar"
-FLAT = "imagenet/val is flat: 12 images...CLASS...valprep.sh"
+FLAT = "is in no class folder: expected...imagenet/val/CLASS/image...valprep.sh"
 CASES = {  # name: (recipe, what is spoilt, {variable: value}, what a line of a fault says)
     "all at once": (
         "table4_mixing",
