@@ -1,4 +1,4 @@
-# make demo   the whole chain on digits and satellite tiles: runs/quickstart/report.png
+# make demo   the whole chain on digits and satellite tiles: runs/quickstart/{digits,tiles,report}.png
 # make test   everything, offline, on a CPU
 # make gpu    does this machine's GPU give the CPU's results, in its memory, without waiting?
 PYTHON ?= python3

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The demo: what a generated view is, and what an encoder learns from it, in about 6 minutes on two
-# slow CPU cores. It ends with the report: tables, RUNS/report.png and RUNS/report.json.
+# slow CPU cores. It leaves sheets of images, RUNS/digits.png and RUNS/tiles.png, and a
+# report: tables, RUNS/report.png and RUNS/report.json.
 #
 #   make demo     or     bash recipes/quickstart.sh
 #   GENERATOR=train bash recipes/quickstart.sh    trains the generator of digits, 12 minutes more
