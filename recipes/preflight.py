@@ -12,6 +12,7 @@ stage says itself when it starts.
 import contextlib
 import functools
 import io
+import math
 import os
 import shlex
 import shutil
@@ -68,7 +69,7 @@ WORKSPACE = 1.5  # GiB that CUDA and its libraries take beside them
 
 # ---------------------------------------------------------------- what the commands so far told
 made = {}  # what a command makes: the side of its images in pixels, or None
-sources = {}  # a folder of links or copies that a command makes: (its source, how many to one)
+sources = {}  # a folder of links or copies that a command makes: (its source, classes kept)
 images = {}  # a folder: how many images it has
 mirrors = []  # (folder of originals, views, side in pixels, folder of the mirror)
 steps = []  # arguments of a pretraining
@@ -121,7 +122,7 @@ def look(words):
     """What one command reads and makes."""
     if "recipes/imagenet100.sh" in words:  # env DATA=FOLDER bash recipes/imagenet100.sh OUT
         made[words[-1]] = None
-        sources[words[-1]] = words[1].removeprefix("DATA="), 10
+        sources[words[-1]] = words[1].removeprefix("DATA="), 100
         check = os.environ | {"CHECK": "1"}
         done = subprocess.run(words, env=check, capture_output=True, text=True)
         if done.returncode:
@@ -149,7 +150,7 @@ def follow(stage, subcommand, args):
         train = os.path.join(args.data, "train" * ("eval_on" in flags))
         batches.append((train.rstrip("/"), args.batch_size or 4 * IMAGES[args.views]))
     if subcommand == "resize":
-        sources[args.out] = args.data, 1
+        sources[args.out] = args.data, math.inf
     if "eval_on" in flags:
         read_classes(args.data, args.eval_on)
     if stage == "06_transfer" and os.path.exists(args.data):
@@ -196,7 +197,7 @@ def in_cache(name):
 
 def read_classes(root, val):
     """Look at ROOT/train and ROOT/VAL as the stages do, or at what a command makes them from."""
-    source, to_one = sources.get(root, (root, 1))
+    source, kept = sources.get(root, (root, math.inf))
     if not os.path.exists(source) or root not in sources and is_made(root):
         return
     if data := answer(labelled.read_splits, source, val):
@@ -205,7 +206,8 @@ def read_classes(root, val):
         if lacks and not os.environ.get("PART") and not os.environ.get("TINY"):
             fault("a part of the data set; PART=1 goes on with it", f"{source} ({lacks})")
         for name, files in splits.items():
-            images[os.path.join(root, name)] = len(files) // to_one
+            share = min(1, kept / len(data.classes))
+            images[os.path.join(root, name)] = int(len(files) * share)
             answer(look_at, os.path.join(source, name), tuple(evenly(files, LOOKED_AT)))
 
 

@@ -266,8 +266,7 @@ def verdicts(arms, rows, decides):
         found = [(column.name, of) for one, column, of in rows if one is arm]
         found.sort(key=lambda one: not one[0].startswith(decides))
         name, of_partner = found[0] if found else ("", {})
-        against = next((one for one in ("minus baseline", "minus real") if one in of_partner), "")
-        gains = of_partner[against]["differences"] if against else []
+        gains = of_partner.get("minus baseline", {}).get("differences", [])
         verdict = "This budget can tell a good partner from a bad one."
         if len(gains) < 2:
             verdict = "No interval without two seeds of both: nothing can be said yet."
@@ -276,7 +275,7 @@ def verdicts(arms, rows, decides):
                 "It is not clearly above. This budget cannot tell whether generated views help: "
                 "train longer, or on more seeds."
             )
-        measured = f" {against} {interval(gains)} {name}" if gains else ""
+        measured = f" minus baseline {interval(gains)} {name}" if gains else ""
         sentences.append(f"{arm.cells['method']}: oracle{measured}. {verdict}")
     return sentences
 
