@@ -377,6 +377,11 @@ ELSEWHERE = spoil.enter("elsewhere")
 MOVED = spoil.rename("data", "moved")
 ANOTHER_NAME = "data/./../data/train/"
 MANY = "99999999999999999999"
+
+NO_TOKENIZER = (
+    "00_train_generator.py maskgit --data data/train --out out --batch-size 8 --workers 0"
+)
+NO_TOKENIZER += " --tokenizer vqgan"
 SURROUNDINGS = [
     Case("two writers, 00", spoil.writer("out/args.json"), VQ, WRITTEN),
     Case("two writers, 01", spoil.writer("captions.jsonl"), CAPTION, WRITTEN),
@@ -421,6 +426,8 @@ SURROUNDINGS = [
     Case("--codes of 20 digits", nothing, f"{VQ} --codes {MANY}", "2 --codes...below 2**31"),
     Case("--seeds of 20 digits", nothing, f"{LAYER} --seeds {MANY} -1", "0", "out/result.json"),
     Case("--seed -1, 06", nothing, f"{TRANSFER} --seed -1", "0", "out/result.json"),
+    Case("--seed 2**32, 06", nothing, f"{TRANSFER} --seed {2**32}", "0", "out/result.json"),
+    Case("no step of a tokenizer", put("vqgan/log.jsonl"), NO_TOKENIZER, "1 --tokenizer vqgan holds neither"),
     Case("--queue of VICReg", nothing, f"{TRAIN} --queue 8", "2 --queue: vicreg has no such"),
     Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
     Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),
