@@ -87,7 +87,7 @@ ADVICE = (  # (words of errors of torch, Python and the system: a pattern; what 
         "Raise the limit with `ulimit -n 65536`, or lower --workers. The last checkpoint is kept.",
     ),
     (
-        "No space left|quota exceeded",
+        "No space left|quota exceeded|enforce fail.*unexpected pos",  # the last is torch.save's
         "Free some space: the same command continues, nothing is lost.",
     ),
     (

@@ -427,7 +427,12 @@ SURROUNDINGS = [
     Case("--seeds of 20 digits", nothing, f"{LAYER} --seeds {MANY} -1", "0", "out/result.json"),
     Case("--seed -1, 06", nothing, f"{TRANSFER} --seed -1", "0", "out/result.json"),
     Case("--seed 2**32, 06", nothing, f"{TRANSFER} --seed {2**32}", "0", "out/result.json"),
-    Case("no step of a tokenizer", put("vqgan/log.jsonl"), NO_TOKENIZER, "1 --tokenizer vqgan holds neither"),
+    Case(
+        "no step of a tokenizer",
+        put("vqgan/log.jsonl"),
+        NO_TOKENIZER,
+        "1 --tokenizer vqgan holds neither",
+    ),
     Case("--queue of VICReg", nothing, f"{TRAIN} --queue 8", "2 --queue: vicreg has no such"),
     Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
     Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),

@@ -38,6 +38,10 @@ ERRORS = [
     (OSError(errno.EROFS, "Read-only file system"), "missing...--workers 0"),
     (OSError(errno.ENOSYS, "Function not implemented"), "missing...--workers 0"),
     (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "--workers 0"),
+    (
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2 vs 1"),
+        "Free some space",
+    ),
     (OSError(errno.EMFILE, "Too many open files", "/data/x"), "ulimit -n...--workers"),
     (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n"),
     (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
