@@ -76,11 +76,12 @@ READ = {  # what the commands read, beside the images, and what makes it
     "runs/base-linear": "04_linear_eval.py",
     "gen": "02_augment.py blur",
 }
+# Not --: argparse loses the value of --out=-- before Python 3.12.5.
 NUMBERS = "0 1 2 3 7 100 65537 2147483647 2147483648 4294967296 99999999999999999999 -1 -7 1.5 0.1 "
 NUMBERS = [*(NUMBERS + "1e-300 1e38 1e400 nan inf -inf x 1_0 0x10 ٣").split(), "", " 3"]
 TEXTS = ". .. ~ typo no/such x/../data data data/train data/train/ data/val gen gen/view0 runs "
 TEXTS += "runs/base runs/base/backbone.pth runs/base:x runs/vqgan runs/maskgit runs/base-linear "
-TEXTS += "blip sdxl voc out.jsonl x.png cap[v2].jsonl * %s {} é -x -- none all random real 8-8-8 "
+TEXTS += "blip sdxl voc out.jsonl x.png cap[v2].jsonl * %s {} é -x --- none all random real 8-8-8 "
 TEXTS = [*TEXTS.split(), "", " ", "a b", "x\ny", "\udcff", "x" * 300, "data/train/n01440764"]
 
 
