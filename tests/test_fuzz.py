@@ -7,6 +7,8 @@ import fuzz
 import pytest
 from conftest import ROOT, write_images
 
+from augment import registry
+
 ENDS = {
     "pass": "",
     "print('no'); raise SystemExit(2)": "",
@@ -16,6 +18,12 @@ ENDS = {
     "while True: pass": "hang",
     "import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(600)": "hang",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_strategy_of_extras(monkeypatch):
+    """Another test of this process may have loaded them."""
+    monkeypatch.delitem(registry.STRATEGIES, "feature-noise", raising=False)
 
 
 @pytest.mark.parametrize("program", ENDS)
