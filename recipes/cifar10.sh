@@ -12,7 +12,7 @@
 #   hour    SimCLR, ResNet-18, 16 epochs, 4 arms, 2 seeds
 #   night   SimCLR, ResNet-18, 45 epochs, 12 arms, 3 seeds
 #   full    VICReg and SimCLR as solo-learn publishes them: 1,000 epochs, all arms, 3 seeds
-# Half of the second views (gamma 0.5) come from the arm's images:
+# Half of the pairs (gamma 0.5) have a view from the arm's images:
 #   baseline             hand-crafted views only
 #   control              the real image where the generated one would stand
 #   reconstruction       the tokenizer's reconstruction, nothing masked

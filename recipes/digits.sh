@@ -6,7 +6,7 @@
 #   GENERATOR=train bash recipes/digits.sh    with a generator trained from nothing, 12 minutes more
 #   DRAW=1 bash recipes/digits.sh             other generated images, other labelled digits
 #
-# SimCLR, a 10-layer ResNet, 4 epochs of 4,000 digits; half of the second views come from the arm:
+# SimCLR, a 10-layer ResNet, 4 epochs of 4,000 digits; half of the pairs have a view from the arm:
 #   baseline         hand-crafted views only
 #   control          the real image where the generated one would stand
 #   reconstruction   the tokenizer's reconstruction, nothing masked

@@ -3,7 +3,7 @@
 #
 #   DATA=/path/to/imagenet bash recipes/table3_pairing.sh
 #
-# VICReg, ResNet-50, 100 epochs, batch 800. The second view is always the generated one (gamma 1),
+# VICReg, ResNet-50, 100 epochs, batch 800. One view is always the generated one (gamma 1),
 # with one augmentation or none on top. The table does not say gamma; its text and Table 6 do.
 # Table 4 has the two arms with crop once more: in-painting with the same numbers, noise with 64.0
 # instead of 62.8. The dissertation has no control. This one runs too: the real image where the

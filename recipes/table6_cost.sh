@@ -4,7 +4,7 @@
 #   DATA=/path/to/imagenet bash recipes/table6_cost.sh
 #
 # FID and SSIM between image and augmented image, milliseconds an image at batch 1, parameters; and
-# linear top-1 from encoders whose second view is always the generated one (gamma 1) with nothing on
+# linear top-1 from encoders of which one view is always the generated one (gamma 1) with nothing on
 # top. Two of the three encoders are Table 3's. The dissertation has no controls. Two run too: the
 # real image and the tokenizer's reconstruction where the generated one would stand. The dissertation
 # cites the top-1 of crop, jitter and blur from other work. Diffusion (strength 0.2, BLIP's captions)
