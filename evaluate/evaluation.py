@@ -104,9 +104,8 @@ def fingerprint(split, data, began):
     names = split.files
     if data != began:
         names = [str(Path(began, os.path.relpath(name, data))) for name in names]
-    names = run.names_hash(names)
     labels = hashlib.blake2b(split.labels.tobytes(), digest_size=8).hexdigest()
-    return f"{len(split.files)} images, names {names}, labels {labels}"
+    return f"{len(split.files)} images, names {run.names_hash(names)}, labels {labels}"
 
 
 # ---------------------------------------------------------------- numbers

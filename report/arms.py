@@ -263,9 +263,10 @@ def verdicts(arms, rows, decides):
     for arm in arms:
         if arm.strategy != "same-class":
             continue
-        found = [(column.name, of) for one, column, of in rows if one is arm]
-        found.sort(key=lambda one: not one[0].startswith(decides))
-        name, of_partner = found[0] if found else ("", {})
+        measured = [(column.name, of) for one, column, of in rows if one is arm]
+        name, of_partner = min(
+            measured, key=lambda pair: not pair[0].startswith(decides), default=("", {})
+        )
         gains = of_partner.get("minus baseline", {}).get("differences", [])
         verdict = "This budget can tell a good partner from a bad one."
         if len(gains) < 2:
@@ -275,8 +276,8 @@ def verdicts(arms, rows, decides):
                 "It is not clearly above. This budget cannot tell whether generated views help: "
                 "train longer, or on more seeds."
             )
-        measured = f" minus baseline {interval(gains)} {name}" if gains else ""
-        sentences.append(f"{arm.cells['method']}: oracle{measured}. {verdict}")
+        gain = f" minus baseline {interval(gains)} {name}" if gains else ""
+        sentences.append(f"{arm.cells['method']}: oracle{gain}. {verdict}")
     return sentences
 
 

@@ -288,6 +288,9 @@ def merge(new, file):
     for name, result in new["runs"].items():
         result.pop("confusion", None)
         result["backbone"].pop("folder", None)  # where it was started
+        for mirror in result["backbone"].get("generated_by", []):
+            if mirror != "real":
+                mirror["args"].pop("data", None)  # a path of that machine
         ours, theirs = read_result(result), read_result(kept["runs"].get(name, result))
         if (ours.facts, ours.data, ours.seed) != (theirs.facts, theirs.data, theirs.seed):
             unlike = ", ".join(differing([ours.facts, theirs.facts])) or "data or seed"

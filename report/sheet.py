@@ -98,9 +98,8 @@ def draw_sheet(args):
     originals = [read_square(Path(args.data, path), size) for path in paths]
     rows = {"original": originals} | ({} if made else augmented(originals, paths, args))
     for title, view, images in zip(titles, args.views, made, strict=True):
-        if args.tokens:
-            rows[f"{title}, masked"] = predicted(args.data, view, originals, paths, args.tokens)
+        if args.tokens and (gray := predicted(args.data, view, originals, paths, args.tokens)):
+            rows[f"{title}, masked"] = gray
         rows[title] = images
-    rows = {title: images for title, images in rows.items() if len(images)}
     contact_sheet(args.out, rows.values(), labels=list(rows), cell=min(160, max(64, size)))
     print(f"{args.out} is written")

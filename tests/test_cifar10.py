@@ -135,6 +135,9 @@ def a_study_is_kept(runs, file):
     assert file.read_bytes() == first
     study = json.loads(first)
     for result in study["runs"].values():
+        made_by = result["backbone"].get("generated_by", [])
+        assert all(mirror == "real" or "data" not in mirror["args"] for mirror in made_by)
+    for result in study["runs"].values():
         result["backbone"]["epochs"] = 7
     file.write_text(json.dumps(study))
     refused = run(script, "report", runs, "--merge", file, code=2)
