@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bad_inputs import LAYER, LINEAR, RESULTS, TRAIN
 from conftest import call, hashes, refused, run_killed
 from PIL import Image
-from test_bad_inputs import LAYER, LINEAR, RESULTS, TRAIN, root, unspoilt
+from test_bad_inputs import root, unspoilt
 
 from augment import real_images
 from base.run import read_json
