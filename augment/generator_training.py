@@ -32,6 +32,7 @@ LABEL_SMOOTHING = 0.1  # MaskGIT
 SAMPLE_IMAGES = 2048  # images that patches are taken from
 PATCHES_PER_CODE = 128
 MOST_PATCHES = 2**17
+START_POINTS_PER_CODE = 16  # of those, the ones among which k-means starts
 ITERATIONS = 10  # of k-means; more gain less than 0.05 dB
 CHUNK = 8192  # patches whose distances are held at once
 # ---- reading and drawing
@@ -205,12 +206,10 @@ def decibels(mse):
 def kmeans(points, k, rng):
     """Lloyd's algorithm: points (n, d) -> the means of k clusters (k, d).
 
-    It starts at random points. A mean that no point is nearest to moves to one of the points that
-    are farthest from their means. Where the points have fewer than k different values, some means
-    are equal.
+    A mean that no point is nearest to moves to one of the points that are farthest from their
+    means. Where the points have fewer than k different values, some means are equal.
     """
-    chosen = rng.choice(len(points), k, replace=len(points) < k)
-    means = points[chosen]
+    means = far_apart(points, k, rng)
     for _ in range(ITERATIONS):
         ids, distances = nearest(points, means)
         counts = torch.bincount(ids, minlength=k)
@@ -219,6 +218,24 @@ def kmeans(points, k, rng):
         empty = (counts == 0).nonzero()[: len(points), 0]
         means[empty] = points[distances.topk(len(empty)).indices]
     return means
+
+
+def far_apart(points, k, rng):
+    """The start of k-means++ (Arthur and Vassilvitskii 2007): k of the points, each drawn with a
+    chance that grows with the squared distance to the nearest of those before it.
+    """
+    candidates = points[rng.permutation(len(points))[: START_POINTS_PER_CODE * k]]
+    lengths = candidates.square().sum(1)
+    chosen = [0]
+    least = torch.full_like(lengths, torch.inf)
+    for draw in rng.random(k - 1):
+        last = candidates[chosen[-1]]
+        distances = lengths - 2 * candidates @ last + last.square().sum()
+        least = torch.minimum(least, distances.clamp(min=0))
+        summed = least.double().cumsum(0)
+        drawn = torch.searchsorted(summed, draw * summed[-1], right=True)
+        chosen.append(min(int(drawn), len(candidates) - 1))
+    return candidates[chosen]
 
 
 def nearest(points, means):

@@ -12,6 +12,7 @@ from PIL import Image
 from augment.generator_training import (
     ITERATIONS,
     draw_masks,
+    far_apart,
     kmeans,
     nearest,
     read_squares,
@@ -43,10 +44,13 @@ def fill_in(tiny, out, *more, script=(STAGE,), **how):
 
 
 def assert_close(a, b, tolerance):
-    """Two dicts of tensors differ by at most `tolerance`."""
+    """Two dicts of tensors differ by less than `tolerance` on average.
+
+    Adam moves a weight whose gradient is nearly 0 by whole steps of either sign.
+    """
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance)
+        assert (a[name] - b[name]).abs().mean() < tolerance, name
 
 
 def numbers(folder):
@@ -129,7 +133,7 @@ def test_two_processes_train_the_tokenizer_as_one(tiny, tmp_path, start):
     train(tiny["train"], tmp_path / "one", *more, script=RESTARTS)
     train(tiny["train"], tmp_path / "two", *more, processes=2, script=RESTARTS)
     one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
-    assert_close(one["tokenizer"], two["tokenizer"], 1e-3)
+    assert_close(one["tokenizer"], two["tokenizer"], 3e-4)
     for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
 
@@ -141,7 +145,7 @@ def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
     fill_in(tiny, tmp_path / "one", *more, script=script)
     fill_in(tiny, tmp_path / "two", *more, processes=2, script=script)
     one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
-    assert_close(one["transformer"], two["transformer"], 1e-4)
+    assert_close(one["transformer"], two["transformer"], 3e-5)
     for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
 
@@ -159,7 +163,8 @@ def test_kmeans_is_scikit_learns():
     from sklearn.cluster import KMeans
 
     points = np.random.default_rng(0).normal(size=(2000, 5)).astype(np.float32)
-    start = points[seed_rng(0).choice(2000, 16, replace=False)]
+    start = far_apart(torch.from_numpy(points), 16, seed_rng(0)).numpy()
+    assert len(np.unique(start, axis=0)) == 16
     theirs = KMeans(16, init=start, n_init=1, max_iter=ITERATIONS, tol=0).fit(points)
     ours = kmeans(torch.from_numpy(points), 16, seed_rng(0))
     np.testing.assert_allclose(ours, theirs.cluster_centers_, atol=1e-4)
