@@ -39,7 +39,6 @@ BYTES_PER_PIXEL_PNG = 2.0  # of a photograph
 BACKBONE_GB = 0.1  # that a finished pretraining leaves
 
 IMAGENET = 1_281_167
-IMAGENET_VAL = 50_000
 IMAGENET100 = 126_689
 CIFAR10 = 50_000
 WILDFIRE = 30_250
@@ -193,11 +192,8 @@ def augment(args, images, made):
     elif args.strategy in ("noise", "feature-noise"):
         flop = args.views * operations.icgan()
         size = 256
-    elif args.strategy in ("crop", "jitter", "blur"):  # no network; Table 6 makes them of val
-        images = IMAGENET_VAL
-        flop, size = 0, args.size
-    elif args.strategy in ("same-class", "neighbour"):  # without the search, on the processor
-        flop, size = 0, args.size
+    elif args.strategy in ("crop", "jitter", "blur", "same-class", "neighbour"):
+        flop, size = 0, args.size  # no network; the search is done on the processor
         if args.strategy == "neighbour":
             flop = operations.resnet(*made[args.backbone])
     else:
