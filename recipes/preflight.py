@@ -29,7 +29,7 @@ from base.weights import cached, model_folder
 from images import labelled
 from images.files import evenly, find_images
 from images.unreadable import why_unreadable
-from report.results import data_of
+from report.results import DATA_SETS, data_of
 
 READS = (  # flags that name a file or a folder to read
     "data images weights tokenizer captions backbone generated subset_file init steer navigator "
@@ -202,9 +202,14 @@ def read_classes(root, val):
         return
     if data := answer(labelled.read_splits, source, val):
         splits = {"train": data.train.files, val: data.val.files}
-        lacks = data_of(tuple(data.classes), len(data.train.files), source).lacks
+        about = data_of(tuple(data.classes), len(data.train.files), source)
+        lacks = [about.lacks] * bool(about.lacks)
+        whole = DATA_SETS.get(about.study, {}).get("val", 0)
+        if len(data.val.files) < whole:
+            lacks.append(f"{len(data.val.files):,} of {whole:,} images in {val}")
         if lacks and not os.environ.get("PART") and not os.environ.get("TINY"):
-            fault("a part of the data set; PART=1 goes on with it", f"{source} ({lacks})")
+            kind = "a part of the data set; PART=1 goes on with it"
+            fault(kind, f"{source} ({', '.join(lacks)})")
         for name, files in splits.items():
             share = min(1, kept / len(data.classes))
             images[os.path.join(root, name)] = int(len(files) * share)

@@ -114,7 +114,7 @@ CASES = {  # name: (recipe, what is spoilt, {variable: value}, what a line of a 
         "table4_mixing",
         [],
         {"PART": ""},
-        ["imagenet (4 of 1,000 classes): a part of the data set; PART=1 goes on"],
+        ["imagenet (4 of 1,000 classes, 12 of 50,000 images in val): a part...PART=1 goes on"],
     ),
     "wildfire": (
         "figure33_satellite",
