@@ -197,8 +197,9 @@ class Check(NamedTuple):
     aim: str
 
 
-# The tanh of a random network turns small errors of bf16 into black for white in some pixels.
-CHECKS = {"fp32": Check(1e-3, torch.max, ">= 1.15"), "bf16": Check(0.02, torch.mean, ">= 2")}
+# The tanh of a random network turns small errors of bf16 into black for white in some pixels, so the
+# median counts.
+CHECKS = {"fp32": Check(1e-3, torch.max, ">= 1.15"), "bf16": Check(0.02, torch.median, ">= 2")}
 
 
 def bench_icgan(args, device):

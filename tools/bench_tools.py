@@ -74,7 +74,7 @@ def compare(device, rounds, *functions, warm_up=True, equal=None, measure=torch.
 def check(ours, baseline, equal, measure=torch.max):
     """End the run unless both are the same: |ours - baseline| is at most `equal` x |baseline|.
 
-    measure: what stands for all elements, torch.max for the largest or torch.mean.
+    measure: what stands for all elements, torch.max for the largest or torch.median.
     """
     ours = torch.as_tensor(ours).detach().cpu().double()
     baseline = torch.as_tensor(baseline).detach().cpu().double()
