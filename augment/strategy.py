@@ -1,7 +1,7 @@
 """What a generative augmentation is to stage 02: the contract that every strategy keeps.
 
 This file and those of the strategies import nothing heavy at the top, so that --help answers at
-once. Their functions import what they need.
+once. Their functions import what they need. Used by every strategy.
 """
 
 from collections.abc import Callable

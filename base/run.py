@@ -3,6 +3,8 @@
 Randomness has one rule. Whatever is random about an image, a batch or a step is a function of a
 seed and of its names (a path, an epoch, a view), never of a global state. So resuming, other images
 in the batch, more workers and more processes change nothing, and no random state needs saving.
+
+Used by every stage.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Pictures made and resized: squares, generated images as they are stored, contact sheets.
 
-Images are uint8 (H, W, 3) RGB arrays.
+Images are uint8 (H, W, 3) RGB arrays. Used by every stage that stores or shows images.
 """
 
 import io

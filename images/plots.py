@@ -1,4 +1,7 @@
-"""Figures: curves of a log, bars of classes, one way to save. Every figure goes through here."""
+"""Figures: curves of a log, bars of classes, one way to save. Every figure goes through here.
+
+Used by 00, 03, 07, report/ and evaluate/evaluation.py.
+"""
 
 import matplotlib
 

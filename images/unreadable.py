@@ -3,7 +3,8 @@
 Such an image is named on stderr and in a file of the run, and it keeps its place in the list. In
 training, the next image that can be read stands in for it. What is generated or measured leaves it
 out. So no other image changes its place, its class or its seed, and nothing has to be known
-beforehand. Where more than a share of a list cannot be read (--max-unreadable), the run ends.
+beforehand. Where more than a share of a list cannot be read (--max-unreadable), the run ends. Used
+by every stage that reads images.
 """
 
 import json

@@ -3,7 +3,7 @@
 Brock et al. 2019 (arXiv 1809.11096), Casanova et al. 2021 (arXiv 2109.05070). The network is made
 for generation, and for gradients with respect to its inputs. Everything that is constant in
 evaluation mode (spectral norms, running statistics, the attention's gain) is multiplied into the
-weights when a checkpoint is read.
+weights when a checkpoint is read. Used by augment/noise.py alone.
 """
 
 import itertools

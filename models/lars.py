@@ -1,4 +1,7 @@
-"""LARS (You et al. 2017, arXiv 1708.03888) in the two forms that the methods use; schedules."""
+"""LARS (You et al. 2017, arXiv 1708.03888) in the two forms that the methods use; schedules.
+
+Used by 03 and models/method.py.
+"""
 
 import math
 

@@ -3,7 +3,7 @@
 Tokens are (B, L) int64: the L = side x side latent tokens of an image row by row, and MASK (-1)
 where a token is not known. One class serves two networks. The published one for ImageNet at 256 px
 is class-conditional: the label is one more token, put in front. Those that `00_train_generator.py
-maskgit` trains know no labels.
+maskgit` trains know no labels. Used by 00 and by in- and out-painting.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """The methods of 03_pretrain.py by name.
 
 A method of one's own is one more entry: `METHODS["mine"] = Entry("my_method")`. Nothing heavy is
-imported at the top, so that --help answers at once.
+imported at the top, so that --help answers at once. Used by 03 alone.
 """
 
 import importlib

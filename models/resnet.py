@@ -1,7 +1,8 @@
 """Backbones under torchvision's names: built, or read from weight files of any origin.
 
 ResNets (He et al. 2016, 1512.03385) and the vision transformers of models/vit.py. Every backbone
-maps images (N, 3, H, W) to features (N, width). A ResNet ends in global average pooling.
+maps images (N, 3, H, W) to features (N, width). A ResNet ends in global average pooling. Used
+by 03 to 07, and by the strategies `noise` and `neighbour`.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Vision transformers as DINO trains them: torchvision's, for images of any size.
 
 Dosovitskiy et al. 2021 (2010.11929). What differs from torchvision's network (initial weights,
-interpolated positions, stochastic depth) is that of facebookresearch/dino 7c446df.
+interpolated positions, stochastic depth) is that of facebookresearch/dino 7c446df. Used by 03,
+04 and models/resnet.py.
 """
 
 import math

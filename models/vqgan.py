@@ -2,7 +2,8 @@
 
 It writes an image as a grid of discrete tokens and reads it back. Images are float (B, 3, H, W) in
 [0, 1]; token ids are (B, tokens), the grid row by row. One class serves the published ImageNet
-tokenizer and those that `00_train_generator.py vqgan` trains.
+tokenizer and those that `00_train_generator.py vqgan` trains. Used by 00 and by in- and
+out-painting.
 
 `vqgan` trains it with the L1 distance and the losses at the end: VGG-16 features, a discriminator.
 

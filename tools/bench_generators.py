@@ -197,7 +197,7 @@ class Check(NamedTuple):
     aim: str
 
 
-# The tanh of a random network turns small errors of bf16 into black for white in some pixels, so the
+# The tanh of a random network turns small errors of bf16 into black for white in some pixels: the
 # median counts.
 CHECKS = {"fp32": Check(1e-3, torch.max, ">= 1.15"), "bf16": Check(0.02, torch.median, ">= 2")}
 
