@@ -9,9 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
 
 from base.cli import from_zero
 from base.parallel import barrier, rank, world
@@ -43,20 +42,15 @@ MAY_CHANGE = {  # on resume
 def versions():
     """Versions of what a result may depend on."""
     import torch
-    import torchvision
 
     describe = ["git", "describe", "--always", "--dirty"]
     try:
         revision = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     except OSError:  # there is no git
         revision = ""
-    return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "git": revision,
-    }
+    packages = {"torch": torch.__version__}  # with the kind of its build
+    packages |= {name: version(name) for name in ("torchvision", "numpy")}  # nothing is imported
+    return {"python": sys.version.split()[0], **packages, "git": revision}
 
 
 def write_or_check(path, identity, what, extra=None, finished=False):
