@@ -171,8 +171,6 @@ def main(args, device):
     if out.is_dir() or out.suffix != ".jsonl":
         run.fail(f"--out {out} must be the name of a .jsonl file.", 2)
     paths = find_images(args.data)
-    if parallel.rank() == 0:
-        run.lock(out)
 
     # ---- what is left to do; a batch's file is named after its images
     done = read_captions(out) if out.exists() else {}
@@ -193,6 +191,8 @@ def main(args, device):
     file = out.with_suffix(".args.json")
     if file.exists() and (done or parts.exists()):
         run_folder.check_identity(file, {"args": {}, "inputs": settings})
+    if parallel.rank() == 0:
+        run.lock(out)
     parallel.barrier()  # every process has looked before any process writes
 
     # ---- caption

@@ -112,10 +112,14 @@ MASKGIT += "--dim 32 --heads 2 --batch-size 8 --workers 0 --tokenizer"
 DENOISE = "02_augment.py diffusion --data data/train --out out --workers 0 --strength 0 --model"
 COST = "07_metrics.py cost gen --out out --images 2 --workers 0"
 NEAR = "02_augment.py neighbour --data data/train --out out --size 32 --workers 0 --backbone"
+CAPTION = "01_caption.py --data data/train --out out.jsonl --batch-size 24 --workers 0 --model"
+DENOISER = "extras/train_diffusion.py --data data/train --out out --size 16 --epochs 1 --width 32 "
+DENOISER += "--multipliers 1 1 --blocks 1 --ema 0.9 --workers 0 --batch-size"
 LACKING = {  # name: (the command, words of the sentence, what the user then gives)
     "00 vqgan": (f"{VQ} --perceptual-weight 1", "vgg16...--perceptual-weight 0", f"{VQ}"),
     "00 maskgit": (f"{MASKGIT} typo", "typo", f"{MASKGIT} vqgan"),
     "00, batch": (f"{VQ} --batch-size 25", "24 images", VQ),
+    "01": (f"{CAPTION} no/where", "weights.sh", f"{CAPTION} blip"),
     "02 inpaint": (PAINT, "tokenizer_imagenet256", f"{PAINT} --mask none --weights vqgan"),
     "02 label": (
         f"{PAINT} --weights {PUBLISHED}",
@@ -132,6 +136,7 @@ LACKING = {  # name: (the command, words of the sentence, what the user then giv
     "04 batch": (f"{LAYER} --batch-size 32", "24 images", LAYER),
     "05": (f"{TUNE} --subset-file typo", "typo", TUNE),
     "06": (PLACES, "places/train is not a folder", TRANSFER),
+    "extras, batch": (f"{DENOISER} 25", "24 images", f"{DENOISER} 8"),
     "07 cost": (COST, "pt_inception", f"{COST} --features runs/base"),
 }
 
@@ -144,6 +149,8 @@ def test_nothing_is_written_before_all_is_found(root, name, capsys, monkeypatch,
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "sdxl" in right:
         (root / "sdxl").symlink_to(request.getfixturevalue("sdxl"))
+    if "blip" in right.split():
+        tiny_pipelines.blip(root / "blip")
     if "vqgan" in right.split():
         assert stage(VQ.replace("--out out", "--out vqgan").split()) == 0
     before = hashes(root)
