@@ -25,7 +25,7 @@ from augment.diffusion import read_captions
 from base import cli, parallel, run, run_folder, weights
 
 STAGE = "01_caption"
-SETTINGS = ("model", "prompt", "num_beams", "max_tokens")  # what the captions depend on
+SETTINGS = ("model", "num_beams", "max_tokens")  # what the captions depend on
 LAYOUT = (
     "a folder with config.json (of a BlipForConditionalGeneration), model.safetensors, "
     "preprocessor_config.json, tokenizer_config.json and tokenizer.json or vocab.txt"
@@ -46,7 +46,6 @@ def arguments(argv=None):
         default="Salesforce/blip-image-captioning-base",
         help=f"hub id of a BLIP captioning model, or {LAYOUT}",
     )
-    p.add_argument("--prompt", default="", help='how every caption begins, such as "a photo of"')
     cli.numbers(
         p,
         num_beams=(
@@ -54,11 +53,7 @@ def arguments(argv=None):
             3,
             "beams of the search, 3 as published with BLIP; 1 is greedy and faster",
         ),
-        max_tokens=(
-            cli.positive,
-            20,
-            "length of the longest caption in tokens, without the prompt",
-        ),
+        max_tokens=(cli.positive, 20, "length of the longest caption in tokens"),
         batch_size=(cli.positive, 32, "images that a process captions at once"),
     )
     cli.device_arguments(p)
@@ -133,7 +128,7 @@ def caption_batches(args, device, batches, folder, limit):
     blip = weights.load_network(BlipForConditionalGeneration, folder)
     blip = blip.to(device, weights.network_dtype(device, args.precision))
     processor = weights.from_pretrained(BlipProcessor, folder)
-    most = blip.config.text_config.max_position_embeddings - 16  # the prompt's, at most
+    most = blip.config.text_config.max_position_embeddings - 16  # for what BLIP itself begins with
     if args.max_tokens > most:
         run.fail(f"--max-tokens {args.max_tokens}: this model can write {most} of them.", 2)
     read = functools.partial(read_for_blip, args.data, processor.image_processor)
@@ -141,14 +136,8 @@ def caption_batches(args, device, batches, folder, limit):
     bar = run.progress(sum(len(paths) for _, paths in batches), "captions")
     failed = 0
     for file, pixels, records in loader:
-        prompts = {}
-        if args.prompt:
-            prompts = processor.tokenizer(
-                [args.prompt] * len(records), return_tensors="pt", return_token_type_ids=False
-            ).to(device)
         tokens = blip.generate(
             pixels.to(device, blip.dtype, non_blocking=True),
-            **prompts,
             num_beams=args.num_beams,
             do_sample=False,
             max_new_tokens=args.max_tokens,
