@@ -44,7 +44,8 @@ class Moments:
         centred = rows - mean
         # The two groups' means differ by `shift`: it adds n m / (n + m) shift shift' to the
         # scatter, which is what one more row of this length adds.
-        between = shift * (self.n * m / (self.n + m)) ** 0.5
+        share = self.n * m / (self.n + m)
+        between = shift * share**0.5
         rows = torch.cat([centred, between[None]])
         self.scatter.addmm_(rows.T, rows)
         self.n += m
@@ -56,11 +57,12 @@ class Moments:
         float64 numpy arrays; the covariance has the denominator rows - 1.
         """
         parallel.barrier()  # the slowest process may be far behind
-        mine = torch.tensor(float(self.n), dtype=torch.float64, device=self.mean.device)
+        mine = torch.tensor(self.n, dtype=torch.float64, device=self.mean.device)
         n = parallel.all_sum(mine.clone())
         mean = parallel.all_sum(self.mean * (mine / n))
         shift = self.mean - mean
-        scatter = parallel.all_sum(self.scatter.addr(shift, shift, alpha=self.n))
+        scatter = self.scatter.addr(shift, shift, alpha=self.n)
+        scatter = parallel.all_sum(scatter)
         n = int(n)
         covariance = scatter / max(n - 1, 1)
         return n, mean.cpu().numpy(), covariance.cpu().numpy()
@@ -81,7 +83,8 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
         values, vectors = np.linalg.eigh(sigma1)
         root = vectors * np.sqrt(without_rounding(values))
     eigenvalues = np.linalg.eigvalsh(root.T @ sigma2 @ root)
-    trace_of_root = np.sqrt(without_rounding(eigenvalues)).sum()
+    eigenvalues = without_rounding(eigenvalues)
+    trace_of_root = np.sqrt(eigenvalues).sum()
     distance = np.sum((mu1 - mu2) ** 2)
     distance += np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root
     return max(0.0, float(distance))  # of equal Gaussians rounding leaves -1e-13
@@ -123,14 +126,17 @@ def load_features(args, device):
     size = args.size
     if args.features == "inception":
         network, path = load_inception(args.weights)
-        width, name, digest = network.width, "inception", run.file_hash(path)
+        width = network.width
+        name = "inception"
+        digest = run.file_hash(path)
 
         def prepare(stacks):
             return [stack.to(device, non_blocking=True) for stack in stacks]
 
     else:
         network, width, info = load_backbone(args.features)
-        name, digest = info["architecture"], info["sha256"] or "random"
+        name = info["architecture"]
+        digest = info["sha256"] or "random"
         size = size or info["args"].get("size", 224)
 
         def prepare(stacks):
@@ -187,7 +193,8 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     names, finite, failed = [], [], {}
     with run.progress(len(files), what) as bar:
         for batch, stacks, unread in read_ahead(mine, read, workers, device):
-            bar.update(min((len(batch) + len(unread)) * parallel.world(), len(files) - bar.n))
+            done = (len(batch) + len(unread)) * parallel.world()
+            bar.update(min(done, len(files) - bar.n))
             failed |= unread
             if not batch:
                 continue
@@ -199,10 +206,11 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             finite.append(rows.isfinite().all(1))
             names += batch
     check_failed(failed, len(files), max_unreadable)
-    first_bad = None
-    if names and not (good := torch.cat(finite)).all():
-        first_bad = names[int(good.logical_not().nonzero()[0])]
-    bad = [name for name in parallel.everyone(first_bad) if name]
+    bad = []
+    if names:
+        infinite = torch.cat(finite).logical_not().nonzero()
+        bad = [names[number] for number in infinite.flatten().tolist()]
+    bad = sum(parallel.everyone(bad), [])
     if bad:
         run.fail(
             f"The features of {bad[0]} are not finite: the network's weights are damaged, or "

@@ -85,18 +85,20 @@ def similarities(pairs, size, what, workers, max_unreadable):
     `max_unreadable` of them. what: the progress bar's name.
     """
     read = partial(similarity_of_files, size=size)
-    mine = range(len(pairs))[parallel.rank() :: parallel.world()]
-    values = [0.0] * len(pairs)
+    n = len(pairs)
+    mine = pairs[parallel.rank() :: parallel.world()]
+    found = []
     failed = {}
-    with run.progress(len(pairs), what) as bar:
-        some = [pairs[number] for number in mine]
-        results = read_ahead(some, read, workers, torch.device("cpu"), prefetch=8)
+    results = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
+    with run.progress(n, what) as bar:
         for pair, value in zip(mine, results, strict=True):
             if isinstance(value, OSError):
-                failed[pairs[pair]] = str(value)
+                failed[pair] = str(value)
                 value = math.nan
-            values[pair] = value
-            bar.update(min(parallel.world(), len(pairs) - bar.n))
-    check_failed(failed, len(pairs), max_unreadable)
-    # Each value is 0 on all processes but one.
-    return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]
+            found.append(value)
+            bar.update(min(parallel.world(), n - bar.n))
+    check_failed(failed, n, max_unreadable)
+    values = [math.nan] * n
+    for process, part in enumerate(parallel.everyone(found)):
+        values[process :: parallel.world()] = part
+    return values
