@@ -315,11 +315,59 @@ def sheet(args, device):
 
 
 def report(args, device):
-    """Print the report and write it into the folder of runs."""
-    from report.write import write_report
+    """Print all tables; write report.md, report.json and the figures into the folder of runs."""
+    from report import arms, figures
+    from report.published import TABLES, dissertation_table, fill, table6
+    from report.results import merge, read_study, results_of
 
-    if parallel.rank() == 0:
-        write_report(args)
+    if parallel.rank() > 0:
+        return
+    folder = Path(args.runs)
+    study = read_study(folder)
+    results = results_of(study, folder)
+    costs = study["cost"]
+    if not results and not costs:
+        run.fail(f"{folder} holds no result.json: no evaluation has finished there.")
+    if folder.is_file():
+        folder = folder.with_suffix("")
+    run.lock(folder / "report.json")
+    parts = []
+    differences = []
+    numbers = {"tables": {}, "arms": [], "differences": []}
+    if results:
+        every_arm = arms.arms_of(results)
+        differences = arms.differences(every_arm)
+        parts.append(arms.arms_table(every_arm))
+        if differences:
+            parts.append(arms.differences_table(every_arm, differences))
+        parts += arms.verdicts(every_arm, differences, args.decides)
+        for arm in every_arm:
+            values = {column.name: of_seed for column, of_seed in arm.values.items()}
+            numbers["arms"].append(arm.cells | {"values by seed": values})
+        for arm, column, of_partner in differences:
+            cells = arm.cells | {"measured": column.name}
+            numbers["differences"].append(cells | of_partner)
+        figures.draw_report(every_arm, folder / "report.png")
+        if costs:
+            figures.draw_gains(differences, costs, folder / "gains.png")
+    for key, about in TABLES.items():
+        if key == "table6":
+            about = table6(costs, args.all)
+        rows = fill(about, results)
+        if text := dissertation_table(about, rows, args.all):
+            parts.append(text)
+            numbers["tables"][key] = rows
+            if "xlabel" in about:
+                figures.draw_figure(about, rows, folder / f"{key}.png")
+    text = "\n\n".join(parts)
+    print(text)
+    run.write_text(folder / "report.md", text + "\n")
+    run.write_json(folder / "report.json", numbers)
+    if args.merge:
+        merge(study, args.merge)
+    if args.gate:
+        if sentence := arms.gate(differences, args.gate):
+            run.fail(sentence)
 
 
 def main(args, device):

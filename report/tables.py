@@ -1,4 +1,7 @@
-"""Tables in Markdown, numbers with their spread, and notes below a table. Used by the report."""
+"""Tables in Markdown, numbers with their spread, and notes below a table.
+
+Used by report/arms.py, report/published.py and report/figures.py.
+"""
 
 import textwrap
 from statistics import fmean, stdev
@@ -9,7 +12,8 @@ WIDTH = 100  # characters of a line, where it can be kept
 def spread(values):
     """'68.70 ± 0.20 (3)': mean, sample standard deviation and number; of one value just itself."""
     mean = f"{fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {stdev(values):.2f} ({len(values)})"
+    n = len(values)
+    return mean if n == 1 else f"{mean} ± {stdev(values):.2f} ({n})"
 
 
 def half_width(values):
@@ -17,7 +21,9 @@ def half_width(values):
     from scipy.stats import t
 
     n = len(values)
-    return None if n == 1 else float(t.ppf(0.975, n - 1)) * stdev(values) / n**0.5
+    if n == 1:
+        return None
+    return float(t.ppf(0.975, n - 1)) * stdev(values) / n**0.5
 
 
 def interval(values):
@@ -30,7 +36,8 @@ def mark(remarks, notes):
     """' [1]' for a list of remarks, '' for none. notes: {text: its number}, to which they go."""
     if not remarks:
         return ""
-    return f" [{notes.setdefault(', '.join(remarks), len(notes) + 1)}]"
+    number = notes.setdefault(", ".join(remarks), len(notes) + 1)
+    return f" [{number}]"
 
 
 def table(title, header, rows, sentences=(), notes=(), *, keys=1, together=1):
@@ -39,8 +46,11 @@ def table(title, header, rows, sentences=(), notes=(), *, keys=1, together=1):
     rows: lists of strings. sentences: stand below it, before the notes of `mark`. keys: how many
     columns every part begins with; the others come `together` at a time.
     """
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    rules = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
+    lines = [header, *rows]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    rules = ["-" * (width - 1) + ":" for width in widths]
+    rules[0] = "-" * widths[0]
+    lines.insert(1, rules)
     parts = []
     for first in range(keys, len(header), together):
         group = range(first, first + together)
@@ -50,9 +60,11 @@ def table(title, header, rows, sentences=(), notes=(), *, keys=1, together=1):
     text = [f"### {title}"]
     for part in parts:
         text.append("")
-        for line in [header, rules, *rows]:
-            cells = [line[c].rjust(widths[c]) if c else line[0].ljust(widths[0]) for c in part]
+        for line in lines:
+            cells = [line[c].rjust(widths[c]) for c in part]
+            cells[0] = line[0].ljust(widths[0])
             text.append(f"| {' | '.join(cells)} |")
-    for sentence in [*sentences, *[f"[{notes[note]}] {note}." for note in notes]]:
+    numbered = [f"[{notes[note]}] {note}." for note in notes]
+    for sentence in [*sentences, *numbered]:
         text += ["", textwrap.fill(sentence, WIDTH, break_long_words=False)]
     return "\n".join(text)
