@@ -1,8 +1,9 @@
 """The dissertation's tables and figures, with the numbers of one's own runs beside.
 
-`dissertation.json` holds the dissertation's numbers. Each row of a table or point of a figure names
-its arm: the settings that runs must have to stand there, * stands for any text. Its values are null
-where the text gives none. What a run has unlike the dissertation is written below the table.
+Used by 07 and report/cost.py. `dissertation.json` holds the dissertation's numbers. Each row of a
+table or point of a figure names its arm: the settings that runs must have to stand there, * stands
+for any text. Its values are null where the text gives none. What a run has unlike the dissertation
+is written below the table.
 """
 
 import json
@@ -24,9 +25,12 @@ def lengths(results):
     epochs = sorted({result.settings["epochs"] or 0 for result in results} - {0})
     usual = 100 if 100 in epochs else min(epochs, default=None)
     longer = [number for number in epochs if number > usual]
-    long = 1000 if 1000 in longer else max(longer, default=0)
-    equal = next((number for number in longer if of_equal_time(number, usual)), 0)
-    return {"usual": usual, "equal time": equal, "long": long}
+    equal = [number for number in longer if of_equal_time(number, usual)]
+    return {
+        "usual": usual,
+        "equal time": min(equal, default=0),
+        "long": 1000 if 1000 in longer else max(longer, default=0),
+    }
 
 
 def agrees(value, wanted):
@@ -40,7 +44,12 @@ def select(results, arm):
     kind = [one for one in results if (one.settings["method"] == "supervised") == supervised]
     wanted = {"views": 1, "both_generated": False, "label": "", "length": "usual"} | arm
     wanted["epochs"] = lengths(kind)[wanted.pop("length")]
-    return [one for one in kind if all(agrees(one.facts.get(k, ""), wanted[k]) for k in wanted)]
+    selected = []
+    for result in kind:
+        facts = result.facts
+        if all(agrees(facts.get(name, ""), value) for name, value in wanted.items()):
+            selected.append(result)
+    return selected
 
 
 def results_for(about, results):
@@ -50,11 +59,12 @@ def results_for(about, results):
     own = [result for result in results if result.data.study == about["data"]]
     other = [result for result in results if not result.data.study]
     strategies = {result.settings["strategy"] for result in other}
-    arms = [row["arm"] for row in about["rows"] if row["arm"]]
-    pretrained = [arm for arm in arms if arm["method"] != "supervised"]
-    if not own and about.get("other_data") in strategies:
-        return other if any(select(other, arm) for arm in pretrained) else []
-    return own
+    if own or about.get("other_data") not in strategies:
+        return own
+    for row in about["rows"]:
+        if row["arm"]["method"] != "supervised" and select(other, row["arm"]):
+            return other
+    return []
 
 
 def entries(results, arm, column):
@@ -72,22 +82,28 @@ def entries(results, arm, column):
     for result in select(results, arm):
         if result.evaluation == evaluation and metric in result.values:
             groups[result.cached, json.dumps(result.facts, sort_keys=True)].append(result)
-    cached = all(cached for cached, _ in groups)
-    return [group for (was_cached, _), group in groups.items() if was_cached == cached]
+    best = min((cached for cached, _ in groups), default=False)
+    return [group for (cached, _), group in groups.items() if cached == best]
 
 
 # ---------------------------------------------------------------- the cells
 def unlike(result, about, row):
     """How a run differs from what the dissertation's row states: ["resnet10", "2 epochs", ...]."""
-    words = [f"other data: {result.data.name}"] * (result.data.study != about["data"])
-    words += [result.data.lacks] * bool(result.data.lacks)
+    data = result.data
+    words = []
+    if data.study != about["data"]:
+        words.append(f"other data: {data.name}")
+    if data.lacks:
+        words.append(data.lacks)
     setting = {"optimizer": "published"} | about["setting"] | row.get("setting", {})
     stated = {"mask": "center"} | setting | row["arm"]
     facts = {name: result.settings.get(name) for name in setting} | result.making
     for name, value in facts.items():
         if value is not None and not agrees(value, stated.get(name)):
             words.append(in_words(name, value))
-    return words + ["cached features"] * result.cached
+    if result.cached:
+        words.append("cached features")
+    return words
 
 
 def ours(results, about, row, column):
@@ -97,13 +113,17 @@ def ours(results, about, row, column):
     """
     groups = entries(results, row["arm"], column)
     telling = differing([group[0].facts for group in groups])
+    _, _, metric = column.partition(" ")
     cells = []
     for group in groups:
         facts = group[0].facts
         words = unlike(group[0], about, row)
         words += [in_words(name, facts[name]) for name in telling if name in facts]
-        values = {result.seed: result.values[column.split()[1]] for result in group}
-        cells.append({"values by seed": values, "unlike": list(dict.fromkeys(words))})
+        cell = {
+            "values by seed": {result.seed: result.values[metric] for result in group},
+            "unlike": list(dict.fromkeys(words)),
+        }
+        cells.append(cell)
     return cells
 
 
@@ -112,13 +132,14 @@ def fill(about, results):
     chosen = results_for(about, results)
     rows = {}
     for row in about["rows"]:
-        cells = rows[row["name"]] = {}
+        cells = {}
         for (name, column), value in zip(about["columns"], row["values"], strict=True):
             here = ours(chosen, about, row, column)
             measured = row.get("measured", {}).get(column)
             if measured is not None:
                 here = [{"values by seed": {"": measured}, "unlike": []}]
             cells[name] = {"dissertation": row.get("text", value), "here": here}
+        rows[row["name"]] = cells
     return rows
 
 
@@ -135,7 +156,11 @@ def dissertation_table(about, rows, everything=False):
             columns.append(name)
     if not columns:
         return ""
-    lines, notes = [], {}
+    header = ["dissertation, then here"]
+    for name in columns:
+        header += [name, "here"]
+    lines = []
+    notes = {}
     for row, cells in rows.items():
         line = [row]
         for name in columns:
@@ -144,23 +169,22 @@ def dissertation_table(about, rows, everything=False):
                 values = list(cell["values by seed"].values())
                 here.append(spread(values) + mark(cell["unlike"], notes))
             published = cells[name]["dissertation"]
-            line += ["–" if published is None else str(published), " / ".join(here)]
+            line.append("–" if published is None else str(published))
+            line.append(" / ".join(here))
         if everything or set(line[1:]) - {"–", ""}:
             lines.append(line)
-    header = [text for name in columns for text in (name, "here")]
-    header = ["dissertation, then here", *header]
     return table(about["title"], header, lines, about.get("notes", ()), notes, together=2)
 
 
 def table6(cost, everything=False):
     """Table 6 with the rows of a cost.json as "measured" in those of their names, or in further
-    ones. Frechet distances in other features than Inception's do
-    not compare with the dissertation's: then the mirrors stand in a table of their own, but with
-    `everything`.
+    ones. Frechet distances in other features than Inception's do not compare with the
+    dissertation's: then the mirrors stand in a table of their own, but with `everything`.
     """
-    about, ratios = TABLES["table6"], cost.get("ratios", {})
+    about = TABLES["table6"]
     rows = {row["cost"] or row["name"]: row for row in about["rows"]}
     notes = list(about["notes"])
+    ratios = cost.get("ratios", {})
     for key, (name, value) in about["ratios"].items():
         here = f"{ratios[key]:.2g}" if key in ratios else "–"
         notes.append(f"{name}: {value}, here {here}.")
@@ -168,14 +192,16 @@ def table6(cost, everything=False):
         features = cost["features"]["features"]
         if features != "inception" and not everything:
             about = about | {"title": "Mirrors: distance from the originals, and cost"}
-            rows, notes = {}, []
+            rows = {}
+            notes = []
         measured = cost["rows"].values()
         devices = sorted({f"{row['device']} ({row['images']} images)" for row in measured})
         notes.append(f"Measured on {', '.join(devices)}; Frechet distance in {features} features.")
-        if shares := {row["class_of_originals"] for row in measured if "class_kept" in row}:
+        if shares := [row["class_of_originals"] for row in measured if "class_kept" in row]:
             notes.append(f"A linear layer names the class of {max(shares):.1f} % of the originals.")
     for name, row in cost.get("rows", {}).items():
-        millions = row["parameters"] / 1e6 if row.get("parameters") else None
+        parameters = row.get("parameters")
+        millions = parameters / 1e6 if parameters else None
         empty = {"name": name, "arm": None, "values": [None] * len(about["columns"])}
         rows[name] = rows.get(name, empty) | {"measured": row | {"parameters": millions}}
     return about | {"rows": list(rows.values()), "notes": notes}
