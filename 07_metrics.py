@@ -222,7 +222,9 @@ def fid(args, device):
         chosen = list(zip(*matched(args.a, args.b, args.common), strict=True))
     else:
         chosen = [folder and find_images(side) for side, folder in zip(sides, folders, strict=True)]
-    features = frechet.load_features(args, device)
+    features = frechet.load_features(
+        args.features, args.weights, args.size, args.precision, args.batch_size, device
+    )
     measured, left_out = [], 0
     for side, paths in zip(sides, chosen, strict=True):
         if paths:

@@ -118,14 +118,10 @@ class Extractor(NamedTuple):
     device: torch.device
 
 
-def load_features(args, device):
-    """The Extractor that 07 asks for.
-
-    args: --features, --weights, --size, --precision, --batch-size.
-    """
-    size = args.size
-    if args.features == "inception":
-        network, path = load_inception(args.weights)
+def load_features(features, weights, size, precision, batch_size, device):
+    """The Extractor for what stands behind the flags of 07 that have these names."""
+    if features == "inception":
+        network, path = load_inception(weights)
         width = network.width
         name = "inception"
         digest = run.file_hash(path)
@@ -134,7 +130,7 @@ def load_features(args, device):
             return [stack.to(device, non_blocking=True) for stack in stacks]
 
     else:
-        network, width, info = load_backbone(args.features)
+        network, width, info = load_backbone(features)
         name = info["architecture"]
         digest = info["sha256"] or "random"
         size = size or info["args"].get("size", 224)
@@ -143,14 +139,14 @@ def load_features(args, device):
             return normalise(torch.cat(stacks), device, network)
 
     network.to(device, memory_format=torch.channels_last)
-    settings = {"features": name, "weights": digest, "size": size, "precision": args.precision}
+    settings = {"features": name, "weights": digest, "size": size, "precision": precision}
 
     @torch.inference_mode()
     def forward(stacks):
-        with run.autocast(device, args.precision):
+        with run.autocast(device, precision):
             return network(prepare(stacks))
 
-    return Extractor(forward, width, size, name, settings, args.batch_size, device)
+    return Extractor(forward, width, size, name, settings, batch_size, device)
 
 
 # ---------------------------------------------------------------- reading
