@@ -190,17 +190,20 @@ def published(args, out, backbone, data, crop, device):
 
     for seed in args.seeds[len(done) :]:
         done.append(train_layer(seed))
-    last = [seed["history"][-1] for seed in done]
-    best = [max(top1 for top1, _ in seed["history"]) for seed in done]
-    results = {
-        "top1": summary([top1 for top1, _ in last]),
-        "top5": summary([top5 for _, top5 in last]),
-        "best_top1": summary(best),
-    }
+    last_top1 = []
+    last_top5 = []
+    best = []
     guesses = []
-    for seed in done:
-        layer = (value.to(device) for value in seed["layer"].values())
-        guesses.append(F.linear(val, *layer).argmax(1))
+    for trained in done:
+        history = trained["history"]
+        top1, top5 = history[-1]
+        last_top1.append(top1)
+        last_top5.append(top5)
+        best.append(max(top1 for top1, _ in history))
+        weight, bias = trained["layer"].values()
+        scores = F.linear(val, weight.to(device), bias.to(device))
+        guesses.append(scores.argmax(1))
+    results = {"top1": summary(last_top1), "top5": summary(last_top5), "best_top1": summary(best)}
     if args.knn:
         train, rows = features.extract_split(backbone, data.train, "train", args, crop, device)
         results |= nearest(backbone, train, rows, val, data)
@@ -212,23 +215,27 @@ def cached(every, network, data, crop, device, knn=False):
     """[(results, guesses of each seed or draw, data)] of logistic regressions on features of
     `network`, one for each of `measurements`; data as for `published`.
     """
-    val, data = features.extract_val(network, data, every[0], crop, device)
-    train, rows = features.extract_split(network, data.train, "train", every[0], crop, device)
-    for args in every[1:] if parallel.rank() == 0 else ():
-        run_folder.copy_record(every[0].out, args.out)
+    first, *others = every
+    val, data = features.extract_val(network, data, first, crop, device)
+    train, rows = features.extract_split(network, data.train, "train", first, crop, device)
+    if parallel.rank() == 0:
+        for args in others:
+            run_folder.copy_record(first.out, args.out)
     near = nearest(network, train, rows, val, data) if knn else {}
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
     measured = []
     for args in every:
-        accuracies, guesses, decays = [], [], []
+        accuracies = []
+        guesses = []
+        decays = []
         for W, decay in regressions(args, train, rows, data, device):
             scores = linear.scores(W, val)
             accuracies.append(features.accuracy(scores, data.val.labels))
             guesses.append(scores.argmax(1))
             decays.append(decay)
-        top1, top5 = map(summary, zip(*accuracies, strict=True))
-        results = {**near, "top1": top1, "top5": top5, "weight_decay": decays}
+        top1, top5 = zip(*accuracies, strict=True)
+        results = {**near, "top1": summary(top1), "top5": summary(top5), "weight_decay": decays}
         measured.append((results, guesses, data))
     return measured
 
@@ -238,16 +245,18 @@ def regressions(args, train, rows, data, device):
 
     train (m, d): standardised features of this process's images, whose indices are rows (m,).
     """
-    labels, classes = data.train.labels, len(data.classes)
+    labels = data.train.labels
+    mine = labels[rows]
+    classes = len(data.classes)
     if args.labels_per_class:
         n = args.labels_per_class * classes
         for draw in range(args.draws):
-            drawn = draw_labels(args, data, draw)[rows].nonzero()[0]
-            yield linear.fit_few(train[drawn], labels[rows[drawn]], classes, n, device)
+            drawn = draw_labels(args, data, draw)[rows]
+            yield linear.fit_few(train[drawn], mine[drawn], classes, n, device)
         return
     for seed in args.seeds:
         held = linear.held_out(labels, seed)[rows]
-        W, decay, _ = linear.fit_linear(train, labels[rows], classes, held, device)
+        W, decay, _ = linear.fit_linear(train, mine, classes, held, device)
         yield W, decay
 
 
@@ -296,8 +305,9 @@ def baselines(every, backbone, data, crop, device):
 # ---------------------------------------------------------------- nearest neighbours
 def nearest(backbone, train, rows, val, data):
     """kNN accuracies of training features, which lie spread over the processes."""
-    train, val = train[:, -backbone.inplanes :], val[:, -backbone.inplanes :]
-    votes = features.knn(train, data.train.labels[rows], val, len(data.classes))
+    last = slice(-backbone.inplanes, None)
+    labels = data.train.labels[rows]
+    votes = features.knn(train[:, last], labels, val[:, last], len(data.classes))
     top1, top5 = features.accuracy(votes, data.val.labels)
     return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
 
@@ -318,8 +328,10 @@ def main(args, device):
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seeds[0]
     )
-    begun = [evaluation.begin(one, STAGE, data, info) for one in measurements(args)]
-    begun = [one for one in begun if one]
+    begun = []
+    for one in measurements(args):
+        if started := evaluation.begin(one, STAGE, data, info):
+            begun.append(started)
     if not begun:
         return
     every = [one.args for one in begun]
@@ -336,7 +348,8 @@ def main(args, device):
             rate *= args.batch_size / 256
     interpolation = features.INTERPOLATION.get(method, "bilinear")
     for one in every:
-        one.learning_rate, one.interpolation = rate, interpolation
+        one.learning_rate = rate
+        one.interpolation = interpolation
     crop = partial(features.centre_crop, size=args.size, interpolation=interpolation)
 
     if args.cache_features:
@@ -354,8 +367,7 @@ def main(args, device):
             for name, of_baseline in found.items():
                 print(f"{name}: {evaluation.sentence(of_baseline)}")
         guesses = torch.cat(guesses).cpu().numpy()
-        more = {"protocol": protocol, "baselines": found}
-        evaluation.conclude_classes(one, data, results, guesses, **more)
+        evaluation.conclude_classes(one, data, results, guesses, protocol=protocol, baselines=found)
 
 
 if __name__ == "__main__":

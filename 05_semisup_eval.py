@@ -94,7 +94,7 @@ def arguments(argv=None):
     p.add_argument(
         "--no-flip", action="store_true", help="no mirror images: for digits and letters"
     )
-    p.add_argument("--seed", type=int, default=0, help="seed of the head, the order and the crops")
+    cli.numbers(p, seed=(int, 0, "seed of the head, the order and the crops"))
     args = p.parse_args(argv)
     if args.from_scratch == bool(args.backbone):
         p.error("give either --backbone or --from-scratch")
@@ -123,13 +123,13 @@ from models import resnet
 def choose_subset(args, root, data):
     """The training images to use: those of the file, or as many of each class."""
     files, labels = data.train
+    n = len(files)
     if args.subset_file:
         chosen = np.array(labelled.read_subset(args.subset_file, root, files), int)
     else:
-        each = len(files)
+        each = n
         if args.percent < 100:
-            each = round(args.percent / 100 * len(files) / len(data.classes))
-
+            each = round(args.percent / 100 * n / len(data.classes))
         mask = labelled.some_of_each(
             labels, lambda n: each, args.subset_seed, "subset", keys=data.classes
         )

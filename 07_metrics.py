@@ -217,20 +217,22 @@ def fid(args, device):
     from evaluate import frechet
 
     sides = [args.a, args.b]
-    folders = [not side.endswith(".npz") for side in sides]
-    if args.common or (all(folders) and mirror_root(args.b)):
-        chosen = list(zip(*matched(args.a, args.b, args.common), strict=True))
+    statistics_given = any(side.endswith(".npz") for side in sides)
+    if args.common or (not statistics_given and mirror_root(args.b)):
+        chosen = zip(*matched(args.a, args.b, args.common), strict=True)
     else:
-        chosen = [folder and find_images(side) for side, folder in zip(sides, folders, strict=True)]
+        chosen = [None if side.endswith(".npz") else find_images(side) for side in sides]
+    how = (args.workers, args.max_unreadable)
     features = frechet.load_features(
         args.features, args.weights, args.size, args.precision, args.batch_size, device
     )
-    measured, left_out = [], 0
+    measured = []
+    left_out = 0
     for side, paths in zip(sides, chosen, strict=True):
         if paths:
-            how = (args.workers, args.max_unreadable)
-            statistics = frechet.folder_statistics(side, paths, features, *how)
-            left_out += len(paths) - statistics[0]
+            files = [os.path.join(side, path) for path in paths]
+            statistics = frechet.moments_of_files(files, features, Path(side).name, *how)
+            left_out += len(files) - statistics[0]
         else:
             statistics = frechet.read_statistics(side, features)
         frechet.warn_if_few(statistics[0], features, side)

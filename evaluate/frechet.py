@@ -4,10 +4,8 @@ The features are those of the FID's Inception network (Heusel et al. 2017, 1706.
 any backbone. A file beside a folder keeps its moments. Used by 07 fid and 07 cost.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -215,13 +213,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     return moments.result()
 
 
-# ---------------------------------------------------------------- folders and files
-def folder_statistics(root, paths, features, workers, max_unreadable):
-    """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`."""
-    files = [os.path.join(root, path) for path in paths]
-    return moments_of_files(files, features, Path(root).name, workers, max_unreadable)
-
-
+# ---------------------------------------------------------------- statistics
 def read_statistics(path, features):
     """(None, mu, sigma) of an .npz file of pytorch-fid, which holds Inception's."""
     try:

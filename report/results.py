@@ -72,8 +72,12 @@ class Result(NamedTuple):
 
 def differing(dicts):
     """The names, sorted, in which not all of several dicts of settings are equal."""
-    names = sorted(set().union(*dicts))
-    return [n for n in names if len({json.dumps(d.get(n), sort_keys=True) for d in dicts}) > 1]
+    names = []
+    for name in sorted(set().union(*dicts)):
+        values = {json.dumps(settings.get(name), sort_keys=True) for settings in dicts}
+        if len(values) > 1:
+            names.append(name)
+    return names
 
 
 def of_equal_time(longer, usual):
@@ -162,7 +166,9 @@ def data_of(classes, images, folder):
     study = study_of(classes, images)
     if not study:
         path = Path(folder or "?")
-        return Data("", path.parent.name if path.name == "train" else path.name, classes, "")
+        if path.name == "train":
+            path = path.parent
+        return Data("", path.name, classes, "")
     whole = DATA_SETS[study]
     lacks = ""
     if classes and len(classes) < whole["classes"]:
@@ -213,20 +219,21 @@ def read_result(result):
     named = backbone.get("classes", ()) if transfer else result.get("per_class", ())
     classes = tuple(sorted(named))
     images = backbone.get("images") or result.get("images", {}).get("train")
-    values, baselines = {}, {}
+    folder = backbone.get("data") if transfer else args.get("data")
+    values = {}
     for metric, value in result["results"].items():
-        if isinstance(value, dict) and "mean" in value:
+        if isinstance(value, dict):
             values[metric] = value["mean"]
+    baselines = {}
     for name, measured in result.get("baselines", {}).items():
-        if "top1" in measured:
-            baselines[name] = measured["top1"]["mean"]
+        baselines[name] = measured["top1"]["mean"]
     return Result(
         evaluation=evaluation,
         cached=bool(args.get("cache_features")),
         values=values,
         baselines=baselines,
         seed=backbone.get("seed", args.get("seed")),
-        data=data_of(classes, images, backbone.get("data") if transfer else args.get("data")),
+        data=data_of(classes, images, folder),
         settings=settings,
         making=making,
         measuring=measuring,
@@ -291,7 +298,8 @@ def merge(new, file):
         for mirror in result["backbone"].get("generated_by", []):
             if mirror != "real":
                 mirror["args"].pop("data", None)  # a path of that machine
-        ours, theirs = read_result(result), read_result(kept["runs"].get(name, result))
+        ours = read_result(result)
+        theirs = read_result(kept["runs"].get(name, result))
         if (ours.facts, ours.data, ours.seed) != (theirs.facts, theirs.data, theirs.seed):
             unlike = ", ".join(differing([ours.facts, theirs.facts])) or "data or seed"
             run.fail(f"{file} has {name} with another {unlike}: name another file.", 2)
