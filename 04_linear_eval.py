@@ -280,7 +280,8 @@ class ColourStatistics(torch.nn.Module):
     """Mean and standard deviation of each colour channel: (B, 3, S, S) -> (B, 6)."""
 
     def forward(self, pixels):
-        return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3))], 1)
+        pixels = pixels.flatten(2)
+        return torch.cat([pixels.mean(2), pixels.std(2)], 1)
 
 
 def baselines(every, backbone, data, crop, device):
@@ -305,9 +306,11 @@ def baselines(every, backbone, data, crop, device):
 # ---------------------------------------------------------------- nearest neighbours
 def nearest(backbone, train, rows, val, data):
     """kNN accuracies of training features, which lie spread over the processes."""
-    last = slice(-backbone.inplanes, None)
+    width = backbone.inplanes  # of the last block
+    train = train[:, -width:]
+    val = val[:, -width:]
     labels = data.train.labels[rows]
-    votes = features.knn(train[:, last], labels, val[:, last], len(data.classes))
+    votes = features.knn(train, labels, val, len(data.classes))
     top1, top5 = features.accuracy(votes, data.val.labels)
     return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
 

@@ -135,8 +135,9 @@ def choose_subset(args, root, data):
         )
         chosen = mask.nonzero()[0]
     subset = data.train.take(chosen)
-    empty = sorted(set(range(len(data.classes))) - set(subset.labels.tolist()))
-    if empty:
+    counts = np.bincount(subset.labels, minlength=len(data.classes))
+    empty = (counts == 0).nonzero()[0]
+    if len(empty):
         chosen = args.subset_file or f"--percent {args.percent}"
         run.fail(
             f"{chosen} leaves {len(empty)} of {len(data.classes)} classes without an image, such "

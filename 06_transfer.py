@@ -127,7 +127,8 @@ def regression(args, x, rows, test, data, device):
         labels = labels.astype(np.float32)
         groups = np.zeros(len(labels))  # the held-out tenth is then not stratified
     held = linear.held_out(groups, args.seed)[rows]
-    W, decay, _ = linear.fit_linear(x, labels[rows], len(data.classes), held, device)
+    classes = len(data.classes)
+    W, decay, _ = linear.fit_linear(x, labels[rows], classes, held, device)
     scores = linear.scores(W, (test - mean) / sd)
     return scores.cpu(), {"weight_decay": decay}
 

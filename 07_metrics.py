@@ -182,7 +182,7 @@ from pathlib import Path
 import numpy as np
 
 from base import parallel
-from images.files import find_images, matched, mirror_root, read_ahead
+from images.files import evenly, find_images, matched, mirror_root, read_ahead
 from images.pictures import contact_sheet
 from images.unreadable import allowed, say, why_unreadable
 
@@ -264,9 +264,10 @@ def ssim(args, device):
     run.keep_apart(args.b, out=out)
     files = {}
     for of_a, of_b in matched(args.a, args.b, args.common):
-        files[of_a] = os.path.join(args.a, of_a), os.path.join(args.b, of_b)
-    how = (args.size, "ssim", args.workers, args.max_unreadable)
-    every = dict(zip(files, similarities(list(files.values()), *how), strict=True))
+        files[of_a] = (os.path.join(args.a, of_a), os.path.join(args.b, of_b))
+    pairs = list(files.values())
+    values = similarities(pairs, args.size, "ssim", args.workers, args.max_unreadable)
+    every = dict(zip(files, values, strict=True))
     if parallel.rank() > 0:
         return
     left_out = [name for name in every if np.isnan(every[name])]
@@ -312,10 +313,35 @@ def cost(args, device):
 
 # ---------------------------------------------------------------- sheet and report
 def sheet(args, device):
-    """Write the sheet."""
-    from report.sheet import draw_sheet
+    """Write args.out: images side by side, and below them their namesakes in the view folders, or,
+    where none are given, what the hand-crafted augmentations of Figure 13 make of them.
+    """
+    from augment.strategy import read_square
+    from report.sheet import augmented, predicted, read_beside
 
-    draw_sheet(args)
+    if not args.out.endswith(".png"):
+        run.fail(f"--out {args.out} must be the name of a .png file.", 2)
+    titles = args.titles or args.views
+    if len(titles) != len(args.views):
+        run.fail("--titles needs one title for each view folder.", 2)
+    paths = evenly(find_images(args.data), args.images)
+    made = [read_beside(view, paths) for view in args.views]
+    for view, images in zip(args.views, made, strict=True):
+        if not images:
+            run.fail(f"{view} lacks images of {args.data}: finish 02_augment.py for it first.")
+    size = len(made[0][0]) if made else args.size
+    originals = [read_square(Path(args.data, path), size) for path in paths]
+    rows = {"original": originals}
+    if not made:
+        rows |= augmented(originals, paths, args)
+    for title, view, images in zip(titles, args.views, made, strict=True):
+        if args.tokens:
+            if gray := predicted(args.data, view, originals, paths, args.tokens):
+                rows[f"{title}, masked"] = gray
+        rows[title] = images
+    cell = min(160, max(64, size))
+    contact_sheet(args.out, rows.values(), labels=list(rows), cell=cell)
+    print(f"{args.out} is written")
 
 
 def report(args, device):

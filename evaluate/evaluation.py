@@ -104,7 +104,8 @@ def fingerprint(split, data, began):
     """
     names = split.files
     if data != began:
-        names = [str(Path(began, os.path.relpath(name, data))) for name in names]
+        relative = [os.path.relpath(name, data) for name in names]
+        names = [str(Path(began, name)) for name in relative]
     labels = hashlib.blake2b(split.labels.tobytes(), digest_size=8).hexdigest()
     return f"{len(split.files)} images, names {run.names_hash(names)}, labels {labels}"
 
@@ -136,7 +137,8 @@ def confusion(guesses, labels, classes):
     counts = np.bincount(labels * n + guesses, minlength=n * n)
     table = {}
     for name, row in zip(classes, counts.reshape(n, n), strict=True):
-        table[name] = {classes[j]: int(row[j]) for j in row.nonzero()[0]}
+        guessed = row.nonzero()[0]
+        table[name] = {classes[guess]: int(row[guess]) for guess in guessed}
     return table
 
 
@@ -145,7 +147,8 @@ def per_class(table):
     shares = {}
     for name, row in table.items():
         n = sum(row.values())
-        shares[name] = round(100 * row.get(name, 0) / n, 4) if n else None
+        correct = row.get(name, 0)
+        shares[name] = round(100 * correct / n, 4) if n else None
     return shares
 
 
@@ -153,7 +156,8 @@ def copies(train, val):
     """How many files of `val` are in `train`, or copies: of equal size, with equal last 4 KB."""
 
     def sized(files):
-        return [(file, os.path.getsize(file)) for file in files if os.path.exists(file)]
+        present = filter(os.path.exists, files)
+        return [(file, os.path.getsize(file)) for file in present]
 
     def end_of(file, size):
         with open(file, "rb") as opened:

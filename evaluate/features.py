@@ -1,8 +1,9 @@
 """Frozen features: crops of images, extraction over several processes, nearest neighbours.
 
-Used by 03 (its probe), 04 to 07 and the strategy `neighbour`: one path for all evaluations. Images
-are dealt to the processes in whole batches. A process keeps the features of its images, and what is
-summed over images is summed over the processes: any number of processes gives the same result.
+Used by 03 (its probe), 04, 05, 06, evaluate/frechet.py, evaluate/sgd.py and the strategy
+`neighbour`: one path for all evaluations. Images are dealt to the processes in whole batches. A
+process keeps the features of its images, and what is summed over images is summed over the
+processes: any number of processes gives the same result.
 """
 
 from functools import partial
@@ -258,8 +259,11 @@ def accuracy(scores, labels, k=(1, 5)):
     guesses = scores.topk(most, 1).indices
     labels = torch.as_tensor(labels, device=scores.device)
     hits = guesses == labels[:, None]
-    shares = [hits[:, :n].any(1).double().mean() for n in k]
-    return [100 * share.item() for share in shares]
+    percent = []
+    for n in k:
+        share = hits[:, :n].any(1).double().mean()
+        percent.append(100 * share.item())
+    return percent
 
 
 def knn(train, labels, val, classes, k=20, temperature=0.07):
@@ -279,7 +283,8 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
     for x, y in chunks:
         x = F.normalize(x.to(device), dim=1)
         y = y.to(device)
-        largest, indices = (val @ x.T).topk(min(k, len(x)), 1)
+        of_chunk = val @ x.T
+        largest, indices = of_chunk.topk(min(k, len(x)), 1)
         near = torch.cat([cosines, largest], 1)
         whose = torch.cat([owners, y[indices]], 1)
         cosines, owners = nearest_of(near, whose, k)

@@ -1,7 +1,7 @@
 """The Frechet distance of two folders of images: features, their moments in one pass, the distance.
 
-The features are those of the FID's Inception network (Heusel et al. 2017, 1706.08500) or those of
-any backbone. A file beside a folder keeps its moments. Used by 07 fid and 07 cost.
+Used by 07 fid and report/cost.py. The features are those of the FID's Inception network (Heusel et
+al. 2017, 1706.08500) or those of any backbone.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from base import parallel, run
-from evaluate.features import normalise
+from evaluate.features import normalise, refuse_infinite
 from images.files import read_ahead
 from images.pictures import square
 from images.read import UnreadableImage, read_image
@@ -181,10 +181,12 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     """
     size, device = features.batch_size, features.device
     moments = Moments(features.width, device)
-    batches = [files[i : i + size] for i in range(0, len(files), size)]
-    mine = batches[parallel.rank() :: parallel.world()]
+    starts = range(0, len(files), size)[parallel.rank() :: parallel.world()]
+    mine = [files[start : start + size] for start in starts]
     read = partial(read_stacks, size=features.size)
-    names, finite, failed = [], [], {}
+    names = []
+    finite = [torch.ones(0, dtype=torch.bool, device=device)]
+    failed = {}
     with run.progress(len(files), what) as bar:
         for batch, stacks, unread in read_ahead(mine, read, workers, device):
             done = (len(batch) + len(unread)) * parallel.world()
@@ -200,16 +202,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             finite.append(rows.isfinite().all(1))
             names += batch
     check_failed(failed, len(files), max_unreadable)
-    bad = []
-    if names:
-        infinite = torch.cat(finite).logical_not().nonzero()
-        bad = [names[number] for number in infinite.flatten().tolist()]
-    bad = sum(parallel.everyone(bad), [])
-    if bad:
-        run.fail(
-            f"The features of {bad[0]} are not finite: the network's weights are damaged, or "
-            "--precision fp32 is needed."
-        )
+    refuse_infinite(names.__getitem__, torch.cat(finite))
     return moments.result()
 
 
@@ -227,7 +220,8 @@ def read_statistics(path, features):
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         run.fail(f"{path} holds values that are not finite: delete it.")
     width = features.width
-    if features.name != "inception" or mu.shape != (width,) or sigma.shape != (width, width):
+    fits = mu.shape == (width,) and sigma.shape == (width, width)
+    if features.name != "inception" or not fits:
         run.fail(f"{path} holds statistics of {mu.size} other features than these {width}.", 2)
     return None, mu, sigma
 

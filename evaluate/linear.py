@@ -133,7 +133,8 @@ def logistic_regression(x, y, weight, decay, W, tolerance):
 
 def start_of(x, y, weight, classes, device):
     """(W of zeros, the tolerance of the solver): `TOLERANCE` of its gradient's largest element."""
-    W = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64, device=device)
+    width = x.shape[1]
+    W = torch.zeros(classes, width + 1, dtype=torch.float64, device=device)
     _, gradient = loss_and_gradient(W, x, y, weight)
     largest = gradient.abs().max()
     return W, TOLERANCE * largest.item()

@@ -95,19 +95,27 @@ def support_vectors(train, present, test, costs, seed):
     return search.decision_function(test), search.best_params_["C"]
 
 
+def of_length_one(x):
+    """Rows divided by their length."""
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / (lengths + 1e-5)
+
+
 def svm_scores(train, labels, test, costs, seed):
     """(scores (m, classes), chosen C (classes,)) of an SVM per class, on every process.
 
     train (n, d), test (m, d): features; each row is divided by its length. The classes are shared
     out to the processes.
     """
-    train, test = [x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x in (train, test)]
+    train = of_length_one(train)
+    test = of_length_one(test)
     present = (labels == 1).astype(np.int64)
     kinds = range(labels.shape[1])
     mine = kinds[rank() :: world()]
     jobs = max(1, joblib.cpu_count() // local_world())
     fit = joblib.delayed(support_vectors)
-    fits = joblib.Parallel(jobs)(fit(train, present[:, kind], test, costs, seed) for kind in mine)
+    each = (fit(train, present[:, kind], test, costs, seed) for kind in mine)
+    fits = joblib.Parallel(jobs)(each)
     fit_of = {}
     for part in everyone(dict(zip(mine, fits, strict=True))):
         fit_of |= part

@@ -41,8 +41,10 @@ def structural_similarity(x, y):
     """
     total = 0.0
     for channel in range(3):
-        s = np.add(x[..., channel], y[..., channel], dtype=np.float64)
-        d = np.subtract(x[..., channel], y[..., channel], dtype=np.float64)
+        of_x = x[..., channel]
+        of_y = y[..., channel]
+        s = np.add(of_x, of_y, dtype=np.float64)
+        d = np.subtract(of_x, of_y, dtype=np.float64)
         square_s = smooth(s) ** 2  # of the means; the constants are doubled like the rest
         square_d = smooth(d) ** 2
         var_s = smooth(s * s) - square_s + 2 * C2

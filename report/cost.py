@@ -71,8 +71,9 @@ def time_of(mirror, data, paths, batch, device):
 # ---------------------------------------------------------------- what is kept
 def among(x, y):
     """Which rows of x (n, width) are the features of an image that y (m, width) has, too: bool."""
+    x = F.normalize(x)
     y = F.normalize(y)
-    largest = [(F.normalize(part) @ y.T).amax(1) for part in x.split(1024)]
+    largest = [(part @ y.T).amax(1) for part in x.split(1024)]
     return torch.cat(largest) > 0.9999
 
 
@@ -101,7 +102,8 @@ def kept(pairs, rows, data, device):
         fitted = originals[other]
         x = fitted.clone()
         mean, sd = linear.standardise(x, device)
-        W, _ = linear.fit_few(x, labels[other], len(classes), len(x), device)
+        y = labels[other]
+        W, _ = linear.fit_few(x, y, len(classes), len(x), device)
         for side, images in enumerate((originals, generated)):
             rest = images[half::2]
             new = ~among(rest, fitted)

@@ -86,7 +86,8 @@ def draw_gains(differences, cost, path):
     panels = [name for name in KEPT if points and all(name in change for _, change, _ in points)]
     if not panels:
         return
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
+    n = len(panels)
+    figure, axes = plt.subplots(1, n, figsize=(4 * n, 4), squeeze=False)
     for axis, name in zip(axes[0], panels, strict=True):
         for number, (arm, change, gains) in enumerate(points):
             cells = arm.cells

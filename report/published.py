@@ -173,7 +173,8 @@ def dissertation_table(about, rows, everything=False):
             line.append(" / ".join(here))
         if everything or set(line[1:]) - {"–", ""}:
             lines.append(line)
-    return table(about["title"], header, lines, about.get("notes", ()), notes, together=2)
+    remarks = about.get("notes", ())
+    return table(about["title"], header, lines, remarks, notes, together=2)
 
 
 def table6(cost, everything=False):

@@ -1,6 +1,6 @@
-"""Sheets of images beside what becomes of them, as the dissertation's figures show them.
+"""The rows of a sheet: images beside what becomes of them, as the dissertation's figures show them.
 
-Used by 07_metrics.py sheet.
+Used by 07 sheet.
 """
 
 from pathlib import Path
@@ -11,10 +11,8 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from augment import masks, real_images
-from augment.strategy import read_square
 from base import run
-from images.files import evenly, find_images, stem_of, suffixes_in
-from images.pictures import contact_sheet
+from images.files import stem_of, suffixes_in
 from images.read import read_image
 
 
@@ -74,7 +72,7 @@ def augmented(originals, paths, args):
     return columns
 
 
-# ---------------------------------------------------------------- the sheet
+# ---------------------------------------------------------------- masks
 def predicted(data, view, originals, paths, side):
     """The originals, gray where tokens were predicted for this view of a mirror; [] if none were.
 
@@ -89,34 +87,7 @@ def predicted(data, view, originals, paths, side):
     for image, path in zip(originals, paths, strict=True):
         rng = run.seed_rng(args["seed"], path, number)
         tokens = mask(path, rng).reshape(side, side)
-        pixels = np.kron(tokens, np.ones([len(image) // side] * 2, bool))
+        scale = len(image) // side
+        pixels = tokens.repeat(scale, 0).repeat(scale, 1)
         pictures.append(np.where(pixels[..., None], np.uint8(128), image))
     return pictures
-
-
-def draw_sheet(args):
-    """Write args.out: images side by side, and below them their namesakes in the view folders, or,
-    where none are given, what the hand-crafted augmentations of Figure 13 make of them.
-    """
-    if not args.out.endswith(".png"):
-        run.fail(f"--out {args.out} must be the name of a .png file.", 2)
-    titles = args.titles or args.views
-    if len(titles) != len(args.views):
-        run.fail("--titles needs one title for each view folder.", 2)
-    paths = evenly(find_images(args.data), args.images)
-    made = [read_beside(view, paths) for view in args.views]
-    for view, images in zip(args.views, made, strict=True):
-        if not images:
-            run.fail(f"{view} lacks images of {args.data}: finish 02_augment.py for it first.")
-    size = len(made[0][0]) if made else args.size
-    originals = [read_square(Path(args.data, path), size) for path in paths]
-    rows = {"original": originals}
-    if not made:
-        rows |= augmented(originals, paths, args)
-    for title, view, images in zip(titles, args.views, made, strict=True):
-        if args.tokens:
-            if gray := predicted(args.data, view, originals, paths, args.tokens):
-                rows[f"{title}, masked"] = gray
-        rows[title] = images
-    contact_sheet(args.out, rows.values(), labels=list(rows), cell=min(160, max(64, size)))
-    print(f"{args.out} is written")

@@ -54,7 +54,8 @@ def table(title, header, rows, sentences=(), notes=(), *, keys=1, together=1):
     parts = []
     for first in range(keys, len(header), together):
         group = range(first, first + together)
-        if not parts or 1 + sum(widths[c] + 3 for c in (*parts[-1], *group)) > WIDTH:
+        wider = parts and [*parts[-1], *group]
+        if not parts or 1 + sum(widths[c] + 3 for c in wider) > WIDTH:
             parts.append([*range(keys)])
         parts[-1] += group
     text = [f"### {title}"]
