@@ -190,20 +190,12 @@ def published(args, out, backbone, data, crop, device):
 
     for seed in args.seeds[len(done) :]:
         done.append(train_layer(seed))
-    last_top1 = []
-    last_top5 = []
-    best = []
+    results = sgd.results_of([trained["history"] for trained in done])
     guesses = []
     for trained in done:
-        history = trained["history"]
-        top1, top5 = history[-1]
-        last_top1.append(top1)
-        last_top5.append(top5)
-        best.append(max(top1 for top1, _ in history))
         weight, bias = trained["layer"].values()
         scores = F.linear(val, weight.to(device), bias.to(device))
         guesses.append(scores.argmax(1))
-    results = {"top1": summary(last_top1), "top5": summary(last_top5), "best_top1": summary(best)}
     if args.knn:
         train, rows = features.extract_split(backbone, data.train, "train", args, crop, device)
         results |= nearest(backbone, train, rows, val, data)

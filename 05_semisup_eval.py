@@ -113,7 +113,6 @@ import numpy as np
 import torch
 
 from evaluate import features, sgd
-from evaluate.evaluation import summary
 from images import labelled
 from images.unreadable import listed
 from models import resnet
@@ -242,9 +241,7 @@ def main(args, device):
         device=device,
     )
     data = data._replace(val=val)
-    top1, top5 = history[-1]
-    best = max(percent for percent, _ in history)
-    results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
+    results = sgd.results_of([history])
     guesses = scores.argmax(1).cpu().numpy()
     evaluation.conclude_classes(begun, data, results, guesses)
 

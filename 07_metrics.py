@@ -217,11 +217,11 @@ def fid(args, device):
     from evaluate import frechet
 
     sides = [args.a, args.b]
-    statistics_given = any(side.endswith(".npz") for side in sides)
-    if args.common or (not statistics_given and mirror_root(args.b)):
+    folders = [side for side in sides if not side.endswith(".npz")]
+    if args.common or (folders == sides and mirror_root(args.b)):
         chosen = zip(*matched(args.a, args.b, args.common), strict=True)
     else:
-        chosen = [None if side.endswith(".npz") else find_images(side) for side in sides]
+        chosen = [side in folders and find_images(side) for side in sides]
     how = (args.workers, args.max_unreadable)
     features = frechet.load_features(
         args.features, args.weights, args.size, args.precision, args.batch_size, device
@@ -347,8 +347,8 @@ def sheet(args, device):
 def report(args, device):
     """Print all tables; write report.md, report.json and the figures into the folder of runs."""
     from report import arms, figures
-    from report.published import TABLES, dissertation_table, fill, table6
     from report.results import merge, read_study, results_of
+    from report.tables import TABLES, dissertation_table, fill, table6
 
     if parallel.rank() > 0:
         return

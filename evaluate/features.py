@@ -36,10 +36,8 @@ def resize(image, height, width, interpolation="bilinear"):
 
 def resize_shorter(image, short, interpolation="bilinear"):
     """The shorter side to `short` pixels, the aspect kept."""
-    height, width = image.shape[:2]
-    least = min(height, width)
-    height = max(short, int(short * height / least))
-    width = max(short, int(short * width / least))
+    sides = image.shape[:2]
+    height, width = [max(short, int(short * side / min(sides))) for side in sides]
     return resize(image, height, width, interpolation)
 
 

@@ -22,8 +22,8 @@ from evaluate.ssim import similarities
 from images.files import class_of, evenly, matched, mirror_root
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
-from report.published import dissertation_table, fill, table6
 from report.results import files_below, read_runs
+from report.tables import dissertation_table, fill, table6
 
 WARM_UP = 10  # batches
 
@@ -183,10 +183,9 @@ def pretraining_speed(runs):
         folder = file.parent
         if run_folder.run_arguments(folder).get("stage") != "03_pretrain":
             continue
-        steps = run_folder.read_log(folder, "step")
-        values = [step["images_per_second"] for step in steps if "images_per_second" in step]
-        start = run_folder.read_log(folder, "start")[0]
+        values = [step["images_per_second"] for step in run_folder.read_log(folder, "step")]
         if values:
+            start = run_folder.read_log(folder, "start")[0]
             speeds.append(np.median(values) / start["world"])
     return float(np.median(speeds)) if speeds else None
 
