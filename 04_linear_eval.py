@@ -145,13 +145,13 @@ from models import resnet, vit
 
 
 # ---------------------------------------------------------------- the published protocol
-def published(args, out, backbone, data, crop, device):
+def published(args, backbone, data, crop, device):
     """(results, guesses of each seed, data) of a layer trained on random crops.
 
     The data that is returned has the part of val that could be read.
     """
     val, data = features.extract_val(backbone, data, args, crop, device)
-    state = run_folder.load_checkpoint(out)
+    state = run_folder.load_checkpoint(args.out)
     done = state["done"] if state else []
 
     def train_layer(seed):
@@ -172,7 +172,7 @@ def published(args, out, backbone, data, crop, device):
             listed(data.train.files, args, "train"),
             data.train.labels,
             measure,
-            out=out,
+            out=args.out,
             state=state,
             rates=[(layer, args.learning_rate)],
             schedule=partial(sgd.cosine, epochs=args.epochs),
@@ -351,7 +351,7 @@ def main(args, device):
         measured = cached(every, backbone, data, crop, device, args.knn)
         protocol = "logistic regression"
     else:
-        measured = [published(args, begun[0].out, backbone, data, crop, device)]
+        measured = [published(args, backbone, data, crop, device)]
         protocol = "published"
     data = measured[0][-1]
     beside = [{}] * len(every)

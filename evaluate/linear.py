@@ -83,8 +83,8 @@ def loss_and_gradient(W, x, y, weight):
     matrix = W[:, :-1].float().contiguous()
     bias = W[:, -1].float()
     loss_of = softmax_loss if y.ndim == 1 else logistic_losses
-    weights = torch.zeros((), dtype=torch.float64, device=W.device)
-    loss = torch.zeros_like(weights)
+    weights = W.new_zeros(1)
+    loss = W.new_zeros(1)
     gradient = torch.zeros_like(W)
     chunks = [rows.split(CHUNK) for rows in (x, y, weight)]
     for chunk in zip(*chunks, strict=True):
@@ -96,7 +96,7 @@ def loss_and_gradient(W, x, y, weight):
         loss += losses @ weight_part
         gradient[:, :-1] += residual.T @ x_part
         gradient[:, -1] += residual.sum(0)
-    sums = torch.cat([weights[None], loss[None], gradient.flatten()])
+    sums = torch.cat([weights, loss, gradient.flatten()])
     sums = parallel.all_sum(sums)
     means = sums[1:] / sums[0]
     return means[0], means[1:].view_as(W)
@@ -109,8 +109,6 @@ def logistic_regression(x, y, weight, decay, W, tolerance):
     It ends when no element of the gradient is above `tolerance`.
     """
     W = torch.nn.Parameter(W.clone())
-    penalised = torch.ones_like(W)
-    penalised[:, -1] = 0
     solver = torch.optim.LBFGS(
         [W],
         max_iter=200,
@@ -123,7 +121,8 @@ def logistic_regression(x, y, weight, decay, W, tolerance):
 
     def closure():
         loss, gradient = loss_and_gradient(W.detach(), x, y, weight)
-        shrunk = penalised * W.detach()
+        shrunk = W.detach().clone()
+        shrunk[:, -1] = 0
         W.grad = gradient + decay * shrunk
         return loss + decay / 2 * shrunk.square().sum()
 

@@ -143,7 +143,8 @@ def generators_of(mirrors):
 # ---------------------------------------------------------------- data
 def class_list(*path):
     """The names of the classes of ImageNet in a file of this project."""
-    return set(re.findall(r"^n\d{8}", run.ROOT.joinpath(*path).read_text(), re.MULTILINE))
+    text = run.ROOT.joinpath(*path).read_text()
+    return set(re.findall(r"^n\d{8}", text, re.MULTILINE))
 
 
 def study_of(classes, images):
@@ -196,7 +197,8 @@ def read_result(result):
     supervised = evaluation == "supervised"
     transfer = stage.startswith("06")
     mix = backbone.get("mix") or 0
-    made_by = backbone.get("generated_by", []) if mix else []
+    use = backbone if mix else {}
+    made_by = use.get("generated_by", [])
     mirrors = [mirror for mirror in made_by if mirror != "real"]
     strategy, making = generation(made_by)
     training = args if supervised else backbone
@@ -207,9 +209,9 @@ def read_result(result):
         "epochs": training.get("epochs"),
         "strategy": strategy,
         "mix": mix,
-        "pair": sorted(backbone.get("pair", [])) if mix else [],
-        "views": backbone.get("views", 1) if mix else 1,
-        "both_generated": bool(mix and backbone.get("both_generated")),
+        "pair": sorted(use.get("pair", [])),
+        "views": use.get("views", 1),
+        "both_generated": bool(use.get("both_generated")),
     }
     if generator := generators_of(mirrors):
         settings["generator"] = generator
