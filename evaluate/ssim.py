@@ -1,4 +1,7 @@
-"""Structural similarity (Wang et al. 2004, IEEE Trans. on Image Processing 13(4)). Used by 07."""
+"""Structural similarity (Wang et al. 2004, IEEE Trans. on Image Processing 13(4)).
+
+Used by 07 ssim and report/cost.py.
+"""
 
 import math
 from functools import partial

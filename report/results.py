@@ -1,7 +1,8 @@
 """Reading results: every result.json below a folder, as one flat dict of settings.
 
-Used by all that makes the report. Which data set a run stands for follows from the data itself, its
-class names and counts. The name of a folder is shown, but decides nothing.
+Used by 07, report/arms.py, report/tables.py, report/cost.py and recipes/preflight.py. Which data
+set a run stands for follows from the data itself, its class names and counts. The name of a folder
+is shown, but decides nothing.
 """
 
 import json
