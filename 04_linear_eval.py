@@ -145,13 +145,13 @@ from models import resnet, vit
 
 
 # ---------------------------------------------------------------- the published protocol
-def published(args, out, backbone, data, crop, device):
+def published(args, backbone, data, crop, device):
     """(results, guesses of each seed, data) of a layer trained on random crops.
 
     The data that is returned has the part of val that could be read.
     """
     val, data = features.extract_val(backbone, data, args, crop, device)
-    state = run_folder.load_checkpoint(out)
+    state = run_folder.load_checkpoint(args.out)
     done = state["done"] if state else []
 
     def train_layer(seed):
@@ -172,7 +172,7 @@ def published(args, out, backbone, data, crop, device):
             listed(data.train.files, args, "train"),
             data.train.labels,
             measure,
-            out=out,
+            out=args.out,
             state=state,
             rates=[(layer, args.learning_rate)],
             schedule=partial(sgd.cosine, epochs=args.epochs),
@@ -190,17 +190,12 @@ def published(args, out, backbone, data, crop, device):
 
     for seed in args.seeds[len(done) :]:
         done.append(train_layer(seed))
-    last = [seed["history"][-1] for seed in done]
-    best = [max(top1 for top1, _ in seed["history"]) for seed in done]
-    results = {
-        "top1": summary([top1 for top1, _ in last]),
-        "top5": summary([top5 for _, top5 in last]),
-        "best_top1": summary(best),
-    }
+    results = sgd.results_of([trained["history"] for trained in done])
     guesses = []
-    for seed in done:
-        layer = (value.to(device) for value in seed["layer"].values())
-        guesses.append(F.linear(val, *layer).argmax(1))
+    for trained in done:
+        weight, bias = trained["layer"].values()
+        scores = F.linear(val, weight.to(device), bias.to(device))
+        guesses.append(scores.argmax(1))
     if args.knn:
         train, rows = features.extract_split(backbone, data.train, "train", args, crop, device)
         results |= nearest(backbone, train, rows, val, data)
@@ -212,23 +207,27 @@ def cached(every, network, data, crop, device, knn=False):
     """[(results, guesses of each seed or draw, data)] of logistic regressions on features of
     `network`, one for each of `measurements`; data as for `published`.
     """
-    val, data = features.extract_val(network, data, every[0], crop, device)
-    train, rows = features.extract_split(network, data.train, "train", every[0], crop, device)
-    for args in every[1:] if parallel.rank() == 0 else ():
-        run_folder.copy_record(every[0].out, args.out)
+    first, *others = every
+    val, data = features.extract_val(network, data, first, crop, device)
+    train, rows = features.extract_split(network, data.train, "train", first, crop, device)
+    if parallel.rank() == 0:
+        for args in others:
+            run_folder.copy_record(first.out, args.out)
     near = nearest(network, train, rows, val, data) if knn else {}
     mean, sd = linear.standardise(train, device)
     val = (val - mean) / sd
     measured = []
     for args in every:
-        accuracies, guesses, decays = [], [], []
+        accuracies = []
+        guesses = []
+        decays = []
         for W, decay in regressions(args, train, rows, data, device):
             scores = linear.scores(W, val)
             accuracies.append(features.accuracy(scores, data.val.labels))
             guesses.append(scores.argmax(1))
             decays.append(decay)
-        top1, top5 = map(summary, zip(*accuracies, strict=True))
-        results = {**near, "top1": top1, "top5": top5, "weight_decay": decays}
+        top1, top5 = zip(*accuracies, strict=True)
+        results = {**near, "top1": summary(top1), "top5": summary(top5), "weight_decay": decays}
         measured.append((results, guesses, data))
     return measured
 
@@ -238,16 +237,18 @@ def regressions(args, train, rows, data, device):
 
     train (m, d): standardised features of this process's images, whose indices are rows (m,).
     """
-    labels, classes = data.train.labels, len(data.classes)
+    labels = data.train.labels
+    mine = labels[rows]
+    classes = len(data.classes)
     if args.labels_per_class:
         n = args.labels_per_class * classes
         for draw in range(args.draws):
-            drawn = draw_labels(args, data, draw)[rows].nonzero()[0]
-            yield linear.fit_few(train[drawn], labels[rows[drawn]], classes, n, device)
+            drawn = draw_labels(args, data, draw)[rows]
+            yield linear.fit_few(train[drawn], mine[drawn], classes, n, device)
         return
     for seed in args.seeds:
         held = linear.held_out(labels, seed)[rows]
-        W, decay, _ = linear.fit_linear(train, labels[rows], classes, held, device)
+        W, decay, _ = linear.fit_linear(train, mine, classes, held, device)
         yield W, decay
 
 
@@ -271,7 +272,8 @@ class ColourStatistics(torch.nn.Module):
     """Mean and standard deviation of each colour channel: (B, 3, S, S) -> (B, 6)."""
 
     def forward(self, pixels):
-        return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3))], 1)
+        pixels = pixels.flatten(2)
+        return torch.cat([pixels.mean(2), pixels.std(2)], 1)
 
 
 def baselines(every, backbone, data, crop, device):
@@ -296,8 +298,11 @@ def baselines(every, backbone, data, crop, device):
 # ---------------------------------------------------------------- nearest neighbours
 def nearest(backbone, train, rows, val, data):
     """kNN accuracies of training features, which lie spread over the processes."""
-    train, val = train[:, -backbone.inplanes :], val[:, -backbone.inplanes :]
-    votes = features.knn(train, data.train.labels[rows], val, len(data.classes))
+    width = backbone.inplanes  # of the last block
+    train = train[:, -width:]
+    val = val[:, -width:]
+    labels = data.train.labels[rows]
+    votes = features.knn(train, labels, val, len(data.classes))
     top1, top5 = features.accuracy(votes, data.val.labels)
     return {"knn_top1": summary([top1]), "knn_top5": summary([top5])}
 
@@ -318,8 +323,10 @@ def main(args, device):
     backbone, _, info = resnet.load_backbone(
         args.backbone, args.architecture, args.small_images, args.seeds[0]
     )
-    begun = [evaluation.begin(one, STAGE, data, info) for one in measurements(args)]
-    begun = [one for one in begun if one]
+    begun = []
+    for one in measurements(args):
+        if started := evaluation.begin(one, STAGE, data, info):
+            begun.append(started)
     if not begun:
         return
     every = [one.args for one in begun]
@@ -336,14 +343,15 @@ def main(args, device):
             rate *= args.batch_size / 256
     interpolation = features.INTERPOLATION.get(method, "bilinear")
     for one in every:
-        one.learning_rate, one.interpolation = rate, interpolation
+        one.learning_rate = rate
+        one.interpolation = interpolation
     crop = partial(features.centre_crop, size=args.size, interpolation=interpolation)
 
     if args.cache_features:
         measured = cached(every, backbone, data, crop, device, args.knn)
         protocol = "logistic regression"
     else:
-        measured = [published(args, begun[0].out, backbone, data, crop, device)]
+        measured = [published(args, backbone, data, crop, device)]
         protocol = "published"
     data = measured[0][-1]
     beside = [{}] * len(every)
@@ -354,8 +362,7 @@ def main(args, device):
             for name, of_baseline in found.items():
                 print(f"{name}: {evaluation.sentence(of_baseline)}")
         guesses = torch.cat(guesses).cpu().numpy()
-        more = {"protocol": protocol, "baselines": found}
-        evaluation.conclude_classes(one, data, results, guesses, **more)
+        evaluation.conclude_classes(one, data, results, guesses, protocol=protocol, baselines=found)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def arguments(argv=None):
     p.add_argument(
         "--no-flip", action="store_true", help="no mirror images: for digits and letters"
     )
-    p.add_argument("--seed", type=int, default=0, help="seed of the head, the order and the crops")
+    cli.numbers(p, seed=(int, 0, "seed of the head, the order and the crops"))
     args = p.parse_args(argv)
     if args.from_scratch == bool(args.backbone):
         p.error("give either --backbone or --from-scratch")
@@ -113,7 +113,6 @@ import numpy as np
 import torch
 
 from evaluate import features, sgd
-from evaluate.evaluation import summary
 from images import labelled
 from images.unreadable import listed
 from models import resnet
@@ -123,20 +122,21 @@ from models import resnet
 def choose_subset(args, root, data):
     """The training images to use: those of the file, or as many of each class."""
     files, labels = data.train
+    n = len(files)
     if args.subset_file:
         chosen = np.array(labelled.read_subset(args.subset_file, root, files), int)
     else:
-        each = len(files)
+        each = n
         if args.percent < 100:
-            each = round(args.percent / 100 * len(files) / len(data.classes))
-
+            each = round(args.percent / 100 * n / len(data.classes))
         mask = labelled.some_of_each(
             labels, lambda n: each, args.subset_seed, "subset", keys=data.classes
         )
         chosen = mask.nonzero()[0]
     subset = data.train.take(chosen)
-    empty = sorted(set(range(len(data.classes))) - set(subset.labels.tolist()))
-    if empty:
+    counts = np.bincount(subset.labels, minlength=len(data.classes))
+    empty = (counts == 0).nonzero()[0]
+    if len(empty):
         chosen = args.subset_file or f"--percent {args.percent}"
         run.fail(
             f"{chosen} leaves {len(empty)} of {len(data.classes)} classes without an image, such "
@@ -241,9 +241,7 @@ def main(args, device):
         device=device,
     )
     data = data._replace(val=val)
-    top1, top5 = history[-1]
-    best = max(percent for percent, _ in history)
-    results = {"top1": summary([top1]), "top5": summary([top5]), "best_top1": summary([best])}
+    results = sgd.results_of([history])
     guesses = scores.argmax(1).cpu().numpy()
     evaluation.conclude_classes(begun, data, results, guesses)
 

@@ -109,11 +109,12 @@ def vissl_machines(args, x, rows, test, data, device):
 
     x (m, d): features of the training images `rows`; test (n, d): of the test images.
     """
+    train = x.cpu().numpy()
+    test = test.cpu().numpy()
     labels = data.train.labels[rows]
-    scores, chosen = multi_label.svm_scores(
-        x.cpu().numpy(), labels, test.cpu().numpy(), args.costs, args.seed
-    )
-    return torch.from_numpy(scores), {"svm_c": dict(zip(data.classes, chosen, strict=True))}
+    scores, chosen = multi_label.svm_scores(train, labels, test, args.costs, args.seed)
+    of_class = dict(zip(data.classes, chosen, strict=True))
+    return torch.from_numpy(scores), {"svm_c": of_class}
 
 
 def regression(args, x, rows, test, data, device):
@@ -126,8 +127,10 @@ def regression(args, x, rows, test, data, device):
         labels = labels.astype(np.float32)
         groups = np.zeros(len(labels))  # the held-out tenth is then not stratified
     held = linear.held_out(groups, args.seed)[rows]
-    W, decay, _ = linear.fit_linear(x, labels[rows], len(data.classes), held, device)
-    return linear.scores(W, (test - mean) / sd).cpu(), {"weight_decay": decay}
+    classes = len(data.classes)
+    W, decay, _ = linear.fit_linear(x, labels[rows], classes, held, device)
+    scores = linear.scores(W, (test - mean) / sd)
+    return scores.cpu(), {"weight_decay": decay}
 
 
 # ---------------------------------------------------------------- the run
@@ -142,12 +145,12 @@ def main(args, device):
     begun = evaluation.begin(args, f"06_transfer {args.dataset}", data, info)
     if begun is None:
         return
-    classify, crop = regression, features.centre_crop
-    if data_set.svm:
-        classify, crop = vissl_machines, features.squash
+    svm = data_set.svm
+    classify = vissl_machines if svm else regression
+    crop = features.squash if svm else features.centre_crop
     common = (args, partial(crop, size=args.size), device)
     test, data = features.extract_val(backbone, data, *common)
-    svm = data_set.svm  # each process fits some of the machines
+    # Each process fits some of the machines.
     x, rows = features.extract_split(backbone, data.train, "train", *common, everywhere=svm)
     scores, chosen = classify(args, x, rows, test, data, device)
 
@@ -158,8 +161,9 @@ def main(args, device):
         guesses = scores.argmax(1).numpy()
         evaluation.conclude_classes(begun, data, results, guesses, **chosen)
         return
-    kind = "interpolated" if data_set.svm else "plain"
-    results, by_class = multi_label.measure(scores.numpy(), data.val.labels, data.classes, kind)
+    kind = "interpolated" if svm else "plain"
+    scores = scores.numpy()
+    results, by_class = multi_label.measure(scores, data.val.labels, data.classes, kind)
     chosen["average_precision"] = by_class
     what = "average precision"
     evaluation.conclude(begun, data, results, by_class, what, **chosen)

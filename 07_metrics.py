@@ -182,7 +182,7 @@ from pathlib import Path
 import numpy as np
 
 from base import parallel
-from images.files import find_images, matched, mirror_root, read_ahead
+from images.files import evenly, find_images, matched, mirror_root, read_ahead
 from images.pictures import contact_sheet
 from images.unreadable import allowed, say, why_unreadable
 
@@ -217,18 +217,22 @@ def fid(args, device):
     from evaluate import frechet
 
     sides = [args.a, args.b]
-    folders = [not side.endswith(".npz") for side in sides]
-    if args.common or (all(folders) and mirror_root(args.b)):
-        chosen = list(zip(*matched(args.a, args.b, args.common), strict=True))
+    folders = [side for side in sides if not side.endswith(".npz")]
+    if args.common or (folders == sides and mirror_root(args.b)):
+        chosen = zip(*matched(args.a, args.b, args.common), strict=True)
     else:
-        chosen = [folder and find_images(side) for side, folder in zip(sides, folders, strict=True)]
-    features = frechet.load_features(args, device)
-    measured, left_out = [], 0
+        chosen = [side in folders and find_images(side) for side in sides]
+    how = (args.workers, args.max_unreadable)
+    features = frechet.load_features(
+        args.features, args.weights, args.size, args.precision, args.batch_size, device
+    )
+    measured = []
+    left_out = 0
     for side, paths in zip(sides, chosen, strict=True):
         if paths:
-            how = (args.workers, args.max_unreadable)
-            statistics = frechet.folder_statistics(side, paths, features, *how)
-            left_out += len(paths) - statistics[0]
+            files = [os.path.join(side, path) for path in paths]
+            statistics = frechet.moments_of_files(files, features, Path(side).name, *how)
+            left_out += len(files) - statistics[0]
         else:
             statistics = frechet.read_statistics(side, features)
         frechet.warn_if_few(statistics[0], features, side)
@@ -260,9 +264,10 @@ def ssim(args, device):
     run.keep_apart(args.b, out=out)
     files = {}
     for of_a, of_b in matched(args.a, args.b, args.common):
-        files[of_a] = os.path.join(args.a, of_a), os.path.join(args.b, of_b)
-    how = (args.size, "ssim", args.workers, args.max_unreadable)
-    every = dict(zip(files, similarities(list(files.values()), *how), strict=True))
+        files[of_a] = (os.path.join(args.a, of_a), os.path.join(args.b, of_b))
+    pairs = list(files.values())
+    values = similarities(pairs, args.size, "ssim", args.workers, args.max_unreadable)
+    every = dict(zip(files, values, strict=True))
     if parallel.rank() > 0:
         return
     left_out = [name for name in every if np.isnan(every[name])]
@@ -308,18 +313,91 @@ def cost(args, device):
 
 # ---------------------------------------------------------------- sheet and report
 def sheet(args, device):
-    """Write the sheet."""
-    from report.sheet import draw_sheet
+    """Write args.out: images side by side, and below them their namesakes in the view folders, or,
+    where none are given, what the hand-crafted augmentations of Figure 13 make of them.
+    """
+    from augment.strategy import read_square
+    from report.sheet import augmented, predicted, read_beside
 
-    draw_sheet(args)
+    if not args.out.endswith(".png"):
+        run.fail(f"--out {args.out} must be the name of a .png file.", 2)
+    titles = args.titles or args.views
+    if len(titles) != len(args.views):
+        run.fail("--titles needs one title for each view folder.", 2)
+    paths = evenly(find_images(args.data), args.images)
+    made = [read_beside(view, paths) for view in args.views]
+    for view, images in zip(args.views, made, strict=True):
+        if not images:
+            run.fail(f"{view} lacks images of {args.data}: finish 02_augment.py for it first.")
+    size = len(made[0][0]) if made else args.size
+    originals = [read_square(Path(args.data, path), size) for path in paths]
+    rows = {"original": originals}
+    if not made:
+        rows |= augmented(originals, paths, args)
+    for title, view, images in zip(titles, args.views, made, strict=True):
+        if args.tokens:
+            if gray := predicted(args.data, view, originals, paths, args.tokens):
+                rows[f"{title}, masked"] = gray
+        rows[title] = images
+    cell = min(160, max(64, size))
+    contact_sheet(args.out, rows.values(), labels=list(rows), cell=cell)
+    print(f"{args.out} is written")
 
 
 def report(args, device):
-    """Print the report and write it into the folder of runs."""
-    from report.write import write_report
+    """Print all tables; write report.md, report.json and the figures into the folder of runs."""
+    from report import arms, figures
+    from report.results import merge, read_study, results_of
+    from report.tables import TABLES, dissertation_table, fill, table6
 
-    if parallel.rank() == 0:
-        write_report(args)
+    if parallel.rank() > 0:
+        return
+    folder = Path(args.runs)
+    study = read_study(folder)
+    results = results_of(study, folder)
+    costs = study["cost"]
+    if not results and not costs:
+        run.fail(f"{folder} holds no result.json: no evaluation has finished there.")
+    if folder.is_file():
+        folder = folder.with_suffix("")
+    run.lock(folder / "report.json")
+    parts = []
+    differences = []
+    numbers = {"tables": {}, "arms": [], "differences": []}
+    if results:
+        every_arm = arms.arms_of(results)
+        differences = arms.differences(every_arm)
+        parts.append(arms.arms_table(every_arm))
+        if differences:
+            parts.append(arms.differences_table(every_arm, differences))
+        parts += arms.verdicts(every_arm, differences, args.decides)
+        for arm in every_arm:
+            values = {column.name: of_seed for column, of_seed in arm.values.items()}
+            numbers["arms"].append(arm.cells | {"values by seed": values})
+        for arm, column, of_partner in differences:
+            cells = arm.cells | {"measured": column.name}
+            numbers["differences"].append(cells | of_partner)
+        figures.draw_report(every_arm, folder / "report.png")
+        if costs:
+            figures.draw_gains(differences, costs, folder / "gains.png")
+    for key, about in TABLES.items():
+        if key == "table6":
+            about = table6(costs, args.all)
+        rows = fill(about, results)
+        if text := dissertation_table(about, rows, args.all):
+            parts.append(text)
+            numbers["tables"][key] = rows
+            if "xlabel" in about:
+                figures.draw_figure(about, rows, folder / f"{key}.png")
+    text = "\n\n".join(parts)
+    print(text)
+    run.write_text(folder / "report.md", text + "\n")
+    run.write_json(folder / "report.json", numbers)
+    if args.merge:
+        merge(study, args.merge)
+    if args.gate:
+        if sentence := arms.gate(differences, args.gate):
+            run.fail(sentence)
 
 
 def main(args, device):

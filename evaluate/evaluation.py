@@ -1,6 +1,7 @@
 """An evaluation from its arguments to its result: what 04, 05 and 06 have in common.
 
-Light at import: the arguments need neither torch nor matplotlib.
+Used by these, and by evaluate/multi_label.py for its numbers. Light at import: the arguments need
+neither torch nor matplotlib.
 """
 
 import argparse
@@ -103,7 +104,8 @@ def fingerprint(split, data, began):
     """
     names = split.files
     if data != began:
-        names = [str(Path(began, os.path.relpath(name, data))) for name in names]
+        relative = [os.path.relpath(name, data) for name in names]
+        names = [str(Path(began, name)) for name in relative]
     labels = hashlib.blake2b(split.labels.tobytes(), digest_size=8).hexdigest()
     return f"{len(split.files)} images, names {run.names_hash(names)}, labels {labels}"
 
@@ -111,10 +113,10 @@ def fingerprint(split, data, began):
 # ---------------------------------------------------------------- numbers
 def summary(values):
     """Mean, sample standard deviation (0 of one value) and the values, rounded to 4 digits."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return {
         "mean": round(float(np.mean(values)), 4),
-        "sd": round(sd, 4),
+        "sd": round(float(sd), 4),
         "values": [round(value, 4) for value in values],
     }
 
@@ -132,10 +134,11 @@ def sentence(results):
 def confusion(guesses, labels, classes):
     """{class: {guessed class: number}} without the zeros. guesses, labels: int64 (n,), numpy."""
     n = len(classes)
-    counts = np.bincount(labels * n + guesses, minlength=n * n).reshape(n, n)
+    counts = np.bincount(labels * n + guesses, minlength=n * n)
     table = {}
-    for name, row in zip(classes, counts, strict=True):
-        table[name] = {classes[j]: int(row[j]) for j in row.nonzero()[0]}
+    for name, row in zip(classes, counts.reshape(n, n), strict=True):
+        guessed = row.nonzero()[0]
+        table[name] = {classes[guess]: int(row[guess]) for guess in guessed}
     return table
 
 
@@ -144,23 +147,29 @@ def per_class(table):
     shares = {}
     for name, row in table.items():
         n = sum(row.values())
-        shares[name] = round(100 * row.get(name, 0) / n, 4) if n else None
+        correct = row.get(name, 0)
+        shares[name] = round(100 * correct / n, 4) if n else None
     return shares
 
 
 def copies(train, val):
     """How many files of `val` are in `train`, or copies: of equal size, with equal last 4 KB."""
 
+    def sized(files):
+        present = filter(os.path.exists, files)
+        return [(file, os.path.getsize(file)) for file in present]
+
     def end_of(file, size):
         with open(file, "rb") as opened:
             opened.seek(max(0, size - 4096))
             return size, opened.read()
 
-    size_of = {file: os.path.getsize(file) for file in {*train, *val} if os.path.exists(file)}
-    both = {size_of.get(file) for file in train} & {size_of.get(file) for file in val} - {None}
-    ends = {end_of(file, size_of[file]) for file in train if size_of.get(file) in both}
-    candidates = [file for file in val if size_of.get(file) in both]
-    return sum(end_of(file, size_of[file]) in ends for file in candidates)
+    train = sized(train)
+    sizes = {size for _, size in train}
+    candidates = [(file, size) for file, size in sized(val) if size in sizes]
+    both = {size for _, size in candidates}
+    ends = {end_of(file, size) for file, size in train if size in both}
+    return sum(end_of(file, size) in ends for file, size in candidates)
 
 
 # ---------------------------------------------------------------- the ending
@@ -185,11 +194,15 @@ def conclude(evaluation, data, results, by_class, what, **measured):
         )
     shown = {name: value for name, value in by_class.items() if value is not None}
     mean = np.mean(list(shown.values()))
-    plots.bars(out / "result.png", shown, f"{what} per class, mean {mean:.2f} %")
+    title = f"{what} per class, mean {mean:.2f} %"
+    plots.bars(out / "result.png", shown, title)
+    backbone = info["args"]
+    if not backbone:
+        backbone = {key: info[key] for key in ("source", "architecture")}
     content = {
         "stage": stage,
         "args": vars(args),
-        "backbone": info["args"] or {key: info[key] for key in ("source", "architecture")},
+        "backbone": backbone,
         "backbone_sha256": info["sha256"],
         "size": args.size,
         "images": {
@@ -215,6 +228,7 @@ def conclude_classes(evaluation, data, results, guesses, **measured):
     table = confusion(guesses, labels, data.classes)
     by_class = per_class(table)
     top1 = results["top1"]["mean"]
-    results["standard_error"] = round(math.sqrt(top1 * (100 - top1) / n), 4)
+    error = math.sqrt(top1 * (100 - top1) / n)
+    results["standard_error"] = round(error, 4)
     measured |= {"per_class": by_class, "confusion": table}
     conclude(evaluation, data, results, by_class, "top-1", **measured)

@@ -1,8 +1,9 @@
 """Frozen features: crops of images, extraction over several processes, nearest neighbours.
 
-One path for all evaluations. Images are dealt to the processes in whole batches. A process keeps
-the features of its images, and what is summed over images is summed over the processes: any number
-of processes gives the same result. Used by 03 (its probe), 04 to 07 and the strategy `neighbour`.
+Used by 03 (its probe), 04, 05, 06, evaluate/frechet.py, evaluate/sgd.py and the strategy
+`neighbour`: one path for all evaluations. Images are dealt to the processes in whole batches. A
+process keeps the features of its images, and what is summed over images is summed over the
+processes: any number of processes gives the same result.
 """
 
 from functools import partial
@@ -35,10 +36,8 @@ def resize(image, height, width, interpolation="bilinear"):
 
 def resize_shorter(image, short, interpolation="bilinear"):
     """The shorter side to `short` pixels, the aspect kept."""
-    height, width = image.shape[:2]
-    least = min(height, width)
-    height = max(short, int(short * height / least))
-    width = max(short, int(short * width / least))
+    sides = image.shape[:2]
+    height, width = [max(short, int(short * side / min(sides))) for side in sides]
     return resize(image, height, width, interpolation)
 
 
@@ -48,8 +47,9 @@ def centre_crop(image, epoch, index, *, size, interpolation="bilinear"):
         return image
     image = without_ends(image)  # of a long strip only the middle is needed
     resized = resize_shorter(image, round(256 * size / 224), interpolation)
-    top = round((resized.shape[0] - size) / 2)
-    left = round((resized.shape[1] - size) / 2)
+    height, width = resized.shape[:2]
+    top = round((height - size) / 2)
+    left = round((width - size) / 2)
     return resized[top : top + size, left : left + size]
 
 
@@ -60,7 +60,8 @@ def squash(image, epoch, index, *, size):
     """
     if image.shape[:2] == (size, size):
         return image
-    if max(image.shape[:2]) <= STRIP * min(image.shape[:2]):
+    sides = image.shape[:2]
+    if max(sides) <= STRIP * min(sides):
         image = resize_shorter(image, round(256 * size / 224))  # of a long strip it would be huge
     return resize(image, size, size)
 
@@ -71,7 +72,8 @@ def random_crop(image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True
     scale: smallest and largest share of the image's area.
     """
     rng = run.seed_rng(seed, epoch, index, "crop")
-    box = views.draw_box(scale, *image.shape[:2], rng)
+    height, width = image.shape[:2]
+    box = views.draw_box(scale, height, width, rng)
     crop = views.resized_crop(image, box, size, "bilinear")
     if flip and rng.random() < 0.5:
         crop = np.ascontiguousarray(crop[:, ::-1])
@@ -86,7 +88,8 @@ def read_crops(batch, files, crop, stand_in=True):
     Where an image cannot be read, the next one stands in, with its index; without `stand_in` it is
     black, its index -1.
     """
-    crops, indices = [], []
+    crops = []
+    indices = []
     for epoch, index in batch:
         shown = index
         if stand_in:
@@ -94,11 +97,13 @@ def read_crops(batch, files, crop, stand_in=True):
         else:
             image = files.read(index)
             if image is None:
-                image, shown = BLACK, -1
+                image = BLACK
+                shown = -1
         image = np.require(image, requirements="W")  # torch wants it writable
         crops.append(crop(image, epoch, index))
         indices.append(shown)
-    return torch.from_numpy(np.stack(crops)), np.array(indices)
+    pixels = np.stack(crops)
+    return torch.from_numpy(pixels), np.array(indices)
 
 
 def read_batches(files, batches, crop, workers, device, stand_in=True):
@@ -113,9 +118,9 @@ def normalise(pixels, device, backbone):
     SimCLR's backbones, for one, have seen pixels in [0, 1]; ImageNet's mean and standard deviation
     stand for all whose training says nothing.
     """
-    mean, std = getattr(backbone, "normalisation", IMAGENET)
-    mean = 255 * torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
-    std = 255 * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
+    of_channels = getattr(backbone, "normalisation", IMAGENET)
+    statistics = 255 * torch.tensor(of_channels, dtype=torch.float32)
+    mean, std = statistics.view(2, 1, 3, 1, 1)
     pixels = pixels.to(device, non_blocking=True)
     pixels = pixels.permute(0, 3, 1, 2).float()
     pixels -= mean.to(device, non_blocking=True)
@@ -143,8 +148,11 @@ def home_of(rows, width, device):
     if device.type == "cpu":
         return device
     free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return device if 4 * rows * width < 0.6 * free else torch.device("cpu")
+    free += torch.cuda.memory_reserved(device)
+    free -= torch.cuda.memory_allocated(device)
+    if 4 * rows * width < 0.6 * free:
+        return device
+    return torch.device("cpu")
 
 
 def extract(
@@ -163,15 +171,15 @@ def extract(
 
     files: an ImageList, whose unreadable images are left out.
     The backbone is used in evaluation mode and is not changed. Features that would fill most of a
-    GPU's memory stay on the CPU. passes: every file is read as often, with the epochs 0, 1, ...;
-    the features of an epoch stand together. everywhere: those of all files instead, on every
-    process and on the device, in the order of the files; for one pass. Ends all processes where
-    features are not finite, and names the first such image.
+    GPU's memory stay on the CPU. everywhere: those of all files instead, on every process and on
+    the device, in the order of the files. Ends all processes where features are not finite, and
+    names the first such image.
     """
     n = len(files)
     starts = range(0, n, batch)[rank() :: world()]
-    batches = ([(0, index) for index in range(start, min(start + batch, n))] for start in starts)
-    most = sum(min(batch, n - start) for start in starts)
+    mine = [range(n)[start : start + batch] for start in starts]
+    batches = ([(0, index) for index in part] for part in mine)
+    most = sum(map(len, mine))
     backbone = backbone.eval().to(device, memory_format=torch.channels_last)
     example, _ = read_crops([(0, 0)], files, crop)
     width = embed(backbone, example, device).shape[1]
@@ -179,21 +187,28 @@ def extract(
     rows = np.empty(most, np.int64)
     end = 0
     with run.progress(n, what) as bar:
-        for pixels, indices in read_batches(files, batches, crop, workers, device, stand_in=False):
+        loader = read_batches(files, batches, crop, workers, device, stand_in=False)
+        for pixels, indices in loader:
             read = np.flatnonzero(indices >= 0)
-            begin, end = end, end + len(read)
+            begin = end
+            end += len(read)
             rows[begin:end] = indices[read]
             features[begin:end] = embed(backbone, pixels, device, precision)[read]
             bar.update(min(world() * batch, bar.total - bar.n))
-    features, rows = features[:end], rows[:end]
-    refuse_infinite(lambda i: files.file(rows[i]), features.sum(1).isfinite())
+    features = features[:end]
+    rows = rows[:end]
+    finite = features.sum(1).isfinite()
+    refuse_infinite(lambda i: files.file(rows[i]), finite)
     if not everywhere:
         return features, rows
     if world() == 1:
         return features.to(device), rows  # no second copy: ImageNet's take 10 GB
-    every_row = np.sort(np.concatenate(parallel.everyone(rows)))
-    there = torch.from_numpy(np.searchsorted(every_row, rows)).to(device)
-    return parallel.collect(features.to(device), there, len(every_row)), every_row
+    every_row = np.concatenate(parallel.everyone(rows))
+    every_row.sort()
+    places = np.searchsorted(every_row, rows)
+    there = torch.from_numpy(places).to(device)
+    collected = parallel.collect(features.to(device), there, len(every_row))
+    return collected, every_row
 
 
 def extract_val(backbone, data, args, crop, device):
@@ -208,7 +223,8 @@ def refuse_infinite(file_of, finite):
     """End all processes if features are not finite. finite: bool (m,), of the files file_of(0..)
     of this process.
     """
-    infinite = [file_of(i) for i in finite.logical_not().nonzero().flatten().tolist()]
+    numbers = finite.logical_not().nonzero().flatten()
+    infinite = [file_of(i) for i in numbers.tolist()]
     bad = sum(parallel.everyone(infinite), [])
     if bad:
         run.fail(
@@ -222,9 +238,16 @@ def extract_split(backbone, split, name, args, crop, device, **options):
 
     args: of a stage, for --precision, --workers, --max-unreadable and --out.
     """
-    files = listed(split.files, args, name)
-    options["what"] = f"{name} features"
-    return extract(backbone, files, crop, device, args.precision, args.workers, **options)
+    return extract(
+        backbone,
+        listed(split.files, args, name),
+        crop,
+        device,
+        args.precision,
+        args.workers,
+        what=f"{name} features",
+        **options,
+    )
 
 
 # ---------------------------------------------------------------- nearest neighbours
@@ -232,8 +255,13 @@ def accuracy(scores, labels, k=(1, 5)):
     """Top-k accuracies, percent, of scores (n, classes); with fewer than k classes it is 100."""
     most = min(max(k), scores.shape[1])
     guesses = scores.topk(most, 1).indices
-    hits = guesses == torch.as_tensor(labels, device=scores.device)[:, None]
-    return [100 * hits[:, :n].any(1).double().mean().item() for n in k]
+    labels = torch.as_tensor(labels, device=scores.device)
+    hits = guesses == labels[:, None]
+    percent = []
+    for n in k:
+        share = hits[:, :n].any(1).double().mean()
+        percent.append(100 * share.item())
+    return percent
 
 
 def knn(train, labels, val, classes, k=20, temperature=0.07):
@@ -243,30 +271,39 @@ def knn(train, labels, val, classes, k=20, temperature=0.07):
     (n, d): the same on all processes. The votes are on the device of val.
     """
     labels = torch.as_tensor(labels)
-    n, device = len(val), val.device
+    n = len(val)
+    device = val.device
     val = F.normalize(val, dim=1)
     # The k nearest so far. With fewer than k images the rest keeps the cosine -inf, the weight 0.
     cosines = val.new_full((n, k), -torch.inf)
     owners = torch.zeros(n, k, dtype=torch.int64, device=device)
-    for x, y in zip(train.split(TRAIN_ROWS), labels.split(TRAIN_ROWS), strict=True):
+    chunks = zip(train.split(TRAIN_ROWS), labels.split(TRAIN_ROWS), strict=True)
+    for x, y in chunks:
         x = F.normalize(x.to(device), dim=1)
-        largest, indices = (val @ x.T).topk(min(k, len(x)), 1)
+        y = y.to(device)
+        of_chunk = val @ x.T
+        largest, indices = of_chunk.topk(min(k, len(x)), 1)
         near = torch.cat([cosines, largest], 1)
-        whose = torch.cat([owners, y.to(device)[indices]], 1)
-        cosines, best = near.topk(k, 1)
-        owners = whose.gather(1, best)
-    cosines, owners = nearest_of_all(cosines, owners)
+        whose = torch.cat([owners, y[indices]], 1)
+        cosines, owners = nearest_of(near, whose, k)
+    # The same over the processes.
+    near, whose = [side_by_side(part) for part in (cosines, owners)]
+    cosines, owners = nearest_of(near, whose, k)
     weights = (cosines / temperature).exp()
     votes = val.new_zeros(n, classes)
     return votes.scatter_add_(1, owners, weights)
 
 
-def nearest_of_all(cosines, owners):
-    """The k largest cosines (n, k) over all processes, and the labels that belong to them."""
-    collected = (parallel.collect(x[None], rank(), world()) for x in (cosines, owners))
-    near, whose = (x.transpose(0, 1).flatten(1) for x in collected)
-    cosines, best = near.topk(cosines.shape[1], 1)
-    return cosines, whose.gather(1, best)
+def nearest_of(cosines, owners, k):
+    """The k largest of the cosines (n, m) in each row, and the labels that belong to them."""
+    cosines, best = cosines.topk(k, 1)
+    return cosines, owners.gather(1, best)
+
+
+def side_by_side(x):
+    """x (n, k) of all processes: (n, k * number of processes)."""
+    every = parallel.collect(x[None], rank(), world())
+    return every.transpose(0, 1).flatten(1)
 
 
 def knn_probe(backbone, args, device):
@@ -282,5 +319,7 @@ def knn_probe(backbone, args, device):
     train, rows = extract_split(backbone, data.train, "knn train", *common)
     val, val_rows = extract_split(backbone, data.val, "knn val", *common, everywhere=True)
     backbone.train(training)
-    votes = knn(train, data.train.labels[rows], val, len(data.classes))
-    return accuracy(votes, data.val.labels[val_rows])[0]
+    labels = data.train.labels[rows]
+    votes = knn(train, labels, val, len(data.classes))
+    top1, _ = accuracy(votes, data.val.labels[val_rows])
+    return top1

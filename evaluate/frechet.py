@@ -1,13 +1,11 @@
 """The Frechet distance of two folders of images: features, their moments in one pass, the distance.
 
-The features are those of the FID's Inception network (Heusel et al. 2017, 1706.08500) or those of
-any backbone. A file beside a folder keeps its moments. Used by 07 fid and 07 cost.
+Used by 07 fid and report/cost.py. The features are those of the FID's Inception network (Heusel et
+al. 2017, 1706.08500) or those of any backbone.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +42,8 @@ class Moments:
         centred = rows - mean
         # The two groups' means differ by `shift`: it adds n m / (n + m) shift shift' to the
         # scatter, which is what one more row of this length adds.
-        between = shift * (self.n * m / (self.n + m)) ** 0.5
+        share = self.n * m / (self.n + m)
+        between = shift * share**0.5
         rows = torch.cat([centred, between[None]])
         self.scatter.addmm_(rows.T, rows)
         self.n += m
@@ -56,11 +55,12 @@ class Moments:
         float64 numpy arrays; the covariance has the denominator rows - 1.
         """
         parallel.barrier()  # the slowest process may be far behind
-        mine = torch.tensor(float(self.n), dtype=torch.float64, device=self.mean.device)
+        mine = torch.tensor(self.n, dtype=torch.float64, device=self.mean.device)
         n = parallel.all_sum(mine.clone())
         mean = parallel.all_sum(self.mean * (mine / n))
         shift = self.mean - mean
-        scatter = parallel.all_sum(self.scatter.addr(shift, shift, alpha=self.n))
+        scatter = self.scatter.addr(shift, shift, alpha=self.n)
+        scatter = parallel.all_sum(scatter)
         n = int(n)
         covariance = scatter / max(n - 1, 1)
         return n, mean.cpu().numpy(), covariance.cpu().numpy()
@@ -81,7 +81,8 @@ def frechet_distance(mu1, sigma1, mu2, sigma2):
         values, vectors = np.linalg.eigh(sigma1)
         root = vectors * np.sqrt(without_rounding(values))
     eigenvalues = np.linalg.eigvalsh(root.T @ sigma2 @ root)
-    trace_of_root = np.sqrt(without_rounding(eigenvalues)).sum()
+    eigenvalues = without_rounding(eigenvalues)
+    trace_of_root = np.sqrt(eigenvalues).sum()
     distance = np.sum((mu1 - mu2) ** 2)
     distance += np.trace(sigma1) + np.trace(sigma2) - 2 * trace_of_root
     return max(0.0, float(distance))  # of equal Gaussians rounding leaves -1e-13
@@ -115,36 +116,35 @@ class Extractor(NamedTuple):
     device: torch.device
 
 
-def load_features(args, device):
-    """The Extractor that 07 asks for.
-
-    args: --features, --weights, --size, --precision, --batch-size.
-    """
-    size = args.size
-    if args.features == "inception":
-        network, path = load_inception(args.weights)
-        width, name, digest = network.width, "inception", run.file_hash(path)
+def load_features(features, weights, size, precision, batch_size, device):
+    """The Extractor for what stands behind the flags of 07 that have these names."""
+    if features == "inception":
+        network, path = load_inception(weights)
+        width = network.width
+        name = "inception"
+        digest = run.file_hash(path)
 
         def prepare(stacks):
             return [stack.to(device, non_blocking=True) for stack in stacks]
 
     else:
-        network, width, info = load_backbone(args.features)
-        name, digest = info["architecture"], info["sha256"] or "random"
+        network, width, info = load_backbone(features)
+        name = info["architecture"]
+        digest = info["sha256"] or "random"
         size = size or info["args"].get("size", 224)
 
         def prepare(stacks):
             return normalise(torch.cat(stacks), device, network)
 
     network.to(device, memory_format=torch.channels_last)
-    settings = {"features": name, "weights": digest, "size": size, "precision": args.precision}
+    settings = {"features": name, "weights": digest, "size": size, "precision": precision}
 
     @torch.inference_mode()
     def forward(stacks):
-        with run.autocast(device, args.precision):
+        with run.autocast(device, precision):
             return network(prepare(stacks))
 
-    return Extractor(forward, width, size, name, settings, args.batch_size, device)
+    return Extractor(forward, width, size, name, settings, batch_size, device)
 
 
 # ---------------------------------------------------------------- reading
@@ -181,13 +181,16 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     """
     size, device = features.batch_size, features.device
     moments = Moments(features.width, device)
-    batches = [files[i : i + size] for i in range(0, len(files), size)]
-    mine = batches[parallel.rank() :: parallel.world()]
+    starts = range(0, len(files), size)[parallel.rank() :: parallel.world()]
+    mine = [files[start : start + size] for start in starts]
     read = partial(read_stacks, size=features.size)
-    names, finite, failed = [], [], {}
+    names = []
+    finite = [torch.ones(0, dtype=torch.bool, device=device)]
+    failed = {}
     with run.progress(len(files), what) as bar:
         for batch, stacks, unread in read_ahead(mine, read, workers, device):
-            bar.update(min((len(batch) + len(unread)) * parallel.world(), len(files) - bar.n))
+            done = (len(batch) + len(unread)) * parallel.world()
+            bar.update(min(done, len(files) - bar.n))
             failed |= unread
             if not batch:
                 continue
@@ -199,10 +202,9 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             finite.append(rows.isfinite().all(1))
             names += batch
     check_failed(failed, len(files), max_unreadable)
-    first_bad = None
-    if names and not (good := torch.cat(finite)).all():
-        first_bad = names[int(good.logical_not().nonzero()[0])]
-    bad = [name for name in parallel.everyone(first_bad) if name]
+    infinite = torch.cat(finite).logical_not().nonzero()
+    here = [names[number] for number in infinite.flatten().tolist()]
+    bad = sum(parallel.everyone(here), [])
     if bad:
         run.fail(
             f"The features of {bad[0]} are not finite: the network's weights are damaged, or "
@@ -211,13 +213,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     return moments.result()
 
 
-# ---------------------------------------------------------------- folders and files
-def folder_statistics(root, paths, features, workers, max_unreadable):
-    """(number, mean, covariance) of the images `paths` below `root`; see `moments_of_files`."""
-    files = [os.path.join(root, path) for path in paths]
-    return moments_of_files(files, features, Path(root).name, workers, max_unreadable)
-
-
+# ---------------------------------------------------------------- statistics
 def read_statistics(path, features):
     """(None, mu, sigma) of an .npz file of pytorch-fid, which holds Inception's."""
     try:
@@ -231,7 +227,8 @@ def read_statistics(path, features):
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         run.fail(f"{path} holds values that are not finite: delete it.")
     width = features.width
-    if features.name != "inception" or mu.shape != (width,) or sigma.shape != (width, width):
+    fits = mu.shape == (width,) and sigma.shape == (width, width)
+    if features.name != "inception" or not fits:
         run.fail(f"{path} holds statistics of {mu.size} other features than these {width}.", 2)
     return None, mu, sigma
 

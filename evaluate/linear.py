@@ -1,8 +1,8 @@
 """Logistic regression, softmax or one-versus-rest, on features that lie spread over the processes.
 
-Sums over the rows are summed over the processes, so that any number of them gives the same result.
-The features may lie on the CPU and the weights on a GPU: the rows are then sent in chunks. Used by
-04, 06 and the cost of a mirror.
+Used by 04, 06 and report/cost.py. Sums over the rows are summed over the processes, so that any
+number of them gives the same result. The features may lie on the CPU and the weights on a GPU: the
+rows are then sent in chunks.
 """
 
 import torch
@@ -21,7 +21,23 @@ def held_out(labels, seed):
 
     It holds at least one image of each class that has two.
     """
-    return some_of_each(labels, lambda n: max(round(0.1 * n), n > 1), seed, "held out")
+
+    def tenth(n):
+        return max(round(0.1 * n), n > 1)
+
+    return some_of_each(labels, tenth, seed, "held out")
+
+
+def column_sums(x, device, function):
+    """The sums (width,) of function(rows) over all rows of all processes, float64.
+
+    x (n, width): this process's rows, which reach the function in parts, in float64.
+    """
+    sums = torch.zeros(x.shape[1], dtype=torch.float64, device=device)
+    for part in x.split(CHUNK):
+        rows = part.to(device).double()
+        sums += function(rows).sum(0)
+    return parallel.all_sum(sums)
 
 
 def standardise(x, device):
@@ -29,19 +45,16 @@ def standardise(x, device):
 
     x (n, d): this process's rows. Returns the mean and the standard deviation (d,), float32.
     """
-    n = torch.tensor(float(len(x)), dtype=torch.float64, device=device)
-    sums = torch.zeros(x.shape[1], dtype=torch.float64, device=device)
+    n = torch.tensor(len(x), dtype=torch.float64, device=device)
+    n = parallel.all_sum(n)
+    mean = column_sums(x, device, lambda rows: rows) / n
+    variance = column_sums(x, device, lambda rows: (rows - mean).square()) / n
+    sd = variance.sqrt().clamp(min=1e-6)
+    mean = mean.float()
+    sd = sd.float()
     for part in x.split(CHUNK):
-        sums += part.to(device).double().sum(0)
-    n, mean = parallel.all_sum(n), parallel.all_sum(sums)
-    mean /= n
-    squares = torch.zeros_like(mean)
-    for part in x.split(CHUNK):
-        squares += (part.to(device).double() - mean).square().sum(0)
-    sd = (parallel.all_sum(squares) / n).sqrt().clamp(min=1e-6)
-    mean, sd = mean.float(), sd.float()
-    for part in x.split(CHUNK):
-        part.sub_(mean.to(x.device)).div_(sd.to(x.device))
+        part -= mean.to(x.device)
+        part /= sd.to(x.device)
     return mean, sd
 
 
@@ -70,21 +83,23 @@ def loss_and_gradient(W, x, y, weight):
     matrix = W[:, :-1].float().contiguous()
     bias = W[:, -1].float()
     loss_of = softmax_loss if y.ndim == 1 else logistic_losses
-    weights = torch.zeros((), dtype=torch.float64, device=W.device)
-    loss = torch.zeros_like(weights)
+    weights = W.new_zeros(1)
+    loss = W.new_zeros(1)
     gradient = torch.zeros_like(W)
-    chunks = zip(x.split(CHUNK), y.split(CHUNK), weight.split(CHUNK), strict=True)
-    for rows in chunks:
-        x_part, y_part, weight_part = (part.to(W.device, non_blocking=True) for part in rows)
-        losses, residual = loss_of(F.linear(x_part, matrix, bias), y_part)
+    chunks = [rows.split(CHUNK) for rows in (x, y, weight)]
+    for chunk in zip(*chunks, strict=True):
+        x_part, y_part, weight_part = [part.to(W.device, non_blocking=True) for part in chunk]
+        predicted = F.linear(x_part, matrix, bias)
+        losses, residual = loss_of(predicted, y_part)
         residual = residual * weight_part[:, None]
         weights += weight_part.sum()
         loss += losses @ weight_part
         gradient[:, :-1] += residual.T @ x_part
         gradient[:, -1] += residual.sum(0)
-    sums = torch.cat([weights[None], loss[None], gradient.flatten()])
+    sums = torch.cat([weights, loss, gradient.flatten()])
     sums = parallel.all_sum(sums)
-    return sums[1] / sums[0], (sums[2:] / sums[0]).view_as(W)
+    means = sums[1:] / sums[0]
+    return means[0], means[1:].view_as(W)
 
 
 # ---------------------------------------------------------------- the solver
@@ -94,8 +109,6 @@ def logistic_regression(x, y, weight, decay, W, tolerance):
     It ends when no element of the gradient is above `tolerance`.
     """
     W = torch.nn.Parameter(W.clone())
-    penalised = torch.ones_like(W)
-    penalised[:, -1] = 0
     solver = torch.optim.LBFGS(
         [W],
         max_iter=200,
@@ -108,7 +121,8 @@ def logistic_regression(x, y, weight, decay, W, tolerance):
 
     def closure():
         loss, gradient = loss_and_gradient(W.detach(), x, y, weight)
-        shrunk = penalised * W.detach()
+        shrunk = W.detach().clone()
+        shrunk[:, -1] = 0
         W.grad = gradient + decay * shrunk
         return loss + decay / 2 * shrunk.square().sum()
 
@@ -118,9 +132,11 @@ def logistic_regression(x, y, weight, decay, W, tolerance):
 
 def start_of(x, y, weight, classes, device):
     """(W of zeros, the tolerance of the solver): `TOLERANCE` of its gradient's largest element."""
-    W = torch.zeros(classes, x.shape[1] + 1, dtype=torch.float64, device=device)
+    width = x.shape[1]
+    W = torch.zeros(classes, width + 1, dtype=torch.float64, device=device)
     _, gradient = loss_and_gradient(W, x, y, weight)
-    return W, TOLERANCE * gradient.abs().max().item()
+    largest = gradient.abs().max()
+    return W, TOLERANCE * largest.item()
 
 
 def fit_linear(x, y, classes, held, device, decays=DECAYS):
@@ -133,11 +149,15 @@ def fit_linear(x, y, classes, held, device, decays=DECAYS):
     """
     y = torch.as_tensor(y, device=x.device)
     held = torch.as_tensor(held).to(x)
-    W, tolerance = start_of(x, y, 1 - held, classes, device)
-    path, losses = {}, {}
+    rest = 1 - held
+    W, tolerance = start_of(x, y, rest, classes, device)
+    path = {}
+    losses = {}
     for decay in sorted(decays, reverse=True):
-        W = path[decay] = logistic_regression(x, y, 1 - held, decay, W, tolerance)
-        losses[decay] = loss_and_gradient(W, x, y, held)[0].item()
+        W = logistic_regression(x, y, rest, decay, W, tolerance)
+        path[decay] = W
+        loss, _ = loss_and_gradient(W, x, y, held)
+        losses[decay] = loss.item()
     best = min(losses, key=losses.get)
     everything = torch.ones_like(held)
     W = logistic_regression(x, y, everything, best, path[best], tolerance)
@@ -152,9 +172,11 @@ def fit_few(x, y, classes, n, device):
     y = torch.as_tensor(y, device=x.device)
     weight = torch.ones(len(x), device=x.device)
     W, tolerance = start_of(x, y, weight, classes, device)
-    return logistic_regression(x, y, weight, 1 / n, W, tolerance), 1 / n
+    decay = 1 / n
+    return logistic_regression(x, y, weight, decay, W, tolerance), decay
 
 
 def scores(W, x):
     """(n, classes) of features (n, d) and weights (classes, d + 1)."""
-    return F.linear(x, W[:, :-1].to(x), W[:, -1].to(x))
+    W = W.to(x)
+    return F.linear(x, W[:, :-1], W[:, -1])

@@ -34,10 +34,11 @@ def average_precisions(guess, truth):
     precision, recall = precision[:-1], recall[:-1]
     best = np.maximum.accumulate(precision)
     levels = np.linspace(0, 1, 11) - 1e-9
+    at_levels = [best[recall >= level].max() for level in levels]
     return {
         "plain": float(gained @ precision),
         "interpolated": float(gained @ best),
-        "11point": float(np.mean([best[recall >= level].max() for level in levels])),
+        "11point": float(np.mean(at_levels)),
     }
 
 
@@ -48,19 +49,20 @@ def measure(guess, labels, classes, kind):
     average precision that "map" is the mean of; "map_11point" stands beside it. "top1" is the share
     of the images whose highest score, of the classes that are counted, is that of a present one.
     """
-    rows = []
-    for column in range(len(classes)):
-        counted = labels[:, column] >= 0
-        rows.append(average_precisions(guess[counted, column], labels[counted, column]))
-    main = np.array([100 * row[kind] for row in rows])
-    eleven = np.array([100 * row["11point"] for row in rows])
+    main = []
+    eleven = []
+    for scores, present in zip(guess.T, labels.T, strict=True):
+        counted = present >= 0
+        found = average_precisions(scores[counted], present[counted])
+        main.append(100 * found[kind])
+        eleven.append(100 * found["11point"])
     some = (labels == 1).any(1)
-    best = np.where(labels >= 0, guess, -np.inf)[some].argmax(1)
-    correct = np.take_along_axis(labels[some], best[:, None], 1) == 1
+    best = np.where(labels >= 0, guess, -np.inf).argmax(1)
+    correct = labels[some, best[some]] == 1
     results = {
-        "map": summary([float(np.nanmean(main))]),
-        "map_11point": summary([float(np.nanmean(eleven))]),
-        "top1": summary([100 * float(correct.mean())]),
+        "map": summary([np.nanmean(main)]),
+        "map_11point": summary([np.nanmean(eleven)]),
+        "top1": summary([100 * correct.mean()]),
     }
     by_class = {}
     for name, value in zip(classes, main, strict=True):
@@ -93,22 +95,30 @@ def support_vectors(train, present, test, costs, seed):
     return search.decision_function(test), search.best_params_["C"]
 
 
+def of_length_one(x):
+    """Rows divided by their length."""
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / (lengths + 1e-5)
+
+
 def svm_scores(train, labels, test, costs, seed):
     """(scores (m, classes), chosen C (classes,)) of an SVM per class, on every process.
 
     train (n, d), test (m, d): features; each row is divided by its length. The classes are shared
     out to the processes.
     """
-    train = train / (np.linalg.norm(train, axis=1, keepdims=True) + 1e-5)
-    test = test / (np.linalg.norm(test, axis=1, keepdims=True) + 1e-5)
+    train = of_length_one(train)
+    test = of_length_one(test)
     present = (labels == 1).astype(np.int64)
-    mine = range(labels.shape[1])[rank() :: world()]
+    kinds = range(labels.shape[1])
+    mine = kinds[rank() :: world()]
     jobs = max(1, joblib.cpu_count() // local_world())
-    fits = joblib.Parallel(jobs)(
-        joblib.delayed(support_vectors)(train, present[:, kind], test, costs, seed) for kind in mine
-    )
+    fit = joblib.delayed(support_vectors)
+    each = (fit(train, present[:, kind], test, costs, seed) for kind in mine)
+    fits = joblib.Parallel(jobs)(each)
     fit_of = {}
     for part in everyone(dict(zip(mine, fits, strict=True))):
         fit_of |= part
-    guesses, chosen = zip(*[fit_of[kind] for kind in sorted(fit_of)], strict=True)
-    return np.stack(guesses, 1), list(chosen)
+    guesses = [fit_of[kind][0] for kind in kinds]
+    chosen = [fit_of[kind][1] for kind in kinds]
+    return np.stack(guesses, 1), chosen

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from base import run, run_folder
 from base.training import Meter
+from evaluate.evaluation import summary
 from evaluate.features import accuracy, read_batches
 
 
@@ -109,3 +110,14 @@ def train(
     if measured is None:  # interrupted between the last checkpoint and here
         measured = measure()
     return history, measured
+
+
+def results_of(histories):
+    """The results of several trainings, of which `train` returned the histories."""
+    last = [history[-1] for history in histories]
+    best = [max(top1 for top1, _ in history) for history in histories]
+    return {
+        "top1": summary([top1 for top1, _ in last]),
+        "top5": summary([top5 for _, top5 in last]),
+        "best_top1": summary(best),
+    }

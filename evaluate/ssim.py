@@ -1,4 +1,7 @@
-"""Structural similarity (Wang et al. 2004, IEEE Trans. on Image Processing 13(4)). Used by 07."""
+"""Structural similarity (Wang et al. 2004, IEEE Trans. on Image Processing 13(4)).
+
+Used by 07 ssim and report/cost.py.
+"""
 
 import math
 from functools import partial
@@ -41,8 +44,10 @@ def structural_similarity(x, y):
     """
     total = 0.0
     for channel in range(3):
-        s = np.add(x[..., channel], y[..., channel], dtype=np.float64)
-        d = np.subtract(x[..., channel], y[..., channel], dtype=np.float64)
+        of_x = x[..., channel]
+        of_y = y[..., channel]
+        s = np.add(of_x, of_y, dtype=np.float64)
+        d = np.subtract(of_x, of_y, dtype=np.float64)
         square_s = smooth(s) ** 2  # of the means; the constants are doubled like the rest
         square_d = smooth(d) ** 2
         var_s = smooth(s * s) - square_s + 2 * C2
@@ -85,18 +90,20 @@ def similarities(pairs, size, what, workers, max_unreadable):
     `max_unreadable` of them. what: the progress bar's name.
     """
     read = partial(similarity_of_files, size=size)
-    mine = range(len(pairs))[parallel.rank() :: parallel.world()]
-    values = [0.0] * len(pairs)
+    n = len(pairs)
+    mine = pairs[parallel.rank() :: parallel.world()]
+    found = []
     failed = {}
-    with run.progress(len(pairs), what) as bar:
-        some = [pairs[number] for number in mine]
-        results = read_ahead(some, read, workers, torch.device("cpu"), prefetch=8)
+    results = read_ahead(mine, read, workers, torch.device("cpu"), prefetch=8)
+    with run.progress(n, what) as bar:
         for pair, value in zip(mine, results, strict=True):
             if isinstance(value, OSError):
-                failed[pairs[pair]] = str(value)
+                failed[pair] = str(value)
                 value = math.nan
-            values[pair] = value
-            bar.update(min(parallel.world(), len(pairs) - bar.n))
-    check_failed(failed, len(pairs), max_unreadable)
-    # Each value is 0 on all processes but one.
-    return [sum(several) for several in zip(*parallel.everyone(values), strict=True)]
+            found.append(value)
+            bar.update(min(parallel.world(), n - bar.n))
+    check_failed(failed, n, max_unreadable)
+    values = [math.nan] * n
+    for process, part in enumerate(parallel.everyone(found)):
+        values[process :: parallel.world()] = part
+    return values

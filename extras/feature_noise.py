@@ -16,7 +16,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import ndtr, ndtri
@@ -54,8 +53,9 @@ def add_noise(feature, std, rngs):
     Row i of W depends on rngs[i] alone.
     """
     low = ndtr(-TRUNCATION)
-    rows = [ndtri(rng.uniform(low, 1 - low, feature.shape[1])) for rng in rngs]
-    drawn = torch.from_numpy(np.array(rows, np.float32)).to(feature)
+    width = feature.shape[1]
+    rows = [rng.uniform(low, 1 - low, width) for rng in rngs]
+    drawn = torch.from_numpy(ndtri(rows)).to(feature)
     return F.normalize(feature + std * drawn, dim=1)
 
 

@@ -99,8 +99,10 @@ def affine(images, zoom, x=0.0, y=0.0):
     Returns (images, mask (B, 3, H, W)). The mask is set where the result stems from inside the
     image.
     """
-    zero = torch.zeros_like(zoom)
-    matrix = torch.stack([1 / zoom, zero, zero + x, zero, 1 / zoom, zero + y], 1).view(-1, 2, 3)
+    matrix = torch.zeros(len(zoom), 2, 3, device=zoom.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / zoom
+    matrix[:, 0, 2] = x
+    matrix[:, 1, 2] = y
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
     inside = (grid.abs() <= 1).all(-1).unsqueeze(1)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -123,7 +125,9 @@ def edit(kind, images, amount):
 def distance(images, target, mask):
     """Mean squared difference of each image where the mask is set, (B,)."""
     squares = (images - target).square() * mask
-    return squares.sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
+    total = squares.flatten(1).sum(1)
+    defined = mask.flatten(1).sum(1)
+    return total / defined.clamp(min=1)
 
 
 # ---------------------------------------------------------------- losses
@@ -141,7 +145,8 @@ def steer(args, generator, device):
         with torch.no_grad():
             plain = generator(z, feature).float()
             target, mask = edit(args.edit, plain, EDIT_STRENGTH * strength)
-        steered = generator(z, steering(feature, strength[:, None])).float()
+        moved = steering(feature, strength[:, None])
+        steered = generator(z, moved).float()
         return distance(steered, target, mask).mean()
 
     adam = torch.optim.Adam(steering.parameters(), args.learning_rate)
@@ -154,20 +159,23 @@ def navigate(args, generator, device):
     width = generator.feature_width
     bound = feature_noise.noise_norm(args.feature_noise, width)
     navigator = feature_noise.Navigator(width, bound).to(device)
-    backbone, backbone_width = build_backbone("resnet18", small_images=generator.resolution <= 64)
-    head = mlp(backbone_width, backbone_width, 128)
+    small = generator.resolution <= 64
+    backbone, width = build_backbone("resnet18", small_images=small)
+    head = mlp(width, width, 128)
     simclr = torch.nn.Sequential(backbone, head).to(device)
 
     def loss_of(feature, z, rngs):
         with torch.no_grad():
             plain = generator(z, feature)
-        return contrast(simclr, plain, generator(z, navigator(feature)), rngs)
+        moved = generator(z, navigator(feature))
+        return contrast(simclr, plain, moved, rngs)
 
+    rate = args.learning_rate
     parts = {
         "simclr": simclr,
         "navigator": navigator,
-        "minimising": torch.optim.Adam(simclr.parameters(), args.learning_rate),
-        "maximising": torch.optim.Adam(navigator.parameters(), args.learning_rate, maximize=True),
+        "minimising": torch.optim.Adam(simclr.parameters(), rate),
+        "maximising": torch.optim.Adam(navigator.parameters(), rate, maximize=True),
     }
     return parts, loss_of
 
@@ -179,33 +187,41 @@ def crop(images, rngs):
         side = math.sqrt(rng.uniform(0.25, 1))
         drawn.append((side, *rng.uniform(-1, 1, 2)))
     side, x, y = torch.tensor(drawn, dtype=torch.float32, device=images.device).T
-    cropped, _ = affine(images, 1 / side, x * (1 - side), y * (1 - side))
+    room = 1 - side
+    cropped, _ = affine(images, 1 / side, x * room, y * room)
     return cropped
 
 
 def contrast(simclr, plain, moved, rngs):
     """SimCLR's loss of the pairs of two batches; each image gets a crop of its own."""
-    crops = torch.cat([crop(plain.float(), rngs), crop(moved.float(), rngs)])
-    projections = simclr(crops).float()
-    return simclr_loss(*projections.chunk(2), temperature=TEMPERATURE)[0]
+    crops = [crop(images.float(), rngs) for images in (plain, moved)]
+    projections = simclr(torch.cat(crops)).float()
+    x, y = projections.chunk(2)
+    loss, _ = simclr_loss(x, y, temperature=TEMPERATURE)
+    return loss
 
 
 # ---------------------------------------------------------------- training
 def read_squares(files, indices):
     """Images of an ImageList -> uint8 (B, 256, 256, 3), as the encoder of IC-GAN's demo wants."""
-    squares = [noise.demo_square(files.read_or_next(index)[0]) for index in indices]
+    squares = []
+    for index in indices:
+        image, _ = files.read_or_next(index)
+        squares.append(noise.demo_square(image))
     return torch.from_numpy(np.stack(squares))
 
 
 def encode(args, device, encoder, paths):
     """Feature maps (N, D) of the images, on the device; the next readable image stands in."""
     files = listed(paths, args, "data", args.data)
-    batches = np.array_split(np.arange(len(files)), math.ceil(len(files) / 64))
+    n = len(files)
+    batches = np.array_split(np.arange(n), math.ceil(n / 64))
     read = functools.partial(read_squares, files)
     features = []
     for squares in read_ahead(batches, read, args.workers, device):
+        squares = squares.to(device, non_blocking=True)
         with torch.no_grad(), run.autocast(device, args.precision):
-            features.append(noise.encode(encoder, squares.to(device, non_blocking=True)))
+            features.append(noise.encode(encoder, squares))
     return torch.cat(features)
 
 
@@ -215,22 +231,26 @@ def train(args, device, out, generator, features):
     parts, loss_of = learn(args, generator, device)
     optimizers = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
     state = training.Resumable(out, args.checkpoint_minutes, device, **parts)
-    bar = run.progress(args.steps, args.augmenter, state.step)
-    batches = run.batches(len(features), args.batch_size, args.seed, state.step, args.steps)
+    steps = args.steps
+    bar = run.progress(steps, args.augmenter, state.step)
+    batches = run.batches(len(features), args.batch_size, args.seed, state.step, steps)
     for step, batch in enumerate(batches, state.step):
+        indices = [index for _, index in batch]
         rngs = [run.seed_rng(args.seed, "step", step, i) for i in range(len(batch))]
         z = noise.noise_vectors(rngs, generator.z_width).to(device)
         with run.autocast(device, args.precision):
-            loss = loss_of(features[[index for _, index in batch]], z, rngs)
+            loss = loss_of(features[indices], z, rngs)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         state.meter.add(step, {"loss": loss})
         bar.update()
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == args.steps:
-            run_folder.log(out, event="steps", step=step + 1, **state.meter.read())
-        state.save_if_due(step, args.steps)
+        done = step + 1
+        if done % LOG_EVERY == 0 or done == steps:
+            means = state.meter.read()
+            run_folder.log(out, event="steps", step=done, **means)
+        state.save_if_due(step, steps)
     bar.close()
     return parts[args.augmenter]
 
@@ -241,8 +261,8 @@ def main(args, device):
             "train_augmenter.py trains on one device: start it with python, not with torchrun.", 2
         )
     run.keep_apart(args.data, out=args.out)
-    paths = find_images(args.data)
-    paths = run.seed_rng(args.seed, "images").permutation(paths)[: args.images].tolist()
+    rng = run.seed_rng(args.seed, "images")
+    paths = rng.permutation(find_images(args.data))[: args.images].tolist()
     run.check_batch(len(paths), args.batch_size, least=2)
     generator, encoder, weights = noise.load_icgan(args.weights, device)
     inputs = {"images": len(paths), "list of images": run.names_hash(paths), "weights": weights}

@@ -184,6 +184,7 @@ def main(args, device):
     # ---- images
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch))
+    warm_up = max(1, WARM_UP * total)
     files = listed(paths, args, "data", args.data)
     read = functools.partial(read_noised, files, args.size, args.seed)
     order = run.batches(len(files), args.batch_size, args.seed, state.step, total)
@@ -201,7 +202,7 @@ def main(args, device):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         for group in adam.param_groups:
-            group["lr"] = args.learning_rate * min(1, (step + 1) / max(1, WARM_UP * total))
+            group["lr"] = args.learning_rate * min(1, (step + 1) / warm_up)
         adam.step()
         average.step(unet.parameters())
         state.meter.add(step, {"loss": loss})
@@ -215,7 +216,8 @@ def main(args, device):
 
     # ---- result
     if parallel.rank() == 0:
-        shown = [read_pixels(files, index, args.size) for index in evenly(range(len(files)), 5)]
+        some = evenly(range(len(files)), 5)
+        shown = [read_pixels(files, index, args.size) for index in some]
         shown = torch.stack(shown).to(device)
         average.copy_to(unet.parameters())
         unet.eval()

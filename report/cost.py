@@ -1,7 +1,7 @@
 """What an augmentation costs and how far it takes an image from the original (Table 6).
 
-The distance and the similarity are those of images that 02_augment.py has stored. Only the time is
-measured by generating.
+Used by 07 cost. The distance and the similarity are those of images that 02_augment.py has stored.
+Only the time is measured by generating.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from evaluate.ssim import similarities
 from images.files import class_of, evenly, matched, mirror_root
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
-from report.published import dissertation_table, fill, table6
 from report.results import files_below, read_runs
+from report.tables import dissertation_table, fill, table6
 
 WARM_UP = 10  # batches
 
@@ -34,12 +34,13 @@ def milliseconds(strategy, images, paths, batch):
     CPU.
     """
     starts = range(0, len(paths), batch)
-    batches = [(images[i : i + batch], paths[i : i + batch]) for i in starts]
-    for part in (batches[:WARM_UP], batches):
+    for part in (starts[:WARM_UP], starts):
         begin = time.perf_counter()
-        for some in part:
-            strategy.generate(*some)
-    return 1000 * (time.perf_counter() - begin) / (len(paths) * len(strategy.views))
+        for start in part:
+            some = slice(start, start + batch)
+            strategy.generate(images[some], paths[some])
+    seconds = time.perf_counter() - begin
+    return 1000 * seconds / (len(paths) * len(strategy.views))
 
 
 def time_of(mirror, data, paths, batch, device):
@@ -60,8 +61,9 @@ def time_of(mirror, data, paths, batch, device):
             with contextlib.suppress(UnreadableImage):  # `measure_row` has named it
                 images[path] = strategy.read(Path(data, path))
         tensor = torch.from_numpy(np.stack(list(images.values())))
-        for name, size in (("latency_ms", 1), ("batch_ms", batch)):
-            times[name] = milliseconds(strategy, tensor, list(images), size)
+        read = list(images)
+        times["latency_ms"] = milliseconds(strategy, tensor, read, 1)
+        times["batch_ms"] = milliseconds(strategy, tensor, read, batch)
     parallel.barrier()
     return times
 
@@ -69,8 +71,10 @@ def time_of(mirror, data, paths, batch, device):
 # ---------------------------------------------------------------- what is kept
 def among(x, y):
     """Which rows of x (n, width) are the features of an image that y (m, width) has, too: bool."""
-    y = F.normalize(y, dim=1)
-    return torch.cat([(F.normalize(part) @ y.T).amax(1) > 0.9999 for part in x.split(1024)])
+    x = F.normalize(x)
+    y = F.normalize(y)
+    largest = [(part @ y.T).amax(1) for part in x.split(1024)]
+    return torch.cat(largest) > 0.9999
 
 
 def kept(pairs, rows, data, device):
@@ -83,26 +87,32 @@ def kept(pairs, rows, data, device):
     pairs: (original, generated), files. rows: {file: features (width,)}.
     """
     pairs = [pair for pair in pairs if pair[0] in rows and pair[1] in rows]
-    sides = [torch.stack([rows[file] for file in files]) for files in zip(*pairs, strict=True)]
-    distance = 1 - F.cosine_similarity(*sides).mean().item()
-    names = [class_of(os.path.relpath(original, data)) for original, _ in pairs]
+    originals = torch.stack([rows[file] for file, _ in pairs])
+    generated = torch.stack([rows[file] for _, file in pairs])
+    distance = 1 - F.cosine_similarity(originals, generated).mean().item()
+    names = [class_of(os.path.relpath(file, data)) for file, _ in pairs]
     classes = sorted(set(names))
     if len(classes) < 2:
         return {"feature_distance": distance}
     labels = torch.tensor([classes.index(name) for name in names])
-    right, judged = torch.zeros(2), torch.zeros(2)
+    right = torch.zeros(2)
+    judged = torch.zeros(2)
     for half in (0, 1):
-        fitted = sides[0][1 - half :: 2]
+        other = slice(1 - half, None, 2)
+        fitted = originals[other]
         x = fitted.clone()
         mean, sd = linear.standardise(x, device)
-        W, _ = linear.fit_few(x, labels[1 - half :: 2], len(classes), len(x), device)
-        for side in (0, 1):
-            rest = sides[side][half::2]
+        y = labels[other]
+        W, _ = linear.fit_few(x, y, len(classes), len(x), device)
+        for side, images in enumerate((originals, generated)):
+            rest = images[half::2]
             new = ~among(rest, fitted)
             scores = linear.scores(W, (rest.to(device) - mean) / sd)
-            right[side] += (scores.argmax(1).cpu() == labels[half::2])[new].sum()
+            hits = scores.argmax(1).cpu() == labels[half::2]
+            right[side] += hits[new].sum()
             judged[side] += new.sum()
-    originals_right, generated_right = (100 * right / judged.clamp(min=1)).tolist()
+    shares = 100 * right / judged.clamp(min=1)
+    originals_right, generated_right = shares.tolist()
     return {
         "feature_distance": distance,
         "class_kept": generated_right,
@@ -119,32 +129,39 @@ def name_of(folder):
 def measure_row(folder, features, moments, args, device):
     """All that Table 6 says of one mirror: of one of its views, drawn for each image, and their
     originals. moments: {originals: (theirs, their features)}, from the mirrors before this one.
+
+    args: --compare, --images, --size, --batch-size, --workers, --max-unreadable.
     """
     views, (mirror,) = mirrors_of([folder], 1)
-    data, name = mirror["args"]["data"], name_of(folder)
-    pairs = []
+    data = mirror["args"]["data"]
+    name = name_of(folder)
+    how = (args.workers, args.max_unreadable)
     compared = evenly(matched(data, views[0]), args.compare)
+    originals = []
+    stored = []
     for original, generated in compared:
         # One view of each image: a Frechet distance falls with the number of images.
         view = views[run.seed_rng(0, original, "view").integers(len(views))]
-        pairs.append((os.path.join(data, original), os.path.join(view, generated)))
-    originals = tuple(original for original, _ in pairs)
-    how = (args.workers, args.max_unreadable)
-    if originals not in moments:
+        originals.append(os.path.join(data, original))
+        stored.append(os.path.join(view, generated))
+    pairs = list(zip(originals, stored, strict=True))
+
+    def measured(files, what):
         rows = {}
-        found = moments_of_files(originals, features, "originals", *how, rows)
-        moments[originals] = found, rows
-    (images, *of_originals), rows = moments[originals]
-    stored, stored_rows = [generated for _, generated in pairs], {}
-    _, *of_generated = moments_of_files(stored, features, name, *how, stored_rows)
-    rows = {
-        file: row for part in parallel.everyone(rows | stored_rows) for file, row in part.items()
-    }
+        return moments_of_files(files, features, what, *how, rows), rows
+
+    if tuple(originals) not in moments:
+        moments[tuple(originals)] = measured(originals, "originals")
+    (images, *of_originals), rows = moments[tuple(originals)]
+    (_, *of_generated), stored_rows = measured(stored, name)
+    every_row = {}
+    for part in parallel.everyone(rows | stored_rows):
+        every_row |= part
     timed = evenly([original for original, _ in compared], args.images)
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
-        **kept(pairs, rows, data, device),
+        **kept(pairs, every_row, data, device),
         "images": images,
         "strategy": mirror["strategy"],
         "made_by": made_by(mirror),
@@ -163,11 +180,13 @@ def pretraining_speed(runs):
     """Images/s of pretraining on one device: the median of the runs below a folder, or None."""
     speeds = []
     for file in files_below(runs, "log.jsonl"):
-        if run_folder.run_arguments(file.parent).get("stage") == "03_pretrain":
-            steps = run_folder.read_log(file.parent, "step")
-            values = [step["images_per_second"] for step in steps if "images_per_second" in step]
-            devices = run_folder.read_log(file.parent, "start")[0]["world"]
-            speeds += [float(np.median(values)) / devices] * bool(values)
+        folder = file.parent
+        if run_folder.run_arguments(folder).get("stage") != "03_pretrain":
+            continue
+        values = [step["images_per_second"] for step in run_folder.read_log(folder, "step")]
+        if values:
+            start = run_folder.read_log(folder, "start")[0]
+            speeds.append(np.median(values) / start["world"])
     return float(np.median(speeds)) if speeds else None
 
 
@@ -200,7 +219,10 @@ def measure(args, device):
     for name, folder, mirror in zip(names, args.mirrors, descriptions, strict=True):
         if cost["rows"].get(name, {}).get("made_by") != made_by(mirror):
             missing.append((name, folder))
-    features, moments = missing and load_features(args, device), {}
+    if missing:
+        features = load_features(
+            args.features, args.weights, args.size, args.precision, args.batch_size, device
+        )
     parallel.barrier()  # every process has read the file before process 0 writes
     if parallel.rank() == 0:
         compared = ("size", "compare", "images", "batch_size", "features", "precision")
@@ -208,6 +230,7 @@ def measure(args, device):
         identity = {"stage": "07_metrics cost", "args": flags}
         run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
     parallel.barrier()
+    moments = {}
     for name, folder in missing:
         row = measure_row(folder, features, moments, args, device)
         warn_if_few(row["images"], features, folder)
@@ -219,5 +242,6 @@ def measure(args, device):
         cost["ratios"] = ratios(cost["rows"], args.runs)
         run.write_json(file, cost)
         about = table6(cost)
-        print(dissertation_table(about, fill(about, read_runs(args.runs) if args.runs else [])))
+        results = read_runs(args.runs) if args.runs else []
+        print(dissertation_table(about, fill(about, results)))
     parallel.barrier()

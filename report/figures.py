@@ -1,4 +1,7 @@
-"""The pictures of a report: report.png, the dissertation's figures, gains against change."""
+"""The pictures of a report: report.png, the dissertation's figures, gains against change.
+
+Used by 07 report.
+"""
 
 from collections import defaultdict
 from statistics import fmean, stdev
@@ -22,17 +25,28 @@ def draw_figure(about, rows, path):
     lines = defaultdict(list)
     own = "other data" not in str(rows)
     for row in about["rows"]:
+        if "line" not in row:
+            continue
         (cell,) = rows[row["name"]].values()
-        if "line" in row and cell["here"]:
+        if cell["here"]:
             values = list(cell["here"][0]["values by seed"].values())
             deviation = stdev(values) if len(values) > 1 else 0
-            lines[row["line"]].append((row["x"], fmean(values), deviation))
-        if "line" in row and own and row["values"][0] is not None:
-            axis.plot(row["x"], row["values"][0], "k*", label=f"dissertation: {row['name']}")
+            point = (row["x"], fmean(values), deviation)
+            lines[row["line"]].append(point)
+        (published,) = row["values"]
+        if own and published is not None:
+            axis.plot(row["x"], published, "k*", label=f"dissertation: {row['name']}")
     for name, points in lines.items():
-        style = "--" if "control" in name else "-"
         x, y, deviation = zip(*points, strict=True)
-        axis.errorbar(x, y, deviation, linestyle=style, marker="o", capsize=3, label=name)
+        axis.errorbar(
+            x,
+            y,
+            deviation,
+            linestyle="--" if "control" in name else "-",
+            marker="o",
+            capsize=3,
+            label=name,
+        )
     axis.set(xlabel=about["xlabel"], ylabel="linear top-1 (%)", title=about["title"])
     finish(axis)
     save_figure(figure, path)
@@ -53,8 +67,9 @@ def change_of(arm, cost):
 
     Rows are named after the folders of mirrors.
     """
+    folders = [f"/{mirror.get('folder')}" for mirror in arm.mirrors]
     for name, row in cost["rows"].items():
-        if any(f"/{mirror.get('folder')}".endswith(f"/{name}") for mirror in arm.mirrors):
+        if any(folder.endswith(f"/{name}") for folder in folders):
             return row
     return {}
 
@@ -71,13 +86,20 @@ def draw_gains(differences, cost, path):
     panels = [name for name in KEPT if points and all(name in change for _, change, _ in points)]
     if not panels:
         return
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
+    n = len(panels)
+    figure, axes = plt.subplots(1, n, figsize=(4 * n, 4), squeeze=False)
     for axis, name in zip(axes[0], panels, strict=True):
         for number, (arm, change, gains) in enumerate(points):
-            label = f"{arm.cells['method']} {arm.cells['generated view']}"
-            bar = half_width(gains)
-            look = {"fmt": "o", "color": f"C{number % 10}", "capsize": 3, "label": label}
-            axis.errorbar(change[name], fmean(gains), bar, **look)
+            cells = arm.cells
+            axis.errorbar(
+                change[name],
+                fmean(gains),
+                half_width(gains),
+                fmt="o",
+                color=f"C{number % 10}",
+                capsize=3,
+                label=f"{cells['method']} {cells['generated view']}",
+            )
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xlabel=KEPT[name], ylabel="linear top-1 minus the real image's")
         axis.grid(alpha=0.3)
@@ -105,11 +127,17 @@ def draw_report(arms, path):
     columns, _ = description(arms)
     names = []
     for arm in arms:
-        words = [arm.cells[name] + " epochs" * (name == "epochs") for name in columns]
-        names.append(", ".join({"none": "no generated view"}.get(w, w) for w in words if w))
+        cells = arm.cells | {"epochs": f"{arm.cells['epochs']} epochs"}
+        if arm.strategy == "none":
+            cells["generated view"] = "no generated view"
+        words = [cells[name] for name in columns]
+        names.append(", ".join(filter(None, words)))
     measured = all_columns(arms)[:PANELS]
-    size = 2 + 3 * len(measured), max(2.5, 0.4 * len(arms) + 1)
-    figure, axes = plt.subplots(1, len(measured), figsize=size, squeeze=False, sharey=True)
+    width = 2 + 3 * len(measured)
+    height = max(2.5, 0.4 * len(arms) + 1)
+    figure, axes = plt.subplots(
+        1, len(measured), figsize=(width, height), squeeze=False, sharey=True
+    )
     for axis, column in zip(axes[0], measured, strict=True):
         draw_accuracies(axis, arms, names, column)
     save_figure(figure, path)

@@ -1,7 +1,8 @@
 """Reading results: every result.json below a folder, as one flat dict of settings.
 
-Used by all that makes the report. Which data set a run stands for follows from the data itself, its
-class names and counts. The name of a folder is shown, but decides nothing.
+Used by 07, report/arms.py, report/tables.py, report/cost.py and recipes/preflight.py. Which data
+set a run stands for follows from the data itself, its class names and counts. The name of a folder
+is shown, but decides nothing.
 """
 
 import json
@@ -72,8 +73,12 @@ class Result(NamedTuple):
 
 def differing(dicts):
     """The names, sorted, in which not all of several dicts of settings are equal."""
-    names = sorted(set().union(*dicts))
-    return [n for n in names if len({json.dumps(d.get(n), sort_keys=True) for d in dicts}) > 1]
+    names = []
+    for name in sorted(set().union(*dicts)):
+        values = {json.dumps(settings.get(name), sort_keys=True) for settings in dicts}
+        if len(values) > 1:
+            names.append(name)
+    return names
 
 
 def of_equal_time(longer, usual):
@@ -139,7 +144,8 @@ def generators_of(mirrors):
 # ---------------------------------------------------------------- data
 def class_list(*path):
     """The names of the classes of ImageNet in a file of this project."""
-    return set(re.findall(r"^n\d{8}", run.ROOT.joinpath(*path).read_text(), re.MULTILINE))
+    text = run.ROOT.joinpath(*path).read_text()
+    return set(re.findall(r"^n\d{8}", text, re.MULTILINE))
 
 
 def study_of(classes, images):
@@ -162,7 +168,9 @@ def data_of(classes, images, folder):
     study = study_of(classes, images)
     if not study:
         path = Path(folder or "?")
-        return Data("", path.parent.name if path.name == "train" else path.name, classes, "")
+        if path.name == "train":
+            path = path.parent
+        return Data("", path.name, classes, "")
     whole = DATA_SETS[study]
     lacks = ""
     if classes and len(classes) < whole["classes"]:
@@ -190,7 +198,8 @@ def read_result(result):
     supervised = evaluation == "supervised"
     transfer = stage.startswith("06")
     mix = backbone.get("mix") or 0
-    made_by = backbone.get("generated_by", []) if mix else []
+    use = backbone if mix else {}
+    made_by = use.get("generated_by", [])
     mirrors = [mirror for mirror in made_by if mirror != "real"]
     strategy, making = generation(made_by)
     training = args if supervised else backbone
@@ -201,9 +210,9 @@ def read_result(result):
         "epochs": training.get("epochs"),
         "strategy": strategy,
         "mix": mix,
-        "pair": sorted(backbone.get("pair", [])) if mix else [],
-        "views": backbone.get("views", 1) if mix else 1,
-        "both_generated": bool(mix and backbone.get("both_generated")),
+        "pair": sorted(use.get("pair", [])),
+        "views": use.get("views", 1),
+        "both_generated": bool(use.get("both_generated")),
     }
     if generator := generators_of(mirrors):
         settings["generator"] = generator
@@ -213,20 +222,21 @@ def read_result(result):
     named = backbone.get("classes", ()) if transfer else result.get("per_class", ())
     classes = tuple(sorted(named))
     images = backbone.get("images") or result.get("images", {}).get("train")
-    values, baselines = {}, {}
+    folder = backbone.get("data") if transfer else args.get("data")
+    values = {}
     for metric, value in result["results"].items():
-        if isinstance(value, dict) and "mean" in value:
+        if isinstance(value, dict):
             values[metric] = value["mean"]
+    baselines = {}
     for name, measured in result.get("baselines", {}).items():
-        if "top1" in measured:
-            baselines[name] = measured["top1"]["mean"]
+        baselines[name] = measured["top1"]["mean"]
     return Result(
         evaluation=evaluation,
         cached=bool(args.get("cache_features")),
         values=values,
         baselines=baselines,
         seed=backbone.get("seed", args.get("seed")),
-        data=data_of(classes, images, backbone.get("data") if transfer else args.get("data")),
+        data=data_of(classes, images, folder),
         settings=settings,
         making=making,
         measuring=measuring,
@@ -291,7 +301,8 @@ def merge(new, file):
         for mirror in result["backbone"].get("generated_by", []):
             if mirror != "real":
                 mirror["args"].pop("data", None)  # a path of that machine
-        ours, theirs = read_result(result), read_result(kept["runs"].get(name, result))
+        ours = read_result(result)
+        theirs = read_result(kept["runs"].get(name, result))
         if (ours.facts, ours.data, ours.seed) != (theirs.facts, theirs.data, theirs.seed):
             unlike = ", ".join(differing([ours.facts, theirs.facts])) or "data or seed"
             run.fail(f"{file} has {name} with another {unlike}: name another file.", 2)

@@ -20,8 +20,8 @@ from planted_results import (
     write_run,
 )
 
-from report.published import TABLES, dissertation_table, entries, fill, select, table6
 from report.results import generation, read_runs
+from report.tables import TABLES, dissertation_table, entries, fill, select, table6
 
 SCRIPT = "07_metrics.py"
 
