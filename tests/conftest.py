@@ -17,15 +17,14 @@ import pytest
 from PIL import Image
 from warm_python import warm
 
+pytest_plugins = ["evaluation_study", "icgan_release", "metric_fixtures"]
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[1:1] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "extras")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # `python` of a recipe is the one that runs the tests.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-os.environ["GCL_WEIGHTS"] = (
-    "/nonexistent"  # no test may use weights that happen to be on the machine
-)
+os.environ["GCL_WEIGHTS"] = "/nonexistent"  # not those that happen to be on the machine
 
 
 def words_of(script, *args):
@@ -52,9 +51,8 @@ def warm_python():
 def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False, **how):
     """Run `python script args` (on several processes as under torchrun); return what finished.
 
-    script: a file, or the text of a whole command. how: for subprocess.run. It fails unless
-    the exit code is `code`; an error is a sentence, never a traceback. A process is a fork of a
-    `python` that has done the heavy imports; cold=True starts new ones, by torchrun if several.
+    script: a file, or the text of a whole command. how: for subprocess.run. The exit code must be
+    `code`; an error is no traceback. cold: new interpreters, not forks of the warm `python`.
     """
     environment = {**os.environ, **(env or {})}
     if cold or processes == 1:
@@ -76,8 +74,7 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False, *
 class Ranks:
     """The processes of one stage, forks of the warm `python`, each with its number as by torchrun.
 
-    A failure of one ends the others. The store is held here, as torchrun holds it, so that no
-    process takes it along when it ends. Outputs go to files, which nobody has to read meanwhile.
+    A failure of one ends the others. The store is held here, so that no process takes it along.
     """
 
     def __init__(self, words, processes, environment, folder):
@@ -171,9 +168,7 @@ def run_recipe(name, code=0, timeout=900, **environment):
 
 
 def run_killed(script, *args, when, processes=1, delay=0.0):
-    """Start the stage, kill -9 all its processes `delay` seconds after `when()` is first true.
-
-    False if it ended before that (then nothing was interrupted)."""
+    """Start a stage, kill -9 it `delay` seconds after `when()` is true; False if it had ended."""
     with started(script, *args, processes=processes) as ranks:
         while ranks.poll() is None and not when():
             time.sleep(0.005)
@@ -267,6 +262,13 @@ PRETRAIN = (
     "--backbone resnet10 --small-images --size 32 --store-size 32 --batch-size 8 --optimizer adamw "
     "--learning-rate 0.01 --warmup-epochs 0 --log-every 1 --workers 0"
 ).split()
+
+
+@pytest.fixture(autouse=True)
+def no_levels_or_bands(monkeypatch):
+    """No test inherits them, also not from a flag that an earlier one gave."""
+    monkeypatch.setenv("GCL_LEVELS", "")
+    monkeypatch.setenv("GCL_BANDS", "")
 
 
 @pytest.fixture(scope="session")

@@ -68,8 +68,6 @@ def root(unspoilt, tmp_path, monkeypatch):
         text = (copied / noted).read_text()
         (copied / noted).write_text(text.replace(str(unspoilt), str(copied)))
     monkeypatch.chdir(copied)
-    for variable in ("GCL_LEVELS", "GCL_BANDS"):
-        monkeypatch.setenv(variable, "")
     yield copied
     for process in spoil.writers:
         process.communicate()

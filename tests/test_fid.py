@@ -14,7 +14,6 @@ from PIL import Image
 from evaluate import frechet
 from models import inception
 
-pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"
 
 

@@ -14,16 +14,7 @@ import torch
 import torch.nn.functional as F
 from conftest import call, hashes, sentence
 from conftest import run as stage
-from icgan_release import (
-    GOLDENS,
-    TOLERANCE,
-    error,
-    official_state,
-    rngs,
-    unit,
-    write_photographs,
-    write_release,
-)
+from icgan_release import GOLDENS, TOLERANCE, error, official_state, rngs, unit
 from PIL import Image
 from scipy import stats
 from scipy.special import ndtr, ndtri
@@ -37,30 +28,16 @@ from models.biggan import generator_from_state
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return generator_from_state(official_state("tiny"))
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return write_release(tmp_path_factory.mktemp("icgan"))
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
-
-
 # ---------------------------------------------------------------- files
-def pack(path, *members, **options):
+def pack(path, *members):
     """A tarball of (name, bytes) or TarInfo."""
-    with tarfile.open(path, "w:gz", **options) as tar:
+    with tarfile.open(path, "w:gz") as tar:
         for member in members:
-            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])
-            content = b"" if info is member else member[1]
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            if not isinstance(member, tarfile.TarInfo):
+                name, content = member
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+            tar.addfile(member, io.BytesIO(content if member.size else b""))
     return path
 
 
@@ -200,12 +177,9 @@ def steering(direction):
     return change
 
 
-def test_steering():
+def test_steering_and_navigator():
     a, b = unit(3), unit(3, seed=1)
     assert torch.allclose(steering(b[0])(a, 0.5), F.normalize(a + 0.5 * b[0]))
-
-
-def test_navigator():
     feature, navigator = unit(8), feature_noise.Navigator(2048, bound=0.3)
     step = navigator.layer(feature)
     assert step.norm(dim=1).min() > 0.3  # so the bound acts
@@ -215,8 +189,9 @@ def test_navigator():
     assert torch.allclose(navigator(feature), F.normalize(feature + step), atol=1e-6)
 
 
-def test_inversion(tiny):
+def test_inversion():
     """It comes closer to the target, for every image by itself; ignored columns stay."""
+    tiny = generator_from_state(official_state("tiny"))
     feature, z0 = unit(3), noise.noise_vectors(rngs(3, "start"), 24)
     with torch.inference_mode():
         target = tiny(noise.noise_vectors(rngs(3, "target"), 20), feature)
@@ -231,27 +206,27 @@ def test_inversion(tiny):
 
 
 # ---------------------------------------------------------------- the strategies
-def strategy(photographs, release, name, *flags):
+def strategy(parts, release, name, *flags):
     p = argparse.ArgumentParser()
     STRATEGIES[name].add_arguments(p)
     args = p.parse_args(["--weights", str(release), *map(str, flags)])
-    args.data, args.seed, args.precision = str(photographs), 0, "fp32"
+    args.data, args.seed, args.precision = str(parts), 0, "fp32"
     return STRATEGIES[name].build(args, CPU)
 
 
-def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
+def test_every_option_acts(parts, release, tmp_path, monkeypatch, capsys):
     loaded = noise.load_icgan(release, CPU)
     generator, encoder, _ = loaded
     monkeypatch.setattr(noise, "load_icgan", lambda path, device: loaded)
     paths = ["class0/0.png", "class1/1.png"]
-    squares = [noise.read_demo_square(photographs / path) for path in paths]
+    squares = [noise.read_demo_square(parts / path) for path in paths]
     images = torch.from_numpy(np.stack(squares))
     feature = noise.encode(encoder, images)
     rngs_of = [[run.seed_rng(0, path, view) for path in paths] for view in range(2)]
     z = [noise.noise_vectors(rngs, generator.z_width) for rngs in rngs_of]
 
     def generated(name, *flags, views=1):
-        made = strategy(photographs, release, name, "--views", views, *flags)
+        made = strategy(parts, release, name, "--views", views, *flags)
         views = made.generate(images, paths)
         assert views.dtype == torch.uint8 and views.shape[1:] == (2, 64, 64, 3)
         return views.float()
@@ -260,9 +235,9 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
         expected = (generator(z, feature) + 1) * 127.5
         return bool((views - expected.permute(0, 2, 3, 1)).abs().max() < 1.01)
 
-    made = strategy(photographs, release, "noise")
+    made = strategy(parts, release, "noise")
     assert (made.size, made.views) == (64, ["view0"])
-    assert np.array_equal(made.read(photographs / paths[0]), images[0])
+    assert np.array_equal(made.read(parts / paths[0]), images[0])
     pickle.dumps(made.read)  # so that it can be sent to any worker process
 
     plain = generated("noise", views=2)
@@ -298,13 +273,13 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
     torch.save({"direction": direction[:64]}, tmp_path / "direction.pt")
     torch.save({}, tmp_path / "navigator.pt")
     for flags in files:
-        command = (photographs, release, "feature-noise", *flags)
+        command = (parts, release, "feature-noise", *flags)
         assert flags[1].name in sentence(capsys, strategy, *command)
 
 
-def test_noise_end_to_end(photographs, release, tmp_path):
+def test_noise_end_to_end(parts, release, tmp_path):
     """Twice equal files, with other batches equal up to rounding; a bad file is a sentence."""
-    common = ("noise", "--data", photographs, "--weights", release, "--workers", 0, "--batch-size")
+    common = ("noise", "--data", parts, "--weights", release, "--workers", 0, "--batch-size")
     stage("02_augment.py", *common, 4, "--out", tmp_path / "a")
     call("02_augment.py", *common, 4, "--out", tmp_path / "b")
     call("02_augment.py", *common, 1, "--out", tmp_path / "c")
@@ -314,5 +289,5 @@ def test_noise_end_to_end(photographs, release, tmp_path):
         one, other = (np.asarray(Image.open(tmp_path / out / name)).astype(int) for out in "ac")
         assert np.abs(one - other).max() <= 1
     assert (tmp_path / "a" / "samples.png").exists()
-    wrong = f"02_augment.py noise --data {photographs} --weights {release}/state_dict_best0.pth"
+    wrong = f"02_augment.py noise --data {parts} --weights {release}/state_dict_best0.pth"
     stage(f"{wrong} --out {tmp_path}/d", code=1)

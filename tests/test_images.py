@@ -23,15 +23,7 @@ from image_files import (
 )
 from PIL import Image
 
-from base import levels
 from images import files, pictures, read
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """No test inherits levels or bands, also not from a flag that an earlier one gave."""
-    monkeypatch.setenv(levels.LEVELS, "")
-    monkeypatch.setenv(levels.BANDS, "")
 
 
 def touch(root, *names):

@@ -17,13 +17,6 @@ from base.run import fail
 from images import files, read
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """No test inherits levels or bands, also not from a flag that an earlier one gave."""
-    monkeypatch.setenv(levels.LEVELS, "")
-    monkeypatch.setenv(levels.BANDS, "")
-
-
 def test_8_bits_stay_as_they_are(tmp_path, monkeypatch, capsys):
     """Levels and bands concern other images only."""
     for name in ("x.png", "x.tif", "x.bmp", "x.ppm"):

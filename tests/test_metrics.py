@@ -11,7 +11,6 @@ from PIL import Image
 from evaluate.ssim import structural_similarity
 from images.pictures import write_image
 
-pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"
 
 
