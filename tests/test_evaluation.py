@@ -6,25 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import call, refused, run, write_images
-from evaluation_study import (
-    LINEAR,
-    SEMISUP,
-    SMALL,
-    epochs,
-    make_study,
-    numbers,
-    of,
-    result,
-    write_backbone,
-)
+from evaluation_study import LINEAR, SEMISUP, SMALL, epochs, numbers, of, result, write_backbone
 
 from evaluate import features
 from images import labelled
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return make_study(tmp_path_factory.mktemp("study"))
 
 
 # ------------------------------------------------------------------ 04
