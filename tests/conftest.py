@@ -167,6 +167,24 @@ def run_recipe(name, code=0, timeout=900, **environment):
     return done
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """One folder for all recipes, as for a user: what one has made the next one uses."""
+    return tmp_path_factory.mktemp("recipes")
+
+
+@pytest.fixture(scope="module")
+def recipe(place):
+    """recipe(name, code, **environment): run it with TINY=1, return what it printed."""
+
+    def start(name, code=0, **environment):
+        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
+        done = run_recipe(name, code, **tiny | environment)
+        return done.stdout if code == 0 else done.stderr
+
+    return start
+
+
 def run_killed(script, *args, when, processes=1, delay=0.0):
     """Start a stage, kill -9 it `delay` seconds after `when()` is true; False if it had ended."""
     with started(script, *args, processes=processes) as ranks:

@@ -12,7 +12,7 @@ import pytest
 import torchvision
 from conftest import ROOT, run
 from PIL import Image
-from test_recipes import parsed, place, recipe  # noqa: F401
+from test_recipes import parsed
 
 from images.read import read_image
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_had(archive, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
-def test_recipe(archive, recipe, place):  # noqa: F811
+def test_recipe(archive, recipe, place):
     folder, _ = archive
     make("--out", place / "data/cifar10-part", "--archive", folder, "--limit", 8, 4)
     make("--out", place / "data/cifar10-generators", "--archive", folder, "--held-out", 4)

@@ -1,6 +1,4 @@
-"""Every recipe is run with TINY=1, and every command of its full size is parsed by the stage that
-it is meant for.
-"""
+"""Every recipe is run with TINY=1, and every command of its full size is parsed by its stage."""
 
 import functools
 import hashlib
@@ -29,24 +27,6 @@ FULL = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """One folder for all recipes, as for a user: what one has made the next one uses."""
-    return tmp_path_factory.mktemp("recipes")
-
-
-@pytest.fixture(scope="module")
-def recipe(place):
-    """recipe(name, code, **environment): run it with TINY=1, return what it printed."""
-
-    def start(name, code=0, **environment):
-        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
-        done = run_recipe(name, code, **tiny | environment)
-        return done.stdout if code == 0 else done.stderr
-
-    return start
-
-
-@pytest.fixture(scope="module")
 def once(recipe):
     """The same for tests that share what a recipe has made."""
     return functools.cache(recipe)
@@ -69,63 +49,35 @@ def cells(runs, title, row):
 
 
 # ---------------------------------------------------------------- with TINY=1
-FULLY = "linear 1percent 10percent"
-RUN = {  # recipe: (runs, evaluations, arms that have them, title in the report, rows with numbers)
-    "table4_mixing": (
-        "imagenet",
-        FULLY,
-        "baseline inpaint-gamma0.5-crop real-gamma0.5-crop reconstruction-gamma0.5-crop "
-        "random-label-gamma0.5-crop",
-        "Table 4",
-        "Non-Generative 0 %; In-Painting 50 %; Control: In-Painting 50 %, random label",
-    ),
-    "table3_pairing": (
-        "imagenet",
-        "linear",
-        "noise-gamma1-crop real-gamma1-crop",
-        "Table 3",
-        "ICGAN + Crop; Control: real image + Crop",
-    ),
-    "table2_features": (
-        "imagenet",
-        "linear",
-        "simclr-baseline simclr-gaussian simclr-steer-zoom simclr-navigator simclr-real",
-        "Table 2",
-        "SimCLR, real images; Gaussian (GenRep); Steering (GenRep); Navigator (COP-Gen); "
-        "Control: real image in both views",
-    ),
-    "table7_summary": (
-        "imagenet",
-        "linear",
-        "diffusion0.2-gamma0.5-crop-flip real-gamma0.5-crop-flip",
-        "Table 7",
-        "Traditional; In-Painting; Diffusion",
-    ),
-    "figure30_strength": (
-        "imagenet100",
-        "linear",
-        "dino-baseline dino-real dino-strength0.2",
-        "Figure 30",
-        "No generated view (gamma 0); Control: real image; Strength 0.2",
-    ),
-    "figure31_views": (
-        "imagenet100",
-        "linear",
-        "swav-baseline swav-views2 swav-real-views2 swav-reconstruction-views1",
-        "Figure 31",
-        "SwAV, 0 views; SwAV, 2 views; SwAV, 2 views, control: real image",
-    ),
+ARMS = {  # recipe: arms that have a result
+    "table4_mixing": "baseline inpaint-gamma0.5-crop real-gamma0.5-crop "
+    "reconstruction-gamma0.5-crop random-label-gamma0.5-crop",
+    "table3_pairing": "noise-gamma1-crop real-gamma1-crop",
+    "table2_features": "simclr-baseline simclr-gaussian simclr-steer-zoom simclr-navigator "
+    "simclr-real",
+    "table7_summary": "diffusion0.2-gamma0.5-crop-flip real-gamma0.5-crop-flip",
+    "figure30_strength": "dino-baseline dino-real dino-strength0.2",
+    "figure31_views": "swav-baseline swav-views2 swav-real-views2 swav-reconstruction-views1",
+}
+ROWS = {  # title in the report: rows with numbers
+    "Table 4": "Non-Generative 0 %; In-Painting 50 %; Control: In-Painting 50 %, random label",
+    "Table 3": "ICGAN + Crop; Control: real image + Crop",
+    "Table 2": "SimCLR, real images; Gaussian (GenRep); Steering (GenRep); Navigator (COP-Gen); "
+    "Control: real image in both views",
+    "Table 7": "Traditional; In-Painting; Diffusion",
+    "Figure 30": "No generated view (gamma 0); Control: real image; Strength 0.2",
+    "Figure 31": "SwAV, 0 views; SwAV, 2 views; SwAV, 2 views, control: real image",
 }
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_tiny(once, place, name):
-    study, evaluations, arms, title, rows = RUN[name]
-    once(name, **({} if evaluations == FULLY else {"SEMIS": ""}))
-    runs = place / "runs" / study
-    for evaluation in evaluations.split():
-        assert results(runs, evaluation) >= set(arms.split())
-    for row in rows.split("; "):
+@pytest.mark.parametrize("name, title", zip(ARMS, ROWS, strict=True))
+def test_tiny(once, place, name, title):
+    whole = name == "table4_mixing"
+    once(name, **({} if whole else {"SEMIS": ""}))
+    runs = place / "runs" / ("imagenet100" if title.startswith("Figure") else "imagenet")
+    for evaluation in ["linear", "1percent", "10percent"] if whole else ["linear"]:
+        assert results(runs, evaluation) >= set(ARMS[name].split())
+    for row in ROWS[title].split("; "):
         assert cells(runs, title, row)[1], row
 
 
@@ -226,9 +178,7 @@ def test_dino_vit(recipe, place):
 
 # ---------------------------------------------------------------- weights
 def test_weights(recipe, place):
-    """Without a network it ends with the address; with the files there it keeps their hashes and
-    notices a change.
-    """
+    """Without a network it ends with the address; files that are there keep their hashes."""
     tiny_data(place / "data")
     proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
     unplugged = dict.fromkeys(proxies, "http://127.0.0.1:9")
@@ -284,18 +234,14 @@ def parsed(name, **environment):
 
 
 parsed.stages = {}
-# recipe: its encoders
-ARMS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
-ARMS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
-ARMS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
-EMBEDDED = {"figure33_satellite": 18}  # without DATA
+ENCODERS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
+ENCODERS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
+ENCODERS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
+FULL_SIZES = [(*item, FULL["DATA"]) for item in ENCODERS.items()]
+FULL_SIZES.append(("figure33_satellite", 18, ""))  # the embedded images
 
 
-WITH_DATA = [(*item, FULL["DATA"]) for item in ARMS.items()]
-WITHOUT = [(*item, "") for item in EMBEDDED.items()]
-
-
-@pytest.mark.parametrize(("name", "arms", "data"), WITH_DATA + WITHOUT)
+@pytest.mark.parametrize(("name", "arms", "data"), FULL_SIZES)
 def test_full_size(name, arms, data):
     commands = parsed(name, DATA=data)
     trained = [args for stage, args in commands if stage == "03_pretrain.py"]
@@ -322,23 +268,17 @@ def trained(name):
     return {args.out.split("/")[-1].removesuffix("-seed0"): args for args in arms}
 
 
+BOTH_GENERATED = {("simclr", 128, False, 0), ("simclr", 128, True, None)}  # 1 if both are generated
+STRENGTHS = {("dino", 0, ("crop",)), ("dino", 0.5, ("crop", "flip"))}
+TRANSFORMERS = {(mix, "vit_small_patch16", True, "dino") for mix in (0, 0.5)}
 VALUES = {  # recipe: (flags of its encoders, their values); settings that are easily mistaken
-    "table3_pairing": (["mix"], {(1,)}),
-    "table6_cost": (["pair", "mix"], {(("none",), 1)}),
-    "table2_features": (
-        ["method", "size", "both_generated", "mix"],
-        {("simclr", 128, False, 0), ("simclr", 128, True, None)},  # 1 if both are generated
-    ),
-    "figure30_strength": (
-        ["method", "mix", "pair"],
-        {("dino", 0, ("crop",)), ("dino", 0.5, ("crop", "flip"))},
-    ),
-    "dino_vit": (
-        ["mix", "backbone", "grad_checkpoint", "method"],
-        {(mix, "vit_small_patch16", True, "dino") for mix in (0, 0.5)},
-    ),
+    "table3_pairing": ("mix", {(1,)}),
+    "table6_cost": ("pair mix", {(("none",), 1)}),
+    "table2_features": ("method size both_generated mix", BOTH_GENERATED),
+    "figure30_strength": ("method mix pair", STRENGTHS),
+    "dino_vit": ("mix backbone grad_checkpoint method", TRANSFORMERS),
     "figure31_views": (
-        ["views", "batch_size", "mix"],
+        "views batch_size mix",
         {(1, 768, 0), (1, 768, 1), (2, 512, 1), (3, 384, 1)},
     ),
 }
@@ -347,7 +287,7 @@ VALUES = {  # recipe: (flags of its encoders, their values); settings that are e
 @pytest.mark.parametrize("name", VALUES)
 def test_settings(name):
     flags, expected = VALUES[name]
-    values = [[getattr(args, flag) for flag in flags] for args in trained(name).values()]
+    values = [[getattr(args, flag) for flag in flags.split()] for args in trained(name).values()]
     rows = {tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in values}
     assert rows == expected
 
@@ -365,11 +305,10 @@ def test_settings_across_tables():
     labels = [args.label for args in augmented if args.strategy == "inpaint"]
     assert labels == [None, None, "random", 0]  # in-painting, reconstruction, and two controls
     controls = {"STUDY": "imagenet100", "SEMIS": "", "STRATEGIES": "inpaint", "GAMMAS": "0.5"}
-    [masked] = [
-        a
-        for s, a in parsed("table4_mixing", **controls)
-        if getattr(a, "mask", "") and "diffusion" in a.out
+    commands = [
+        args for _, args in parsed("table4_mixing", **controls) if getattr(args, "mask", "")
     ]
+    [masked] = [args for args in commands if "diffusion" in args.out]
     assert masked.strategy == "diffusion" and masked.strength == [1] and masked.no_caption
     pools = [args.pool for _, args in parsed("table5_transfer") if hasattr(args, "pool")]
     assert pools == [6] * 6
