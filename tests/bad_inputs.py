@@ -19,8 +19,8 @@ import spoil
 import tifffile
 from conftest import PRETRAIN as TRAINING
 from conftest import VQGAN
+from image_files import DAMAGED
 from spoil import all_of, convert, copy, link, nothing, picture, put, remove, tiffs, weights
-from test_images import DAMAGED
 from test_transfer import write_places
 
 AUGMENT = "02_augment.py blur --data data/train --out out --size 32 --workers 0"
@@ -176,10 +176,11 @@ def no_data(root):
     tifffile.imwrite(root / "data/train/a/x.tif", np.full((32, 32), np.nan, np.float32))
 
 
-FLOATS = tiffs(spoil.floats)
-TWELVE = tiffs(spoil.twelve_bits)
-SIXTEEN = tiffs(spoil.sixteen_bits)
-BANDS = tiffs(spoil.five_bands, photometric="minisblack", planarconfig="contig")
+FLOATS = tiffs(lambda values: values[..., 0].astype(np.float32) / 255)
+TWELVE = tiffs(lambda values: values[..., 0].astype(np.uint16) * 16)
+SIXTEEN = tiffs(lambda values: values[..., 0].astype(np.uint16) * 257)
+FIVE = {"photometric": "minisblack", "planarconfig": "contig"}  # blue, green, red and two more
+BANDS = tiffs(lambda values: values[..., [2, 1, 0, 0, 1]].astype(np.uint16), **FIVE)
 CHOSEN = "GCL_LEVELS='0 255' GCL_BANDS='3 2 1'"
 VALUES = [
     *each("a bomb", BOMB, "1 data/train/a/000.png cannot be read", right=nothing),
@@ -233,7 +234,7 @@ NUMBERS = [
 
 # ---------------------------------------------------------------- kind 4: inputs that change
 MORE = put("data/train/a/x.png", picture())
-DOUBLED = weights(spoil.doubled)
+DOUBLED = weights(lambda state: {name: 2 * value for name, value in state.items()})
 AGAIN = f"{TRAIN} --out runs/base"
 RESUMED = all_of(remove("runs/base/backbone.pth"), put("runs/base/checkpoint.pth", b"x"))
 WITHOUT_LOG = all_of(remove("runs/base/backbone.pth"), remove("runs/base/log.jsonl"))
@@ -296,18 +297,18 @@ UNREAD = all_of(
 FAILURES = put("gen/failed.jsonl", b"x")
 NOTHING_LIKE_IT = b'{"path": "a/000.png"}\n[1]\n'
 CODE = weights(lambda _: {"x": io.StringIO})
-TWO = weights(spoil.two_networks)
-BASE = "runs/base/backbone.pth"
+TWO = weights(lambda state: spoil.prefixed(state, "one.") | spoil.prefixed(state, "two."))
+MOCO = weights(lambda state: {"state_dict": spoil.prefixed(state, "module.encoder_q.")})
 OTHER_TOOLS = [
-    Case("MoCo", spoil.with_prefix("module.encoder_q."), LINEAR, "0", "out/result.json"),
+    Case("MoCo", MOCO, LINEAR, "0", "out/result.json"),
     Case("two networks", TWO, LINEAR, "2 :NAME, where NAME can be one., two."),
     Case("two, one named", TWO, f"{LINEAR} {PART}:two", "0", "out/result.json"),
     Case("two, none named", TWO, f"{LINEAR} {PART}:three", "2 :NAME, where"),
     Case("two, --init", TWO, f"{TRAIN} --init {FILE}:two", "0", "out/backbone.pth"),
     Case("val in train", COPIED, LINEAR, "0 warning: 1 of the...are among the training images"),
-    Case("no weight file", put(BASE, b"weights"), LINEAR, "1 backbone.pth"),
-    Case("an empty weight file", put(BASE), LINEAR, "1 backbone.pth"),
-    Case("a cut weight file", spoil.edit(BASE, lambda data: data[:9000]), LINEAR, "1 backbone.pth"),
+    Case("no weight file", put(FILE, b"weights"), LINEAR, "1 backbone.pth"),
+    Case("an empty weight file", put(FILE), LINEAR, "1 backbone.pth"),
+    Case("a cut weight file", spoil.edit(FILE, lambda data: data[:9000]), LINEAR, "1 backbone.pth"),
     Case("code in weights", CODE, LINEAR, "1 backbone.pth was refused"),
     Case("a missing weight", spoil.without("bn1.bias"), LINEAR, "1 bn1.bias"),
     Case("a list of weights", weights(lambda _: [1, 2]), LINEAR, "1 no state dict"),

@@ -1,7 +1,4 @@
-"""02_augment.py run as a user would: masks, sampling, added views, processes, names, examples.
-
-The generator has random weights: what is tested is where its images go, not how they look.
-"""
+"""02_augment.py as a user runs it, with random weights: where images go, not how they look."""
 
 import importlib
 import json
@@ -27,10 +24,10 @@ def write_generator(folder, seed=0):
     blocks = dict(filters=8, multipliers=[1, 1], blocks=1, groups=4)
     tokenizer = VQGAN(codes=16, dim=4, unshuffle=2, **blocks)
     transformer = MaskGIT(codes=16, classes=0, tokens=64, layers=1, dim=16, heads=2, mlp=32)
-    for parameter in [*tokenizer.parameters(), *transformer.parameters()]:
-        torch.nn.init.normal_(parameter, std=0.3)
     state = {"size": 32}
     for name, network in (("tokenizer", tokenizer), ("transformer", transformer)):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
         state |= {f"{name}_config": network.config, name: network.state_dict()}
     save(folder / "generator.pth", state)
     return folder
@@ -61,7 +58,6 @@ def inpaint(data, generator, out, *more):
     return images(out)
 
 
-# ---------------------------------------------------------------- masks and sampling
 def test_masks_and_seeds_make_different_images(data, generator, tmp_path):
     made = {}
     for mask in ("center", "ring", "random:0.5", "block:0.5", "none"):
@@ -72,6 +68,10 @@ def test_masks_and_seeds_make_different_images(data, generator, tmp_path):
     blind = ["--mask", "random:1", "--top-k", 1, "--steps", 1]
     assert len(set(inpaint(data, generator, tmp_path / "blind", *blind).values())) == 1
     assert inpaint(data, generator, tmp_path / "other", "--seed", 1) != made["center"]
+    # Linux uses a fork server from Python 3.14 on. See test_every_stage.py for all readers.
+    forked = flags(data, generator, tmp_path / "forked", "--workers", 2)
+    run("tests/otherwise.py forkserver 02_augment.py inpaint", *forked)
+    assert images(tmp_path / "forked") == made["center"]
 
 
 def test_a_composite_keeps_the_original(data, generator, tmp_path):
@@ -142,7 +142,6 @@ def test_masks_from_a_folder(data, generator, tmp_path, capsys):
     assert "1 of 12 images have no mask there, such as a/000.png" in sentence
 
 
-# ---------------------------------------------------------------- one mirror, several commands
 def test_a_later_command_adds_views(data, generator, tmp_path, capsys):
     whole = inpaint(data, generator, tmp_path / "whole", "--views", 2)
     out = tmp_path / "grown"
@@ -201,7 +200,6 @@ def test_mended_images_are_made(data, generator, tmp_path, capsys):
     assert not (tmp_path / "out" / "failed.jsonl").exists() and len(images(tmp_path / "out")) == 6
 
 
-# ---------------------------------------------------------------- what is there already
 def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
     """Folders between the images of others, names that begin alike, views that do not exist."""
     paths = sorted(["a/1.jpg", "a/2/1.jpg", "a/2/2.jpg", "a/3.jpg", "a.b/1.tiff", "b.jpg"])
@@ -224,15 +222,6 @@ def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
     assert unfinished() == {number}
 
 
-# ---------------------------------------------------------------- processes
-def test_workers_need_not_be_forked(data, generator, tmp_path):
-    """Linux uses a fork server from Python 3.14 on. See test_every_stage.py for all readers."""
-    more = flags(data, generator, tmp_path / "out", "--workers", 2)
-    run("tests/otherwise.py forkserver 02_augment.py inpaint", *more)
-    assert images(tmp_path / "out") == inpaint(data, generator, tmp_path / "here")
-
-
-# ---------------------------------------------------------------- names
 def test_any_name_that_the_file_system_takes(generator, tmp_path):
     data = tmp_path / os.fsdecode(b"d\xe9")
     long_name = "\u5c71" * 82  # 246 bytes

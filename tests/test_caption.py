@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import tiny_pipelines
 from conftest import call, refused, run, run_killed
+from PIL import Image
 
+from augment.diffusion import read_captions
+from images.files import find_images
 from images.pictures import write_image
 
 
 def photographs(root, n=7, size=72):
     """Smooth random images in two classes."""
-    from PIL import Image
-
     for i in range(n):
         coarse = np.random.default_rng(i).integers(0, 256, (5, 5, 3), np.uint8)
         image = Image.fromarray(coarse).resize((size + 8 * i, size), Image.Resampling.BICUBIC)
@@ -29,8 +30,7 @@ def setup(tmp_path_factory):
     root = tmp_path_factory.mktemp("caption")
     data = photographs(root / "data")
     model = tiny_pipelines.blip(root / "blip")
-    common = ["--data", data, "--model", model, "--batch-size", 2, "--workers", 0]
-    common = [*common, "--max-tokens", 8]
+    common = f"--data {data} --model {model} --batch-size 2 --workers 0 --max-tokens 8".split()
     out = root / "captions.jsonl"
     call("01_caption.py", *common, "--out", out)
     return data, model, common, out
@@ -59,11 +59,8 @@ def test_lines(setup, capsys):
     assert out.stat().st_mtime_ns == before
 
 
-# ---------------------------------------------------------------- processes
 def test_kill_and_two_processes(setup, tmp_path):
-    """Killed with -9 after two batches, finished by two processes: the same file.
-
-    A batch that is done is not captioned again."""
+    """Killed after two batches, finished by two: the same file; what is done stays as it is."""
     *_, common, reference = setup
     out = tmp_path / "captions.jsonl"
     parts = tmp_path / ".captions.jsonl.parts"
@@ -112,11 +109,8 @@ def test_a_slow_process_is_waited_for(setup, tmp_path):
     assert len(calls) == 4 and calls.count("1") <= 2  # each batch once, few by the slow process
 
 
-# ---------------------------------------------------------------- going on
 def test_only_what_is_missing(setup, tmp_path, monkeypatch, capsys):
-    """Only the images that the caption file lacks are captioned; a torn line is named.
-
-    Brackets in a name are no pattern."""
+    """What the file lacks is captioned, a torn line is named; brackets in a name are no pattern."""
     *_, common, reference = setup
     out = tmp_path / "captions[v2].jsonl"
     lines = reference.read_bytes().splitlines(keepends=True)
@@ -155,10 +149,6 @@ def test_a_name_that_is_not_utf8(setup, tmp_path):
     out = tmp_path / "captions.jsonl"
     call("01_caption.py", *arguments, out, "--max-tokens", 5)
     assert b'"path": "class0/caf\xe9.jpg"' in out.read_bytes()
-
-    from augment.diffusion import read_captions
-    from images.files import find_images
-
     assert list(read_captions(out)) == find_images(data)
 
 
@@ -185,7 +175,6 @@ def test_prompt_greedy_and_unreadable(setup, tmp_path, capsys):
     assert sum(line["caption"].startswith("a photo of ") for line in records(out)) == 4
 
 
-# ---------------------------------------------------------------- refusals
 REFUSED = {  # flags: (exit code, what the sentence says)
     "--num-beams 1": (2, "num_beams was 3, now 1"),
     "--out {out}/captions.txt": (2, "must be the name of a .jsonl file"),
@@ -204,29 +193,24 @@ def test_refusals(setup, tmp_path, capsys, flags):
     assert message in refusal(capsys, *common, "--out", out, *changed, code=code)
 
 
-def test_another_model_in_the_same_folder(setup, tmp_path, capsys):
-    """A model whose files have changed is refused, also by a finished caption file."""
-    _, model, common, _ = setup
-    shutil.copytree(model, tmp_path / "blip")
-    arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
-    call("01_caption.py", *arguments)
-    tiny_pipelines.blip(tmp_path / "blip", seed=1)
-    assert "model_sha256 was" in refusal(capsys, *arguments, code=2)
-
-
 def test_wrong_weights(setup, tmp_path, capsys):
-    """One sentence each: a weight is missing, one is not finite, the model is of another kind."""
+    """Other weights behind a finished file; a missing one, one not finite; another kind."""
     from safetensors.torch import load_file, save_file
 
     _, model, common, _ = setup
     shutil.copytree(model, tmp_path / "blip")
     arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
+    call("01_caption.py", *arguments)
     good = load_file(model / "model.safetensors")
     name = "vision_model.post_layernorm.weight"
 
     def save(weights):
         save_file(weights, tmp_path / "blip" / "model.safetensors", {"format": "pt"})
 
+    save(good | {name: 2 * good[name]})
+    assert "model_sha256 was" in refusal(capsys, *arguments, code=2)
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "captions.args.json").unlink()
     save({other: weight for other, weight in good.items() if other != name})
     assert "vision_model.post_layernorm.weight" in refusal(capsys, *arguments, code=1)
     save(good | {name: good[name] * float("nan")})

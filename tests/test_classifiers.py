@@ -16,7 +16,6 @@ from evaluate.linear import DECAYS, fit_linear, held_out, logistic_regression, s
 CPU = torch.device("cpu")
 
 
-# ------------------------------------------------------------------ classifiers
 def noisy_classes(n, width=40, classes=5, seed=0):
     g = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(9)) * 0.5
@@ -115,7 +114,6 @@ def test_accuracy_confusion_summary():
     assert summary([1.0])["sd"] == 0
 
 
-# ------------------------------------------------------------------ average precision
 def vissls(guess, truth):
     """The area under the precision, each replaced by the best at that recall or more: a loop."""
     order = np.argsort(-guess)

@@ -14,7 +14,6 @@ CLIMATES = "Af-Am Aw-As BSh BSk BWh BWk Cf Cs Cw Da-b Dc-d ET".split()
 SCRIPT = "recipes/datasets.py"
 
 
-# ---------------------------------------------------------------- digits
 def test_digits(tmp_path):
     out = tmp_path / "digits"
     run(SCRIPT, "digits", "--out", out)
@@ -33,7 +32,6 @@ def test_digits(tmp_path):
     assert "other arguments" in said.stderr
 
 
-# ---------------------------------------------------------------- satellite tiles
 def corner(path):
     """Top and left pixel of a tile on the 5400 x 2700 map, from its file name."""
     ns, lat, lat_min, ew, lon, lon_min = re.fullmatch(

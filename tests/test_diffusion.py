@@ -5,16 +5,18 @@ import json
 import pickle
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from conftest import call, refused, sentence
+from conftest import call, hashes, refused, sentence
 from test_caption import photographs
 
 from augment import diffusion
 from base.run import image_seed
+from images.files import find_images
 from images.pictures import write_image
 
 diffusers = pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
@@ -28,15 +30,11 @@ def setup(tmp_path_factory):
     root = tmp_path_factory.mktemp("diffusion")
     data = photographs(root / "data", 6)
     lines = []
-    for i, path in enumerate(relative_paths(data)):
+    for i, path in enumerate(find_images(data)):
         lines.append(json.dumps({"path": path, "caption": f"a bird and {'the ' * i}sea"}) + "\n")
     captions = root / "captions.jsonl"
     captions.write_text("".join(lines))
     return data, tiny_pipelines.sdxl(root / "sdxl"), tiny_pipelines.ddim(root / "ddim"), captions
-
-
-def relative_paths(data):
-    return sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))
 
 
 def arguments(setup, *more, kind="sdxl"):
@@ -54,12 +52,11 @@ def build(args):
 
 
 def inputs(setup, strategy):
-    paths = relative_paths(setup[0])
+    paths = find_images(setup[0])
     images = np.stack([strategy.read(setup[0] / path) for path in paths])
     return torch.from_numpy(images), paths
 
 
-# ---------------------------------------------------------------- steps
 def test_fewest_steps():
     strengths = (1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.01)
     steps = [diffusion.fewest_steps(strength) for strength in strengths]
@@ -97,7 +94,6 @@ def test_too_few_steps(setup, capsys):
     assert "use --steps 2000 or more; the model's schedule has 1000" in error
 
 
-# ---------------------------------------------------------------- generation
 def test_equals_the_official_call(setup):
     """Same images as diffusers' own pipeline called with prompt, image and the same generators."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
@@ -204,49 +200,35 @@ def test_captions_matter_and_store_size(setup):
 
 
 def generated(folder):
-    """{name: (bytes, time of writing)} of the generated images below a folder."""
-    files = {}
-    for file in folder.rglob("img*.png"):
-        files[str(file.relative_to(folder))] = (file.read_bytes(), file.stat().st_mtime_ns)
-    return files
-
-
-def contents(folder):
-    return {name: content for name, (content, _) in generated(folder).items()}
+    """({name: hash}, {name: time of writing}) of the generated images below a folder."""
+    files = hashes(folder, "**/img*.png")
+    return files, {name: (folder / name).stat().st_mtime_ns for name in files}
 
 
 def test_a_strength_is_added_later(setup, tmp_path, capsys):
-    """One layout for one and several strengths: a later command adds one to the same mirror.
-
-    Nothing is made twice, the images are those of one command, and another setting is refused."""
-    data, sdxl, _, captions = setup
+    """To the same mirror: nothing is made twice, the images are those of one command."""
+    data, sdxl, *_ = setup
+    captions = Path(shutil.copy(setup[3], tmp_path / "captions.jsonl"))
     common = ("02_augment.py", "diffusion", "--data", data, "--captions", captions, "--workers", 0)
     common = (*common, "--model", sdxl)
     call(*common, "--strength", 0.1, "--out", tmp_path / "added")
-    first = generated(tmp_path / "added")
+    first, stamps = generated(tmp_path / "added")
     assert len(first) == 6 and all(name.startswith("strength0.1/view0/") for name in first)
     call(*common, "--strength", 0.5, "--out", tmp_path / "added")
-    assert first.items() <= generated(tmp_path / "added").items()
+    both, later = generated(tmp_path / "added")
+    assert first.items() <= both.items() and stamps.items() <= later.items()
     call(*common, "--strength", 0.1, 0.5, "--out", tmp_path / "both")
-    assert len(contents(tmp_path / "both")) == 12
-    assert contents(tmp_path / "added") == contents(tmp_path / "both")
+    assert len(both) == 12 and generated(tmp_path / "both")[0] == both
     more = ("--strength", 0.3, "--out", tmp_path / "added")
     assert "--steps was None, now 9" in refused(capsys, *common, *more, "--steps", 9, code=2)
-    edited = tmp_path / "captions.jsonl"
-    edited.write_text(captions.read_text().replace("bird", "dog"))
-    assert "--captions was" in refused(capsys, *common, *more, "--captions", edited, code=2)
-    shutil.copy(captions, tmp_path / "kept.jsonl")
-    shutil.copy(edited, captions)
-    try:
-        assert "captions_sha256 was" in refused(capsys, *common, *more, code=2)
-    finally:
-        shutil.copy(tmp_path / "kept.jsonl", captions)
+    others = tmp_path / "others.jsonl"
+    shutil.copy(captions, others)
+    assert "--captions was" in refused(capsys, *common, *more, "--captions", others, code=2)
+    captions.write_text(captions.read_text().replace("bird", "dog"))
+    assert "captions_sha256 was" in refused(capsys, *common, *more, code=2)
 
 
-# ---------------------------------------------------------------- bad input
 GOOD = b'{"path": "class0/img0.jpg", "caption": "a"}\n'
-
-
 WRONG = [
     GOOD + b'{"path": "class0/i',
     GOOD + b"\n" + GOOD,
@@ -337,23 +319,19 @@ def test_wrong_pipelines(setup, tmp_path, capsys):
         index = json.loads((folder / "model_index.json").read_text())
         (folder / "model_index.json").write_text(json.dumps({**index, entry: value}))
 
-    def lose_a_weight():
+    def spoil_the_weights(change):
         weights = load_file(weights_file)
-        del weights["conv_in.weight"]
-        save_file(weights, weights_file, {"format": "pt"})
-
-    def spoil_a_weight():
-        weights = load_file(weights_file)
-        weights["conv_in.bias"][0] = float("inf")
+        change(weights)
         save_file(weights, weights_file, {"format": "pt"})
 
     def only_a_pickle():
         weights_file.unlink()
         torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
 
-    error = attempt(lose_a_weight)
+    error = attempt(spoil_the_weights, lambda weights: weights.pop("conv_in.weight"))
     assert "lacks weights of UNet2DModel" in error and "conv_in.weight" in error
-    assert "values that are not finite in conv_in.bias:" in attempt(spoil_a_weight)
+    error = attempt(spoil_the_weights, lambda weights: weights["conv_in.bias"][0].fill_(torch.inf))
+    assert "values that are not finite in conv_in.bias:" in error
     assert "cannot be loaded as UNet2DModel" in attempt(only_a_pickle)
     error = attempt(edit_index, "_class_name", "FluxPipeline", code=2)
     assert "is a FluxPipeline. Expected" in error

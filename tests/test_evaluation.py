@@ -12,7 +12,6 @@ from evaluate import features
 from images import labelled
 
 
-# ------------------------------------------------------------------ 04
 def test_linear_published(study, tmp_path, capsys):
     protocol = ["--epochs", 3, "--batch-size", 20, "--learning-rate", 0.5, "--seeds", 0, 1]
     arguments = of(study, *protocol)
@@ -193,7 +192,6 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------ 05
 def test_semisupervised(study, tmp_path, capsys):
     small = ["--epochs", 2, "--batch-size", 6]
     tuned = of(study, *small, "--percent", 10)

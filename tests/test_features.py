@@ -23,7 +23,6 @@ from models.resnet import load_backbone
 CPU = torch.device("cpu")
 
 
-# ------------------------------------------------------------------ crops
 @pytest.mark.parametrize("shape", ((300, 400), (500, 281), (32, 40)))
 def test_centre_crop_is_torchvisions(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -76,7 +75,6 @@ def test_whole_crops_without_a_flip_are_the_image():
         np.testing.assert_array_equal(crop, image)
 
 
-# ------------------------------------------------------------------ extraction
 def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     write_images(tmp_path / "train")
     write_images(tmp_path / "val", each=3)
@@ -135,7 +133,6 @@ def test_features_that_are_not_finite(tmp_path, capsys):
     assert "features of 2 images are not finite" in said and "1.png" in said
 
 
-# ------------------------------------------------------------------ where features live
 def test_memory_that_is_only_reserved_is_free(monkeypatch):
     """During a training almost all of a GPU is PyTorch's own reserve."""
     gib = 2**30
@@ -225,7 +222,6 @@ def test_two_processes_are_one(tmp_path):
     assert torch.equal(results[0][0], results[1][0])
 
 
-# ------------------------------------------------------------------ labels
 def test_some_of_each():
     labels = np.repeat([0, 1, 2], [30, 5, 2])
 

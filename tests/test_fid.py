@@ -60,7 +60,6 @@ def official(weights, folders):
     return network, found, calculate_frechet_distance(*projected)
 
 
-# ---------------------------------------------------------------- FID
 def test_inception_is_pytorch_fids(weights, official, photographs):
     ours, _ = inception.load_inception(weights)
     images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))

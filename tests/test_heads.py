@@ -18,7 +18,6 @@ def lars(module, name):
     return LARS(param_groups(module, recipe), recipe)
 
 
-# ---------------- modules ----------------
 def test_published_projectors():
     with torch.device("meta"):
         vicreg, barlow, swav, dino, simclr = (
@@ -131,7 +130,6 @@ def test_swav_queue_waits_until_it_is_due_and_full():
     assert filled == [0, 0, 4, 8, 10, 10]
 
 
-# ---------------- two processes against one ----------------
 def train_toy(name, module, rank, world):
     """Four float64 steps on this process's share of 8 images; all gradients, the last state."""
     g = torch.Generator().manual_seed(1)

@@ -28,7 +28,6 @@ from models.biggan import generator_from_state
 CPU = torch.device("cpu")
 
 
-# ---------------------------------------------------------------- files
 def pack(path, *members):
     """A tarball of (name, bytes) or TarInfo."""
     with tarfile.open(path, "w:gz") as tar:
@@ -133,7 +132,6 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     assert "layer3.0.bn2.weight" in reason(evil)
 
 
-# ---------------------------------------------------------------- inputs
 def test_preprocessing_parity():
     golden = np.load(GOLDENS / "preprocess.npz")
     squares = torch.from_numpy(noise.demo_square(golden["image"]).copy())[None]
@@ -149,7 +147,6 @@ def test_noise_vectors():
     assert torch.equal(noise.noise_vectors(rngs(200, "z")[3:5], 119), z[3:5])
 
 
-# ---------------------------------------------------------------- changes of the feature map
 def test_feature_noise():
     feature = unit(64)
     unmoved = feature_noise.add_noise(feature, 0.0, rngs(64))
@@ -205,7 +202,6 @@ def test_inversion():
     assert torch.allclose(alone, z[1:2], atol=1e-4) and torch.equal(z[:, 20:], z0[:, 20:])
 
 
-# ---------------------------------------------------------------- the strategies
 def strategy(parts, release, name, *flags):
     p = argparse.ArgumentParser()
     STRATEGIES[name].add_arguments(p)

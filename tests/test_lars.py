@@ -17,7 +17,6 @@ def lars(module, method, **changes):
     return LARS(param_groups(module, recipe), recipe)
 
 
-# ---------------- LARS and schedules ----------------
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", ["wd1e-06", "wd0.1", "w0zero_wd0.1"])
 @pytest.mark.parametrize("method", ["vicreg", "barlow", "swav"])

@@ -81,7 +81,6 @@ def test_files_and_rooms_are_small():
     assert max(rooms.values()) <= 20
 
 
-# ---------------------------------------------------------------- names
 ONCE = ("spread", "check", "read_batch", "draw", "share", "record")  # in the whole product
 TWINS = "brightness contrast saturation hue grayscale blur solarize".split()  # batch_views.py's
 OFTEN = ["main", "arguments", *TWINS]

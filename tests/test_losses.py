@@ -15,7 +15,6 @@ from models.swav import sinkhorn
 from models.vicreg import vicreg_loss
 
 
-# ---------------- losses ----------------
 def byol_of_four(p1, p2, z1, z2):
     return byol_loss(torch.stack([p1, z1]), torch.stack([p2, z2]))
 

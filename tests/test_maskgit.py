@@ -22,37 +22,31 @@ GOLDENS = Path(__file__).parent / "goldens" / "maskgit"
 TWELVE = maskgit.Sampling(shares("cosine", 12))
 
 
-@pytest.fixture(scope="module")
-def published():
-    """Tiny networks from files in the official format, and what the official code makes of them."""
-    tokenizer, transformer, _ = load_maskgit(GOLDENS)
-    return tokenizer, transformer, np.load(GOLDENS / "network.npz")
+tokenizer, transformer, _ = load_maskgit(GOLDENS)  # tiny networks in the official format
+GOLDEN = np.load(GOLDENS / "network.npz")  # what the official code makes of them
 
 
-def test_tokenizer_matches_the_official_code(published):
-    tokenizer, _, golden = published
-    image = torch.from_numpy(golden["image"]).permute(0, 3, 1, 2).contiguous().float() / 255
+def test_tokenizer_matches_the_official_code():
+    image = torch.from_numpy(GOLDEN["image"]).permute(0, 3, 1, 2).contiguous().float() / 255
     features = tokenizer.encoder(image).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(features, golden["features"], atol=1e-4)
-    assert (tokenizer.encode(image).numpy().reshape(2, 8, 8) == golden["encode_ids"]).all()
-    decoded = tokenizer.decode(torch.from_numpy(golden["decode_ids"]).long().flatten(1))
-    np.testing.assert_allclose(decoded.permute(0, 2, 3, 1).numpy(), golden["decoded"], atol=1e-4)
+    np.testing.assert_allclose(features, GOLDEN["features"], atol=1e-4)
+    assert (tokenizer.encode(image).numpy().reshape(2, 8, 8) == GOLDEN["encode_ids"]).all()
+    decoded = tokenizer.decode(torch.from_numpy(GOLDEN["decode_ids"]).long().flatten(1))
+    np.testing.assert_allclose(decoded.permute(0, 2, 3, 1).numpy(), GOLDEN["decoded"], atol=1e-4)
 
 
-def test_transformer_matches_the_official_code(published):
-    _, transformer, golden = published
-    ids = torch.from_numpy(golden["tokens"]).long()
+def test_transformer_matches_the_official_code():
+    ids = torch.from_numpy(GOLDEN["tokens"]).long()
     logits = transformer(ids[:, 1:], ids[:, 0] - 64).view(4, 64, 64)
-    np.testing.assert_allclose(logits.numpy(), golden["logits"], atol=1e-4)
+    np.testing.assert_allclose(logits.numpy(), GOLDEN["logits"], atol=1e-4)
     some = torch.rand(4, 64) < 0.3  # logits of some positions are those of all
     of_some = transformer(ids[:, 1:], ids[:, 0] - 64, some)
     np.testing.assert_allclose(of_some.numpy(), logits[some].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["it12", "it8", "edit12_start2", "gen16", "edge8"])
-def test_decoding_reproduces_the_official_trace(published, name):
+def test_decoding_reproduces_the_official_trace(name):
     """Token for token, from the recorded noise."""
-    _, transformer, _ = published
     values = np.load(GOLDENS / "decoding.npz").items()
     golden = {key.split("/")[1]: value for key, value in values if name in key}
     steps, start = golden["steps"].tolist()
@@ -67,10 +61,7 @@ def test_decoding_reproduces_the_official_trace(published, name):
     def draw(step, logits, unknown):
         return (logits + sample[step - start][unknown]).argmax(1)
 
-    def noise(step):
-        return choice[step - start]
-
-    cosine = shares("cosine", steps)
+    noise, cosine = lambda step: choice[step - start], shares("cosine", steps)
     final = maskgit.decode(predict, ids[:, 1:], draw, noise, cosine, start)
     assert (np.stack(trace) == golden["trace"]).all()
     assert (final.numpy() == golden["final"]).all()
@@ -94,10 +85,9 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_are_those_of_the_paper(published, name):
+def test_schedules_are_those_of_the_paper(name):
     expected = [max(PAPER[name](step / 8), 1e-6) for step in range(1, 9)]
     np.testing.assert_allclose(shares(name, 8), expected, rtol=1e-5)
-    _, transformer, _ = published
     hidden = []
 
     def watched(tokens, labels, where):
@@ -143,9 +133,8 @@ def test_narrowed_logits():
     assert (cold.softmax(1)[0] == torch.tensor([0.0, 1, 0, 0, 0])).all()
 
 
-def test_sampling_flags_change_what_is_drawn(published):
+def test_sampling_flags_change_what_is_drawn():
     """The likeliest code alone needs no random number; the defaults are the plain softmax."""
-    _, transformer, _ = published
     tokens = torch.full((2, 64), maskgit.MASK)
     labels = torch.arange(2)
 
@@ -160,9 +149,8 @@ def test_sampling_flags_change_what_is_drawn(published):
     assert (draw(0) != draw(0, softmax_temperature=0.1)).any()
 
 
-def test_images_without_unknown_tokens_stay(published):
+def test_images_without_unknown_tokens_stay():
     """A mask may leave nothing to predict in one image of a batch, or in all of them."""
-    _, transformer, _ = published
     known = torch.from_numpy(seed_rng(1).integers(0, 64, (2, 64)))
     labels = torch.arange(2)
     half = known.clone()
@@ -174,8 +162,7 @@ def test_images_without_unknown_tokens_stay(published):
         assert (filled >= 0).all()
 
 
-def test_known_tokens_never_change_and_batch_mates_do_not_matter(published):
-    _, transformer, _ = published
+def test_known_tokens_never_change_and_batch_mates_do_not_matter():
     tokens = torch.from_numpy(seed_rng(1).integers(0, 64, (5, 64)))
     masks = torch.from_numpy(np.stack([mask_of("random:0.5", 8, seed_rng(2, i)) for i in range(5)]))
     masked, labels = tokens.masked_fill(masks, maskgit.MASK), torch.arange(5)

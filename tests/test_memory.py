@@ -6,7 +6,6 @@ from functools import partial
 import memory
 import pytest
 import torch
-from conftest import ROOT  # noqa: F401 (it makes the stages and tools/ importable)
 
 from models.registry import METHODS
 

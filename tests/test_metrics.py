@@ -14,7 +14,6 @@ from images.pictures import write_image
 SCRIPT = "07_metrics.py"
 
 
-# ---------------------------------------------------------------- SSIM
 def test_ssim_is_scikit_images(photographs):
     from skimage.metrics import structural_similarity as theirs
 
@@ -64,7 +63,6 @@ def test_ssim_under_two_processes(folders, tmp_path):
     assert one == two
 
 
-# ---------------------------------------------------------------- cost
 @pytest.fixture(scope="session")
 def mirrors(tiny):
     """Mirrors of the three hand-crafted augmentations, beside that of in-painting: {name: path}."""

@@ -22,7 +22,6 @@ SIMCLR = recipe_of("simclr")["views"]
 VICREG = recipe_of("vicreg")["views"]
 
 
-# ---------------------------------------------------------------- the data set
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Eight photographs, JPEG and PNG, and three mirrors: all of mirror m has the level 60 m."""
@@ -220,7 +219,6 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
         PairDataset(tmp_path, ["broken.jpg"], VICREG, 32)[(0, 0)]
 
 
-# ---------------------------------------------------------------- what --generated names
 def test_a_mirror_is_named_by_any_of_its_folders(tmp_path, monkeypatch):
     """Two strengths lie side by side, each with its views; augment.json is above both."""
     args = {"strength": [0.1, 0.2]}

@@ -48,7 +48,6 @@ def cells(runs, title, row):
     return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
-# ---------------------------------------------------------------- with TINY=1
 ARMS = {  # recipe: arms that have a result
     "table4_mixing": "baseline inpaint-gamma0.5-crop real-gamma0.5-crop "
     "reconstruction-gamma0.5-crop random-label-gamma0.5-crop",
@@ -176,7 +175,6 @@ def test_dino_vit(recipe, place):
         assert (about["mix"], about["weight_decay_end"]) == (mix, 0.4)
 
 
-# ---------------------------------------------------------------- weights
 def test_weights(recipe, place):
     """Without a network it ends with the address; files that are there keep their hashes."""
     tiny_data(place / "data")
@@ -210,7 +208,6 @@ def test_imagenet100_of_other_data(tmp_path):
     assert len(listed) == 100 and listed < known
 
 
-# ---------------------------------------------------------------- at full size
 @functools.cache
 def parsed(name, **environment):
     """[(stage, its parsed arguments)] of every command that the recipe would run."""

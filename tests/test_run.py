@@ -26,7 +26,6 @@ def said(capsys, main, args=None, code=1):
     return sentence(capsys, run.launch, main, args or argparse.Namespace(), code=code)
 
 
-# ---------------------------------------------------------------- errors
 FULL_GPU = "24 GiB...GPU's memory is full...--batch-size...--grad-checkpoint"
 CLOSED = "lost its connection to another process...the same command continues"
 ERRORS = [
@@ -93,7 +92,6 @@ def test_numbers_that_are_refused(kind, good, bad):
             kind(text)
 
 
-# ---------------------------------------------------------------- devices
 def test_more_processes_than_gpus_are_refused(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -110,7 +108,6 @@ def test_no_gpu_for_cuda(capsys, monkeypatch):
     assert "no GPU is visible" in said(capsys, lambda args, device: None, args, code=2)
 
 
-# ---------------------------------------------------------------- the run folder
 def open_run(out, inputs=None, **arguments):
     args = argparse.Namespace(out=str(out), **arguments)
     return run_folder.open_run(args, "stage", "result.json", ("pace",), inputs)
@@ -172,7 +169,6 @@ def test_folders_in_each_other_are_refused(tmp_path):
             run.keep_apart(data, out=out)
 
 
-# ---------------------------------------------------------------- files
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     name = "字" * 82 + ".json"  # 251 bytes
     run.write_json(tmp_path / name, {"a": 1})
@@ -194,7 +190,6 @@ def test_code_in_a_weight_file_is_refused(tmp_path, capsys):
     assert "would run code" in sentence(capsys, run.load, tmp_path / "x.pth")
 
 
-# ---------------------------------------------------------------- the meter
 def test_meter_means_and_the_first_bad_step(capsys):
     meter = Meter()
     for step, value in enumerate((1.0, 3.0)):
@@ -215,7 +210,6 @@ def test_meter_copies_nothing_from_the_host():
     assert meter.state["loss"][1] == 3
 
 
-# ---------------------------------------------------------------- processes
 def worker(folder):
     """One of two processes: what it has shared with the other one, in a file of its number."""
     parallel.join(torch.device("cpu"))
@@ -264,7 +258,6 @@ def test_one_process_is_the_whole_world():
     assert parallel.data_parallel(module, torch.device("cpu")) is module
 
 
-# ---------------------------------------------------------------- one writer, one folder
 WRITER = """
 import argparse, os, sys, time
 sys.path.insert(0, sys.argv[1])

@@ -44,7 +44,6 @@ def cut(*names):
         Path(name).write_bytes(data[: len(data) // 2])
 
 
-# ---------------------------------------------------------------- the rule itself
 @pytest.fixture
 def three(tmp_path):
     for i, value in enumerate((10, 20, 30)):
@@ -164,7 +163,6 @@ def test_no_other_pair_changes(root):
     assert not equal(found[place], sound[place])
 
 
-# ---------------------------------------------------------------- the stages
 SHARE = "--max-unreadable 0.2"
 NOTED = {  # which lists a stage reads, by its number
     "00": {"data": [CUT]},
@@ -274,7 +272,6 @@ def test_the_oracle_passes_over_it(root):
             assert partner[0] == path[0] and partner != path
 
 
-# ---------------------------------------------------------------- 07 check
 def test_check(root, capsys):
     """All such images by name; nothing is written."""
     check = ["07_metrics.py", "check", "data/train", "data/val"]

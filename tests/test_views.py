@@ -45,7 +45,6 @@ def parameters(**factors):
     return params
 
 
-# ---------------------------------------------------------------- reference values
 # largest |bias|, mean and maximum difference in levels: (one image by OpenCV, a batch by torch)
 TOLERANCE = {
     "brightness": ((0.01, 0.01, 1), (0, 0, 0)),
@@ -132,7 +131,6 @@ def test_batch_and_single_image_agree():
     assert (batch[3] == images[3]).all()
 
 
-# ---------------------------------------------------------------- distributions
 def test_crops_follow_the_law_of_torchvision():
     rng = np.random.default_rng(0)
     official = partial(T.RandomResizedCrop.get_params, ratio=[3 / 4, 4 / 3])

@@ -1,19 +1,20 @@
 """DINO with a vision transformer: against the official code, through the stages.
 
-goldens/vit/official.npz was computed with facebookresearch/dino @ 7c446df: a transformer of width
-128 with two heads, three blocks and patches of 4 px, made for images of 16 px; and the schedule of
-the weight decay in two epochs of five steps.
+goldens/vit/official.npz is of facebookresearch/dino @ 7c446df: width 128, two heads, three blocks,
+patches of 4 px, images of 16 px; and the weight decay in two epochs of five steps.
 """
 
 import importlib
-import json
 from functools import partial
 
 import memory
 import numpy as np
+import operations
 import pytest
 import torch
 from conftest import ROOT, call, refused, run, sentence, write_images
+from evaluation_study import result
+from test_memory import count
 
 from base.run_folder import read_log
 from evaluate import features, linear
@@ -32,26 +33,18 @@ TRAIN = (
 ).split()
 
 
-# ---------------------------------------------------------------- against other code
-def official_shapes():
-    """{DINO's name: shape} of the network of the reference values."""
+def official_state():
+    """The network of the reference values, under DINO's names."""
     shapes = {"cls_token": (1, 1, 128), "pos_embed": (1, 17, 128)}
-    shapes |= {"patch_embed.proj.weight": (128, 3, 4, 4), "patch_embed.proj.bias": (128,)}
-    shapes |= {"norm.weight": (128,), "norm.bias": (128,)}
+    layers = {"patch_embed.proj": (128, 3, 4, 4), "norm": (128,)}
     for number in range(3):
         block = f"blocks.{number}."
-        matrices = {"attn.qkv": (384, 128), "attn.proj": (128, 128)}
-        matrices |= {"mlp.fc1": (512, 128), "mlp.fc2": (128, 512)}
-        for name, shape in matrices.items():
-            shapes |= {f"{block}{name}.weight": shape, f"{block}{name}.bias": shape[:1]}
-        for name in ("norm1", "norm2"):
-            shapes |= {f"{block}{name}.weight": (128,), f"{block}{name}.bias": (128,)}
-    return shapes
-
-
-def official_state():
+        layers |= {f"{block}attn.qkv": (384, 128), f"{block}attn.proj": (128, 128)}
+        layers |= {f"{block}mlp.fc1": (512, 128), f"{block}mlp.fc2": (128, 512)}
+        layers |= {f"{block}norm1": (128,), f"{block}norm2": (128,)}
+    for name, shape in layers.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     rng = np.random.default_rng(0)
-    shapes = official_shapes()
     return {name: torch.from_numpy(rng.normal(0, 0.2, shapes[name])) for name in sorted(shapes)}
 
 
@@ -152,7 +145,6 @@ def test_initial_weights():
             assert value.std().item() == pytest.approx(0.02, rel=0.2), name
 
 
-# ---------------------------------------------------------------- training
 def test_weight_decay_rises():
     recipe = recipe_of("dino", "vit_tiny_patch16")
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
@@ -193,7 +185,7 @@ def test_random_of_the_same_kind():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def vit_study(tmp_path_factory):
     """Class folders, and DINO's training of a small transformer on them."""
     root = tmp_path_factory.mktemp("vit")
     write_images(root / "data/train")
@@ -229,19 +221,14 @@ def test_every_method_has_all_gradients(method):
         torch.testing.assert_close(value, plain[name])
 
 
-def test_memory_and_operations(monkeypatch):
+def test_memory_and_operations():
     """Less memory with --grad-checkpoint; ViT-S/16 has 4.6 billion multiply-adds (DeiT's table)."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    import operations
-
     assert operations.resnet("vit_small_patch16", 224) == pytest.approx(2 * 4.6e9, rel=0.01)
     build_network = partial(vit.VisionTransformer, 128, 4, patch=4, side=8)
     model = build_method("vicreg", build_network(), 128, projector="16-16")
     crops = [(8, 3, 32, 32)] * 2, []
 
-    def build(module):
-        return build_optimizer(module, recipe_of("dino", "vit_tiny_patch4"))
-
+    build = partial(build_optimizer, recipe=recipe_of("dino", "vit_tiny_patch4"))
     plain = memory.count_step(model, build, crops)
     less = memory.count_step(model, build, crops, grad_checkpoint=True)
     assert less["kept"] < 0.5 * plain["kept"]
@@ -251,23 +238,12 @@ def test_memory_and_operations(monkeypatch):
 
 def test_memory_that_the_costs_quote():
     """The first number of the row; the other five take half a minute."""
-    pretrain = importlib.import_module("03_pretrain")
-    words = "--data D --out O --method dino --backbone vit_small_patch16"
-    args = pretrain.arguments(words.split())
-    recipe = pretrain.complete(args)
-    model = pretrain.build_model(args, recipe, normalisation=None)
-    shapes = memory.crop_shapes(args, 200)
-    step = memory.count_step(model, lambda module: build_optimizer(module, recipe), shapes)
+    step = count("--method dino --backbone vit_small_patch16", 200)
     row = f"| dino --backbone vit_small_patch16 | 6 | {step['peak']:.1f} / "
     assert row in (ROOT / "docs/costs.md").read_text()
 
 
-# ---------------------------------------------------------------- evaluations
-def result(out):
-    return json.loads((out / "result.json").read_text())
-
-
-def test_evaluations(study, tmp_path, monkeypatch):
+def test_evaluations(vit_study, tmp_path, monkeypatch):
     """A linear layer sees the last four [CLS] tokens, kNN the last one, as in DINO's code."""
     widths = {}
 
@@ -282,7 +258,7 @@ def test_evaluations(study, tmp_path, monkeypatch):
 
     watch(features, "knn")
     watch(linear, "fit_linear")
-    flags = ["--data", study / "data", "--backbone", study / "run", "--workers", 0]
+    flags = ["--data", vit_study / "data", "--backbone", vit_study / "run", "--workers", 0]
     few = ["--epochs", 1, "--batch-size", 8, "--knn"]
     call("04_linear_eval.py", *flags, *few, "--out", tmp_path / "linear")
     call("04_linear_eval.py", *flags, *few, "--out", tmp_path / "cached", "--cache-features")
@@ -297,13 +273,10 @@ def test_evaluations(study, tmp_path, monkeypatch):
     assert 0 <= result(tmp_path / "folder")["results"]["top1"]["mean"] <= 100
 
 
-def test_refused(study, tmp_path, capsys):
-    def says(script, *flags):
-        return refused(capsys, script, *flags, "--workers", 0, code=2)
-
+def test_refused(vit_study, tmp_path, capsys):
     def training(*flags):
-        data = ["--data", study / "data/train", "--out", tmp_path / "x"]
-        return says("03_pretrain.py", *data, *TRAIN, *flags)
+        data = ["--data", vit_study / "data/train", "--out", tmp_path / "x"]
+        return refused(capsys, "03_pretrain.py", *data, *TRAIN, *flags, code=2)
 
     assert "choose a multiple of 8" in training("--size", 36)
     assert "choose a multiple of 8" in training("--local-size", 4)

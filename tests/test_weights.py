@@ -69,7 +69,6 @@ def visible(folder):
     return sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
 
 
-# ---------------------------------------------------------------- fetching
 def test_several_processes_fetch_a_file(server, cache):
     command = [sys.executable, "-c", FETCH, server.address]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -129,7 +128,6 @@ def test_the_cache_needs_no_home(cache, monkeypatch):
     assert weights.weight_file("x") == cache / "x.bin"
 
 
-# ---------------------------------------------------------------- loading
 def test_loading_is_strict(capsys):
     state = torch.nn.Linear(3, 2).state_dict()
     module = weights.load_strictly(torch.nn.Linear(3, 2), state, "file.pth")

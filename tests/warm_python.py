@@ -47,7 +47,6 @@ def warm(folder):
         server.wait()
 
 
-# ---------------------------------------------------------------- the `python` on the PATH
 def client(address, arguments):
     if (
         arguments[0].startswith("-") and arguments[0] != "-c"
@@ -65,7 +64,6 @@ def client(address, arguments):
         return int(answers.readline() or 137)  # nothing: it was killed
 
 
-# ---------------------------------------------------------------- what is forked
 def serve(address):
     exec(HEAVY, {})
     with socket.socket(socket.AF_UNIX) as listener:
