@@ -156,13 +156,20 @@ def started(script, *args, processes=1, env=None):
             ranks.kill()
 
 
+def shell(*words, code=0, timeout=600, **environment):
+    """Run a program in the root with this exit code and environment; return what finished."""
+    how = {"cwd": ROOT, "env": {**os.environ, **environment}, "timeout": timeout}
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **how)
+    said = f"{words}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == code, said
+    return done
+
+
 def run_recipe(name, code=0, timeout=900, **environment):
     """Run `bash recipes/NAME.sh` with the warm `python`; return what finished."""
     path = f"{warm_python().parent}:{os.environ['PATH']}"
-    how = {"cwd": ROOT, "env": {**os.environ, "PATH": path, **environment}, "timeout": timeout}
-    done = subprocess.run(["bash", f"recipes/{name}.sh"], capture_output=True, text=True, **how)
-    said = f"{name}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    assert done.returncode == code, said
+    how = {"code": code, "timeout": timeout, "PATH": path} | environment
+    done = shell("bash", f"recipes/{name}.sh", **how)
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return done
 

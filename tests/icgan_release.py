@@ -1,8 +1,5 @@
-"""What the tests of IC-GAN share: reference values, a small release, photographs.
-
-goldens/icgan: values of the official code (facebookresearch/ic_gan) on random weights of a 64 px
-and a 256 px generator, and the largest error that each of 25 plausible wrong ports makes on these.
-"""
+"""What the tests of IC-GAN share: a small release, images, and in goldens/icgan values of the
+official code (facebookresearch/ic_gan) on random weights, with the errors of 25 wrong ports."""
 
 import shutil
 from pathlib import Path

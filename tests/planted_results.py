@@ -18,10 +18,7 @@ LINEAR = {"seeds": [0], "epochs": 100, "learning_rate": 0.02}
 
 
 def write_run(folder, top1, seed=0, classes=IMAGENET, images=(1281167, 50000), **more):
-    """Plant a result with the dissertation's settings, but for what is given.
-
-    more: arguments of the pretraining; stage, args (of the evaluation), results, val, baselines.
-    """
+    """Plant a result with the dissertation's settings, but for what is given in more."""
     stage = more.pop("stage", "04_linear_eval")
     args = more.pop("args", LINEAR)
     results = more.pop("results", {"top1": {"mean": top1}, "knn_top1": {"mean": 50.0}})

@@ -159,10 +159,6 @@ def prefixed(state, prefix):
     return {prefix + name: value for name, value in state.items()}
 
 
-def without(name):
-    return weights(lambda state: {key: state[key] for key in state if key != name})
-
-
 @later
 def there(root, *names):
     for name in names:
@@ -196,8 +192,3 @@ def same_red(root):
 @later
 def lines_of(root, name, number):
     assert len(Path(root, name).read_text().splitlines()) == number
-
-
-@later
-def images_of(root, name, number):
-    assert len(files.find_images(Path(root, name))) == number

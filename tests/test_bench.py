@@ -21,9 +21,6 @@ def test_every_figure_appears():
         ratios = [float(line[91:99]) for line in lines if line.startswith(f"{name},")]
         assert ratios and all(ratio > 0 for ratio in ratios), name
         assert f"\n{name} " in bench.__doc__
-
-
-def test_a_figure_by_its_name():
     lines = run("tools/bench.py", "ssim", "--quick", "--rounds", 1).stdout.splitlines()
     assert lines[-1].startswith("ssim,") and lines[-2].startswith("figure")
     assert "'views'" in run("tools/bench.py", "sim", code=2).stderr

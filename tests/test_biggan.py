@@ -26,9 +26,7 @@ def test_generator_parity(name):
 
 
 def test_tolerance_catches_every_wrong_port(monkeypatch):
-    """Each recorded wrong port errs a hundred tolerances on one of the two generators.
-
-    The two mildest are tried here."""
+    """Each recorded wrong port errs a hundred tolerances; the two mildest are tried here."""
     for what, errors in json.loads((GOLDENS / "wrong_ports.json").read_text()).items():
         assert (max(errors) > 100 * TOLERANCE) == what.startswith("WRONG"), what
     with monkeypatch.context() as patch:

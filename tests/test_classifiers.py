@@ -82,7 +82,7 @@ def test_held_out_is_stratified():
     assert not np.array_equal(mask, held_out(labels, 1))
 
 
-def test_knn_against_a_loop():
+def test_knn_against_a_loop(monkeypatch):
     (x, y), (new, _) = noisy_classes(60), noisy_classes(7, seed=1)
     votes = knn(x, y, new, 5, k=4)
     for vector, vote in zip(new, votes, strict=True):
@@ -93,10 +93,7 @@ def test_knn_against_a_loop():
         torch.testing.assert_close(vote, expected, rtol=1e-3, atol=1e-3)
     few = knn(x[:3], y[:3], new, 5)  # fewer images than neighbours
     torch.testing.assert_close(few, knn(x[:3], y[:3], new, 5, k=3))
-
-
-def test_knn_in_pieces(monkeypatch):
-    """The products are cut to a size that fits; where they are cut changes nothing."""
+    # The products are cut to a size that fits; where they are cut changes nothing.
     (x, y), (new, _) = noisy_classes(60), noisy_classes(17, seed=1)
     whole = knn(x, y, new, 5)
     monkeypatch.setattr(features, "TRAIN_ROWS", 7)

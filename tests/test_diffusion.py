@@ -57,7 +57,7 @@ def inputs(setup, strategy):
     return torch.from_numpy(images), paths
 
 
-def test_fewest_steps():
+def test_steps_and_levels(setup, capsys):
     strengths = (1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.01)
     steps = [diffusion.fewest_steps(strength) for strength in strengths]
     assert steps == [1, 2, 3, 4, 5, 10, 15, 100]
@@ -65,18 +65,7 @@ def test_fewest_steps():
         n = diffusion.fewest_steps(strength)
         assert int(n * strength) == 1 or strength == 1
         assert n == 1 or strength * (n - 1) < 1
-
-
-def level(strength, scheduler, steps=None, default=1):
-    """(share of the training schedule from which diffusers denoises, steps that are computed)."""
-    steps = diffusion.whole_steps(strength, scheduler, steps, default)
-    scheduler.set_timesteps(steps)
-    computed = int(steps * strength)
-    return (float(scheduler.timesteps[steps - computed]) + 1) / 1000, computed
-
-
-def test_levels(setup):
-    """The level at which denoising starts, with SDXL-Turbo's scheduler, as diffusers starts."""
+    # The level at which denoising starts, with SDXL-Turbo's scheduler, as diffusers starts.
     from diffusers import EulerAncestralDiscreteScheduler
 
     scheduler = EulerAncestralDiscreteScheduler.from_pretrained(setup[1] / "scheduler")
@@ -85,13 +74,18 @@ def test_levels(setup):
     assert {s: level(s, scheduler)[0] for s in expected} == pytest.approx(expected, abs=1e-3)
     for computed, strength in enumerate((0.1, 0.2, 0.3, 0.4, 0.5), 1):  # Figure 30: all exact
         assert level(strength, scheduler, 10) == (pytest.approx(strength, abs=1e-9), computed)
-
-
-def test_too_few_steps(setup, capsys):
     error = sentence(capsys, build, arguments(setup, "--steps", 4), code=2)
     assert "strength x steps must be at least 1" in error and "--steps 5" in error
     error = sentence(capsys, build, arguments(setup, "--strength", 0.0005), code=2)
     assert "use --steps 2000 or more; the model's schedule has 1000" in error
+
+
+def level(strength, scheduler, steps=None, default=1):
+    """(share of the training schedule from which diffusers denoises, steps that are computed)."""
+    steps = diffusion.whole_steps(strength, scheduler, steps, default)
+    scheduler.set_timesteps(steps)
+    computed = int(steps * strength)
+    return (float(scheduler.timesteps[steps - computed]) + 1) / 1000, computed
 
 
 def test_equals_the_official_call(setup):

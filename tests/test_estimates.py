@@ -55,7 +55,4 @@ def test_operations_of_known_networks():
     """ResNet-50 has 4.09 billion multiply-adds (torchvision's table of its models)."""
     assert operations.resnet("resnet50", 224) == pytest.approx(2 * 4.09e9, rel=0.01)
     assert operations.perceptual(224) == pytest.approx(2 * 15.35e9, rel=0.01)  # without classifier
-
-
-def test_wrong_usage_prints_the_manual():
     assert "estimates.py recipes" in run("tools/estimates.py", code=1).stderr

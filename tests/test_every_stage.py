@@ -137,10 +137,7 @@ def uninterrupted(places, tmp_path_factory):
 
 @pytest.mark.parametrize("name, processes, number", CASES, ids=lambda value: str(value))
 def test_stopped_and_continued(name, processes, number, places, uninterrupted, tmp_path):
-    """Stopped at a random moment, it goes on to the end of an uninterrupted run; SIGTERM is told.
-
-    Once more, it only says that it is finished.
-    """
+    """Stopped at a random moment, it goes on to the end of an uninterrupted run, and says so."""
     whole = uninterrupted(name, processes)
     out = tmp_path / "out"
     words = command(name, places, out)

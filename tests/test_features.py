@@ -66,9 +66,6 @@ def test_random_crop_depends_on_its_names_only():
     assert np.array_equal(first, crop(image, 1, 7)) and first.shape == (24, 24, 3)
     for other in ((2, 7), (1, 8)):
         assert not np.array_equal(first, crop(image, *other))
-
-
-def test_whole_crops_without_a_flip_are_the_image():
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     for index in range(20):
         crop = random_crop(image, 0, index, size=24, seed=0, scale=(1, 1), flip=False)

@@ -144,9 +144,6 @@ def test_kmeans_is_scikit_learns():
     ids, distances = training.nearest(torch.from_numpy(points), ours)
     assert (ids.numpy() == theirs.predict(points)).all()
     assert float(distances.sum()) == pytest.approx(theirs.inertia_, rel=1e-4)
-
-
-def test_kmeans_of_few_different_points_finds_all_of_them():
     few = torch.tensor([[0.0], [1.0], [5.0]]).repeat(4, 1)
     for k in (3, 8, 50):
         means = training.kmeans(few, k, seed_rng(0))

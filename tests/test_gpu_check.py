@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import gpu_check
@@ -13,7 +12,7 @@ import gpu_speed
 import gpu_tools
 import pytest
 import torch
-from conftest import ROOT, run, warm_python, write_images
+from conftest import ROOT, run, shell, warm_python, write_images
 from gpu_tools import Report, Workshop, relative
 
 CPU = torch.device("cpu")
@@ -64,9 +63,6 @@ def test_lines_and_summary(report, capsys):
     assert lines[1].split() == "FAIL parity b 0.5 (>= 0.9 of all)".split()
     assert lines[4].split() == "FAIL parity e last line".split()
     assert json.loads(json.dumps(report.lines))[1]["limit"] == ">= 0.9 of all"
-
-
-def test_a_value_that_is_not_a_number_fails(report):
     report.at_most("loss", float("nan"), 1)
     report.at_least("loss", float("nan"), 1)
     assert verdicts(report, "FAIL") == ["loss", "loss"]
@@ -82,6 +78,9 @@ def test_the_command(tmp_path):
     assert written["machine"]["device"] == "CPU" and set(written["seconds"]) == {"memory"}
     methods = {line["name"].split(",")[0] for line in written["lines"]}
     assert methods == {row[0] for row in gpu_memory.ROWS}
+    done = run("tools/gpu_check.py", code=2, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert "no GPU is visible" in done.stderr
+    assert "written without a GPU" in run("tools/gpu_check.py --help").stdout
 
 
 def test_failures_are_an_exit_code(monkeypatch, tmp_path, capsys):
@@ -94,11 +93,6 @@ def test_failures_are_an_exit_code(monkeypatch, tmp_path, capsys):
         gpu_check.main(args)
     assert stop.value.code == 1
     assert "1 failed: parity" in capsys.readouterr().out
-
-
-def test_no_gpu_is_one_sentence():
-    done = run("tools/gpu_check.py", code=2, env={"CUDA_VISIBLE_DEVICES": ""})
-    assert "no GPU is visible" in done.stderr
 
 
 def test_resume(report, workshop, monkeypatch, warm_start):
@@ -151,15 +145,9 @@ def test_session(warm_start, tmp_path):
     python.parent.mkdir()
     python.symlink_to(gpu_tools.PYTHON)
     results = tmp_path / "results"
-    settings = {"DEVICE": "cpu", "TINY": "1", "PARTS": "pretrain", "WORK": tmp_path / "work"}
-    done = subprocess.run(
-        ["bash", "tools/gpu_session.sh", results, tmp_path / "data"],
-        cwd=ROOT,
-        env=os.environ | settings | {"PATH": f"{python.parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    settings = {"DEVICE": "cpu", "TINY": "1", "PARTS": "pretrain", "WORK": str(tmp_path / "work")}
+    settings["PATH"] = f"{python.parent}:{os.environ['PATH']}"
+    shell("bash", "tools/gpu_session.sh", results, tmp_path / "data", **settings)
     said = (results / "pretrain.txt").read_text()
     assert [said.count(f"ended with {code}") for code in (0, 2)] == [2, 1]
     names = sorted(file.name for file in results.iterdir())
@@ -169,18 +157,7 @@ def test_session(warm_start, tmp_path):
 
 def test_make_gpu_installs_nothing():
     """Where all that the check needs is there, it starts without pip."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     before = (ROOT / ".venv").exists()
-    done = subprocess.run(
-        ["make", "gpu", f"PYTHON={sys.executable}"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = shell("make", "gpu", f"PYTHON={sys.executable}", code=2, CUDA_VISIBLE_DEVICES="")
     assert "no GPU is visible" in done.stderr and "pip" not in done.stdout
     assert (ROOT / ".venv").exists() == before
-
-
-def test_manual():
-    assert "written without a GPU" in run("tools/gpu_check.py --help").stdout

@@ -132,16 +132,13 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     assert "layer3.0.bn2.weight" in reason(evil)
 
 
-def test_preprocessing_parity():
+def test_inputs_have_the_published_law():
     golden = np.load(GOLDENS / "preprocess.npz")
     squares = torch.from_numpy(noise.demo_square(golden["image"]).copy())[None]
     ours = noise.encoder_input(squares)[0, :, ::7, ::7].numpy()
     assert np.abs(ours - golden["demo"]).max() < 1e-5
     assert np.abs(golden["demo"] - golden["training"]).max() > 0.03  # the other way is told apart
-
-
-def test_noise_vectors():
-    """The published law, and each row a function of its own generator alone."""
+    # The published law, and each row a function of its own generator alone.
     z = noise.noise_vectors(rngs(200, "z"), 119)
     assert z.dtype == torch.float32 and stats.kstest(z.flatten(), "norm").pvalue > 0.01
     assert torch.equal(noise.noise_vectors(rngs(200, "z")[3:5], 119), z[3:5])

@@ -54,7 +54,7 @@ def test_lars_state_is_plain_data(tmp_path):
     assert len(other.state) == 4 and other.param_groups[0]["lr"] == 0.1
 
 
-def test_larc_leaves_a_weight_without_gradient():
+def test_larc_without_gradient_and_simclr_scaling():
     module = nn.Linear(4, 3)
     before = module.weight.detach().clone()
     optimizer = lars(module, "swav", weight_decay=0.1)
@@ -62,6 +62,7 @@ def test_larc_leaves_a_weight_without_gradient():
     module.weight.grad = torch.zeros_like(module.weight)
     optimizer.step()
     assert torch.equal(module.weight, before)
+    assert peak_lr(0.075, "sqrt", 4096) == pytest.approx(peak_lr(0.3, "linear", 4096))
 
 
 @pytest.mark.parametrize("name", ["readme_1node", "tiny"])
@@ -120,10 +121,6 @@ def test_schedule_byol(name):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
     momentum = [cosine_warmup(s / total, 1.0, 0, ema, end=1.0) for s in steps]
     np.testing.assert_allclose(momentum, GOLD[f"sched_byol/{name}/target_ema"], rtol=1e-9)
-
-
-def test_simclr_scaling_rules_meet_at_4096():
-    assert peak_lr(0.075, "sqrt", 4096) == pytest.approx(peak_lr(0.3, "linear", 4096))
 
 
 def test_vicreg_training_end_to_end():

@@ -88,7 +88,7 @@ def test_types_that_need_levels(tmp_path, monkeypatch, capsys, dtype, bands):
     assert np.abs(read.read_image(tmp_path / "x.tif") - expected).max() <= 1
 
 
-def test_no_data(tmp_path, monkeypatch, recwarn):
+def test_no_data(tmp_path, monkeypatch, recwarn, capsys):
     """NaN and -9999 become black and leave the rest as it is."""
     values = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
     expected = (values * 255).round()
@@ -105,9 +105,7 @@ def test_no_data(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv(levels.LEVELS, "1 0")  # a negative
     flipped = read.read_image(tmp_path / "x.tif")[..., 0]
     assert flipped[0, 0] == 255 and flipped[9, 9] == 0
-
-
-def test_only_no_data(tmp_path, capsys, recwarn):
+    monkeypatch.setenv(levels.LEVELS, "")
     tifffile.imwrite(tmp_path / "x.tif", np.full((4, 4), np.nan, np.float32))
     assert "float32 values" in sentence(capsys, files.find_images, tmp_path)
     assert not recwarn.list

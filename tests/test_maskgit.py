@@ -26,16 +26,13 @@ tokenizer, transformer, _ = load_maskgit(GOLDENS)  # tiny networks in the offici
 GOLDEN = np.load(GOLDENS / "network.npz")  # what the official code makes of them
 
 
-def test_tokenizer_matches_the_official_code():
+def test_networks_match_the_official_code():
     image = torch.from_numpy(GOLDEN["image"]).permute(0, 3, 1, 2).contiguous().float() / 255
     features = tokenizer.encoder(image).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(features, GOLDEN["features"], atol=1e-4)
     assert (tokenizer.encode(image).numpy().reshape(2, 8, 8) == GOLDEN["encode_ids"]).all()
     decoded = tokenizer.decode(torch.from_numpy(GOLDEN["decode_ids"]).long().flatten(1))
     np.testing.assert_allclose(decoded.permute(0, 2, 3, 1).numpy(), GOLDEN["decoded"], atol=1e-4)
-
-
-def test_transformer_matches_the_official_code():
     ids = torch.from_numpy(GOLDEN["tokens"]).long()
     logits = transformer(ids[:, 1:], ids[:, 0] - 64).view(4, 64, 64)
     np.testing.assert_allclose(logits.numpy(), GOLDEN["logits"], atol=1e-4)
@@ -179,15 +176,12 @@ def test_known_tokens_never_change_and_batch_mates_do_not_matter():
     assert (other != together).any()
 
 
-def test_center_leaves_the_ring_and_the_ring_is_its_opposite():
+def test_center_ring_and_random_masks():
     kept = ~mask_of("center", 16, None).reshape(16, 16)
     assert (~kept).sum() == 196
     assert kept[0].all() and kept[-1].all() and kept[:, 0].all() and kept[:, -1].all()
     assert (mask_of("ring", 16, None).reshape(16, 16) == kept).all()
     assert not mask_of("none", 16, None).any()
-
-
-def test_random_masks_have_their_share():
     shares = [mask_of("random:0.25", 16, seed_rng(0, i)).mean() for i in range(200)]
     assert abs(np.mean(shares) - 0.25) < 0.01
     first = seed_rng(0, 0).random((16, 16)) < 0.25  # as in every mirror so far
@@ -235,7 +229,7 @@ def test_names_of_masks():
             mask_name(wrong)
 
 
-def test_outpainting_positions_and_their_masks():
+def test_outpainting_positions_and_imagenet_labels():
     places = painting.positions(256)
     corners = [(top, left, 196) for top in (0, 30, 60) for left in (0, 30, 60)]
     assert list(places.values()) == corners
@@ -246,9 +240,6 @@ def test_outpainting_positions_and_their_masks():
         whole = canvas.reshape(16, 16, 16, 16).all((1, 3))
         assert (painting.uncovered(256, 16, top, left, side) == ~whole.ravel()).all()
     assert painting.positions(128)["lower-right"] == (30, 30, 98)
-
-
-def test_imagenet_labels_are_indices_among_all_1000_synsets():
     assert synset_index("n01440764/a.jpg") == 0 and synset_index("n15075141/a.jpg") == 999
     assert synset_index("train/n02119789/sub/a.jpg") == 278 and synset_index("cats/a.jpg") is None
 

@@ -19,7 +19,7 @@ def stored(mirror, view):
     return {f.relative_to(folder).as_posix(): read_image(f) for f in folder.rglob("*.png")}
 
 
-def test_same_class_is_another_image_of_the_class(tmp_path):
+def test_same_class_is_another_image_of_the_class(tmp_path, capsys):
     data = write_images(tmp_path / "data", each=5)
     flags = ["--data", data, "--size", 32, "--workers", 1]
     run("02_augment.py", "same-class", *flags, "--views", 2, "--out", tmp_path / "gen")
@@ -36,6 +36,10 @@ def test_same_class_is_another_image_of_the_class(tmp_path):
     run("02_augment.py", "same-class", *flags, "--batch-size", 4, "--out", tmp_path / "again")
     again = {path: which(im, originals) for path, im in stored(tmp_path / "again", 0).items()}
     assert again == chosen[0], "the batch size changes nothing"
+    data = write_images(tmp_path / "data", each=1)
+    flags = ["--data", data, "--out", tmp_path / "gen", "--workers", 0]
+    said = refused(capsys, "02_augment.py", "same-class", *flags, code=2)
+    assert "a/000.png" in said and "no other image of its class" in said
 
 
 def test_neighbour_is_the_nearest_in_the_features(tiny, tmp_path, monkeypatch, capsys):
@@ -64,10 +68,3 @@ def test_neighbour_is_the_nearest_in_the_features(tiny, tmp_path, monkeypatch, c
     monkeypatch.setattr(features_module, "extract", None)  # nothing is left to compare
     call("02_augment.py", "neighbour", *flags, *backbone, "--out", tmp_path / "gen")
     assert "gen is finished" in capsys.readouterr().out
-
-
-def test_a_class_of_one_image_is_named(tmp_path, capsys):
-    data = write_images(tmp_path / "data", each=1)
-    flags = ["--data", data, "--out", tmp_path / "gen", "--workers", 0]
-    said = refused(capsys, "02_augment.py", "same-class", *flags, code=2)
-    assert "a/000.png" in said and "no other image of its class" in said

@@ -122,10 +122,7 @@ def test_control_takes_the_generated_image_s_way(folders):
 
 
 def test_the_view_whose_place_is_taken(folders):
-    """VICReg's first view is always blurred and never solarized, its second one the reverse.
-
-    `choices` begin with what jitter does; blur is the one that differs between the two views.
-    """
+    """VICReg's first view is always blurred, its second one not: so they differ in `choices`."""
     root, paths, mirrors = folders
     looks = {}
     for replace in ("first", "second", "either"):
@@ -198,13 +195,6 @@ def test_small_images_in_memory_give_the_same_views(tmp_path):
         assert all(map(torch.equal, choices, their_choices))
 
 
-def test_both_generated_needs_two_mirrors(folders, capsys):
-    root, paths, mirrors = folders
-    pairs = partial(PairDataset, mix=1.0, generated=mirrors[:1], both_generated=True)
-    said = sentence(capsys, pairs, root / "real", paths, SIMCLR, 16)
-    assert "needs 2 folders of generated views; --generated has 1" in said
-
-
 def test_bad_input_is_named(folders, tmp_path, capsys):
     root, paths, mirrors = folders
     for path in paths[:5]:
@@ -217,6 +207,10 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
     with pytest.raises(OSError, match="broken.jpg"):
         PairDataset(tmp_path, ["broken.jpg"], VICREG, 32)[(0, 0)]
+    root, paths, mirrors = folders
+    pairs = partial(PairDataset, mix=1.0, generated=mirrors[:1], both_generated=True)
+    said = sentence(capsys, pairs, root / "real", paths, SIMCLR, 16)
+    assert "needs 2 folders of generated views; --generated has 1" in said
 
 
 def test_a_mirror_is_named_by_any_of_its_folders(tmp_path, monkeypatch):

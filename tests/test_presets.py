@@ -74,13 +74,10 @@ def test_clipped_ratio():
         torch.testing.assert_close(parameter.data, value, rtol=1e-5, atol=1e-8)
 
 
-def test_scaled_barlow_loss():
+def test_scaled_losses():
     x, y = torch.randn(2, 16, 8, generator=torch.manual_seed(0))
     torch.testing.assert_close(barlow_loss(x, y, scale=0.1)[0], 0.1 * barlow_loss(x, y)[0])
-
-
-def test_halved_simclr_loss():
-    """NT-Xent as solo-learn has it (solo/losses/simclr.py): the mean over all 2n rows."""
+    # NT-Xent as solo-learn has it (solo/losses/simclr.py): the mean over all 2n rows.
     head = recipe_of("simclr", preset="cifar")["head"]
     x, y = torch.randn(2, 7, 5, generator=torch.manual_seed(0), dtype=torch.float64)
     z = torch.nn.functional.normalize(torch.cat([x, y]), dim=1)

@@ -112,9 +112,7 @@ def test_two_processes_train_what_one_does(tiny, tmp_path):
 
 
 def test_files_workers_and_memory(tiny, tmp_path):
-    """Workers that are not forked change nothing; images in memory, hardly anything.
-
-    test_every_stage.py sends the readers of all stages."""
+    """Workers that are not forked change nothing; images in memory, hardly anything."""
     more = ("--generated", tiny["inpaint"])
     train(tiny, tmp_path / "files", *more)
     train(tiny, tmp_path / "memory", *more, "--in-memory")

@@ -4,12 +4,11 @@ import argparse
 import importlib.util
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call, hashes, run, write_images
+from conftest import PRETRAIN, ROOT, call, hashes, run, shell, write_images
 
 from base.run import load
 from base.run_folder import run_arguments
@@ -98,16 +97,13 @@ def test_a_strategy_of_ones_own(example, tiny, tmp_path):
     assert "is finished: 24 images" in example("my_strategy.py", "jigsaw", *flags)
 
 
-def test_a_mask_of_ones_own(example, tiny, tmp_path):
+def test_masks_and_schedules_of_ones_own(example, tiny, tmp_path):
     flags = ["--data", tiny["train"], "--out", tmp_path / "gen", "--workers", 0]
     weights = ["--weights", tiny["maskgit"], "--steps", 2]
     example("my_mask.py", "inpaint", "--mask", "checker", *weights, *flags)
     assert len(list((tmp_path / "gen" / "view0").rglob("*.png"))) == 24
     said = example("my_mask.py", "inpaint", "--mask", "chequer", *weights, *flags, code=2)
     assert "block:P, none, file:FOLDER, checker" in said
-
-
-def test_a_schedule_of_ones_own(example, tiny, tmp_path):
     flags = ["--data", tiny["train"], "--out", tmp_path / "gen", "--workers", 0]
     like_tiny = ["--weights", tiny["maskgit"], "--mask", "random:0.5", "--steps", 3]
     example("my_schedule.py", "inpaint", "--schedule", "late", *like_tiny, *flags)
@@ -150,9 +146,8 @@ SUB |= {"train_augmenter.py": ["steer"]}
 @pytest.mark.parametrize("script", COMMANDS_OF, ids=lambda script: script.name)
 def test_help_needs_no_heavy_import(script):
     """Nor a network, nor that of a subcommand."""
-    words = [sys.executable, "-c", HELP, script, script.parent, *SUB.get(script.name, [])]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = [script, script.parent, *SUB.get(script.name, [])]
+    done = shell(sys.executable, "-c", HELP, *words)
     assert len(done.stdout.splitlines()) > 12
 
 

@@ -1,22 +1,20 @@
 """recipes/start.sh: how many processes a recipe starts."""
 
 import os
-import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import shell
 
 SHOW = 'source recipes/start.sh; echo "$LAUNCH"'
 
 
-def start(python, folder, **environment):
+def start(python, folder, code=0, **environment):
     """Source start.sh with a `python` that is the given shell script."""
     script = folder / "python"
     script.write_text(f"#!/bin/sh\n{python}\n")
     script.chmod(0o755)
-    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TINY": ""} | environment
-    how = {"cwd": ROOT, "capture_output": True, "text": True, "env": env}
-    return subprocess.run(["bash", "-c", SHOW], **how)
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "TINY": ""}
+    return shell("bash", "-c", SHOW, code=code, **environment)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +25,9 @@ def test_as_many_processes_as_pytorch_sees_gpus(tmp_path, seen, launch):
     assert start(f"echo {seen}", tmp_path).stdout.strip() == launch
 
 
-def test_the_user_decides(tmp_path):
+def test_the_user_decides_and_no_pytorch_is_one_sentence(tmp_path):
     done = start("exit 1", tmp_path, GPUS="2")
     assert done.stdout.strip().endswith("--nproc_per_node=2")
-
-
-def test_no_pytorch_is_one_sentence(tmp_path):
-    done = start("exit 1", tmp_path)
-    assert done.returncode == 1
+    done = start("exit 1", tmp_path, code=1)
     assert done.stderr.startswith("python has no torch: ")
     assert len(done.stderr.splitlines()) == 1

@@ -67,11 +67,13 @@ def test_the_next_image_stands_in(three, capsys):
     assert noted["list"] == "train" and noted["file"] == str(three / "2.png") and noted["reason"]
 
 
-def test_a_long_name_does_not_widen_the_others():
+def test_long_names_and_rounded_shares():
     paths = ["x" * 250, *(f"{i}.png" for i in range(1000))]
     files = ImageList("", paths)
     assert [files.path(i) for i in range(len(files))] == paths
     assert len(pickle.dumps(files)) < 20_000
+    assert unreadable.allowed(0.001, 999) == 0 and unreadable.allowed(0.001, 1000) == 1
+    assert unreadable.allowed(0.29, 100) == 29 and unreadable.allowed(0, 10**6) == 0
 
 
 def test_too_many_end_the_run(three):
@@ -92,11 +94,6 @@ def test_too_many_end_the_run(three):
     lists = {name: list(files) for name, files in read_record(record).items()}
     both = [str(three / "1.png"), str(three / "2.png")]
     assert lists == {"data": both, "val": both[:1]}
-
-
-def test_the_share_is_rounded_down():
-    assert unreadable.allowed(0.001, 999) == 0 and unreadable.allowed(0.001, 1000) == 1
-    assert unreadable.allowed(0.29, 100) == 29 and unreadable.allowed(0, 10**6) == 0
 
 
 def readers(folder, files):
@@ -225,10 +222,7 @@ def test_features_of_the_others_do_not_change(root):
 
 
 def test_interrupted_and_shared_runs_are_one(root):
-    """03 on two processes, killed, and continued on one: the losses and the record of one run.
-
-    The learning rate is 0, so that the losses are those of the views alone.
-    """
+    """Killed on two processes, continued on one: the losses are of the views alone, at rate 0."""
     cut(CUT)
     here = os.getcwd()
     whole = f"{TRAIN} {SHARE} --epochs 3 --learning-rate 0 --checkpoint-minutes 0 --precision fp32"
