@@ -32,12 +32,6 @@ def words_of(script, *args):
     return [*(script.split() if isinstance(script, str) else [str(script)]), *map(str, args)]
 
 
-def command(script, *args, processes=1):
-    """The words that start a command in new interpreters, as a user does."""
-    launcher = f"-m torch.distributed.run --standalone --nproc_per_node={processes}".split()
-    return [sys.executable, *(launcher if processes > 1 else []), *words_of(script, *args)]
-
-
 @functools.cache
 def warm_python():
     """The `python` of warm_python.py, started once for each process that runs tests."""
@@ -56,9 +50,9 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False, *
     """
     environment = {**os.environ, **(env or {})}
     if cold or processes == 1:
-        whole = command(script, *args, processes=processes)
-        if not cold:
-            whole[0] = str(warm_python())
+        launcher = f"-m torch.distributed.run --standalone --nproc_per_node={processes}".split()
+        python = sys.executable if cold else str(warm_python())
+        whole = [python, *(launcher if processes > 1 else []), *words_of(script, *args)]
         how = {"cwd": ROOT, "capture_output": True, "timeout": timeout, "env": environment} | how
         done = subprocess.run(whole, text=True, errors="surrogateescape", **how)
     else:
@@ -204,21 +198,22 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
     return killed
 
 
+@functools.cache
+def stage_module(script):
+    """A script of the project as a module of this process."""
+    spec = importlib.util.spec_from_file_location(f"stage_{Path(script).stem}", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def call(script, *args):
     """The same stage inside this process: for checks that end before anything heavy begins."""
-    script, *words = words_of(script, *args)
-    name = Path(script).stem
-    if name not in call.modules:
-        spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / script)
-        call.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    module = call.modules[name]
     from base.run import launch
 
+    script, *words = words_of(script, *args)
+    module = stage_module(script)
     return launch(module.main, module.arguments(words))
-
-
-call.modules = {}
 
 
 def sentences(capsys, function, *args, code=None):
@@ -310,9 +305,7 @@ def make_tiny(root):
     generator = f"00_train_generator.py {{}} --data {data} --epochs 12 --out {root}/{{}}"
     run(generator.format("vqgan", "vqgan"), *VQGAN)
     run(generator.format("maskgit", "maskgit"), "--tokenizer", root / "vqgan", *MASKGIT)
-    run(
-        f"02_augment.py inpaint --data {data} --weights {root}/maskgit --mask random:0.5 --steps 3 "
-        f"--out {root}/inpaint --workers 0 --batch-size 8"
-    )
+    inpaint = f"02_augment.py inpaint --data {data} --weights {root}/maskgit --mask random:0.5"
+    run(f"{inpaint} --steps 3 --out {root}/inpaint --workers 0 --batch-size 8")
     made = {name: root / name for name in ("data", "vqgan", "maskgit", "inpaint")}
     return {"root": root, "train": data} | made

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (20, 30, 3), np.uint8)
@@ -94,3 +94,17 @@ DAMAGED = {
     "header.fits": b"SIMPLE  =                    T".ljust(80) + b"END".ljust(80),
     "header.qoi": b"qoif" + b"\xff" * 12,
 }
+
+
+def sample_photographs():
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    colour = (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
+    return [*load_sample_images().images, *colour]
+
+
+def photographs(shape=(375, 500)):
+    """The same, cut to `shape`."""
+    fitted = [ImageOps.fit(Image.fromarray(photo), shape[::-1]) for photo in sample_photographs()]
+    return list(map(np.asarray, fitted))

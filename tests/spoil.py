@@ -184,9 +184,7 @@ def same_colours(root, channels=3):
         assert np.abs(difference[:channels]).max() < 3, file
 
 
-def same_red(root):
-    """The same of images of which only the first band was kept, as gray."""
-    same_colours(root, 1)
+same_red = functools.partial(same_colours, channels=1)  # only the first band was kept, as gray
 
 
 @later

@@ -14,7 +14,6 @@ from conftest import call, hashes, write_images
 
 
 def stage(words):
-    """Run [script, arguments ...] in this process; return the exit code."""
     try:
         call(*words)
     except SystemExit as stop:
@@ -24,7 +23,6 @@ def stage(words):
 
 @pytest.fixture(scope="module")
 def unspoilt(tmp_path_factory):
-    """The folder that every case has a copy of."""
     root = tmp_path_factory.mktemp("unspoilt")
     here = os.getcwd()
     os.chdir(root)
@@ -38,7 +36,6 @@ def unspoilt(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sdxl(tmp_path_factory):
-    """A tiny model that takes captions; it takes seconds to make."""
     folder = tmp_path_factory.mktemp("models") / "sdxl"
     tiny_pipelines.sdxl(folder)
     return folder

@@ -48,9 +48,6 @@ def test_logistic_regression_is_scikit_learns():
     W = logistic_regression(x, several, torch.ones(len(x)), 1e-2, start.clone(), 1e-6)
     theirs = scikit(1e-2, (y == 2).numpy())
     assert np.abs(W[2, :-1].numpy() - theirs.coef_[0]).max() < 0.02 * np.abs(theirs.coef_).max()
-
-
-def test_a_few_labels_are_scikit_learns_default():
     (x, y), (new, _) = noisy_classes(50), noisy_classes(2000, seed=1)
     mean, sd = standardise(x, CPU)
     W, decay = linear.fit_few(x, y, 5, len(x), CPU)
@@ -61,7 +58,7 @@ def test_a_few_labels_are_scikit_learns_default():
     assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
 
 
-def test_separable_and_shuffled():
+def test_separable_shuffled_and_held_out():
     g = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 3
     x = torch.eye(3)[y] * 8 + torch.randn(300, 3, generator=g)
@@ -72,9 +69,6 @@ def test_separable_and_shuffled():
     standardise(x, CPU)
     W, _, _ = fit_linear(x[:1000], y[:1000], 5, held_out(y[:1000], 0), CPU)
     assert abs(accuracy(scores(W, x[1000:]), y[1000:])[0] - 20) < 5
-
-
-def test_held_out_is_stratified():
     labels = np.repeat([0, 1, 2, 3], [100, 20, 2, 1])
     mask = held_out(labels, 0)
     assert [int(mask[labels == k].sum()) for k in range(4)] == [10, 2, 1, 0]

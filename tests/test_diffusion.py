@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from conftest import call, hashes, refused, sentence
+from conftest import call, hashes, refused, run, sentence
+from safetensors.torch import load_file, save_file
 from test_caption import photographs
 
 from augment import diffusion
 from base.run import image_seed
+from base.run_folder import read_log
 from images.files import find_images
 from images.pictures import write_image
+from images.read import read_image
 
 diffusers = pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
 augment = importlib.import_module("02_augment")
@@ -129,7 +132,6 @@ def test_strength(setup, kind):
 
 @pytest.mark.parametrize("kind", ["sdxl", "ddim"])
 def test_noise_depends_on_path_and_seed(setup, kind):
-    """Other batch mates change nothing, another seed does."""
     args = arguments(setup, "--strength", 0.5, kind=kind)
     strategy = build(args)
     images, paths = inputs(setup, strategy)
@@ -151,10 +153,9 @@ def test_outside_the_mask_the_latents_are_the_reconstructions(setup, monkeypatch
     strategy = build(arguments(setup, *flags))
     images, paths = inputs(setup, strategy)
     decoded = []
-    decode = diffusers.AutoencoderKL.decode
-    monkeypatch.setattr(
-        diffusers.AutoencoderKL, "decode", lambda vae, z: decoded.append(z) or decode(vae, z)
-    )
+    vae = diffusers.AutoencoderKL
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda vae, z: decoded.append(z) or decode(vae, z))
     monkeypatch.setattr(diffusion, "GRID", 4)
     strategy.generate(images, paths)
     kept, new = decoded
@@ -166,8 +167,7 @@ def test_outside_the_mask_the_latents_are_the_reconstructions(setup, monkeypatch
     assert same[:, [0, 1, -2, -1]].all() and not same[:, 2:-2, 2:-2].any()
 
 
-def test_nothing_masked_is_the_reconstruction(setup, tmp_path):
-    """At any strength; other masks are those of in-painting, also from files."""
+def test_masks_captions_and_store_size(setup, tmp_path):
     strategy = build(arguments(setup, "--strength", 0, 0.5, 1, "--mask", "none"))
     images, paths = inputs(setup, strategy)
     reconstruction, *rest = strategy.generate(images, paths)
@@ -179,9 +179,6 @@ def test_nothing_masked_is_the_reconstruction(setup, tmp_path):
     kept, new = strategy.generate(images, paths)
     assert torch.equal(kept[0], new[0]) and not torch.equal(kept[1], new[1])
     assert strategy.record["mask names"]
-
-
-def test_captions_matter_and_store_size(setup):
     args = arguments(setup, "--strength", 0.5, "--store-size", 24)
     strategy = build(args)
     images, paths = inputs(setup, strategy)
@@ -243,19 +240,7 @@ def test_caption_file(tmp_path, capsys, content):
     assert f'line {number} is not {{"path": ' in error
 
 
-def test_caption_file_of_windows_and_odd_characters(tmp_path):
-    """A byte-order mark, CRLF and characters at which Python would break a line change nothing."""
-    captions = {
-        "a.jpg": {"path": "a.jpg", "caption": "a bird\u2028and\x85the sea"},
-        "b.jpg": {"path": "b.jpg", "caption": "caf\xe9 \U0001f426"},
-    }
-    lines = [json.dumps(record, ensure_ascii=False) for record in captions.values()]
-    file = tmp_path / "captions.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
-    assert diffusion.read_captions(file) == captions
-
-
-def test_missing_captions(setup, tmp_path, capsys):
+def test_captions_that_are_missing_or_of_other_editors(setup, tmp_path, capsys):
     args = arguments(setup)
     args.captions = str(tmp_path / "captions.jsonl")
     error = sentence(capsys, diffusion.captions_of, args, code=2)
@@ -268,9 +253,16 @@ def test_missing_captions(setup, tmp_path, capsys):
     assert "--no-caption" in sentence(capsys, diffusion.captions_of, args, code=2)
     args.no_caption = True
     assert diffusion.captions_of(args) is None
+    # A byte-order mark, CRLF and characters at which Python would break a line change nothing.
+    odd = {"a.jpg": "a bird\u2028and\x85the sea", "b.jpg": "caf\xe9 \U0001f426"}
+    captions = {path: {"path": path, "caption": text} for path, text in odd.items()}
+    lines = [json.dumps(record, ensure_ascii=False) for record in captions.values()]
+    file = tmp_path / "captions.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    assert diffusion.read_captions(file) == captions
 
 
-def test_refusals(setup, capsys):
+def test_refusals(setup, capsys, tmp_path, monkeypatch):
     def said(code=2, **change):
         args = arguments(setup)
         vars(args).update(change)
@@ -283,10 +275,7 @@ def test_refusals(setup, capsys):
     assert "--size 60 is not a multiple of 8" in said(size=60)
     assert "--mask needs a model with latents" in said(model=str(setup[2]), mask="center")
     assert "holds no images" in said(mask=f"file:{setup[2]}")
-
-
-def test_without_diffusers(setup, tmp_path, monkeypatch, capsys):
-    """One sentence that says what to install, from the strategy and from the training."""
+    # One sentence that says what to install, from the strategy and from the training.
     monkeypatch.setitem(sys.modules, "diffusers", None)  # importing it fails
     assert "pip install diffusers" in sentence(capsys, build, arguments(setup), code=1)
     command = ("extras/train_diffusion.py", "--data", setup[0], "--batch-size", 2)
@@ -296,8 +285,6 @@ def test_without_diffusers(setup, tmp_path, monkeypatch, capsys):
 
 def test_wrong_pipelines(setup, tmp_path, capsys):
     """Missing weights, a missing part, other classes, a pickle: one sentence each."""
-    from safetensors.torch import load_file, save_file
-
     args, folder = arguments(setup, kind="ddim"), tmp_path / "model"
     args.model = str(folder)
     weights_file = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -352,3 +339,31 @@ def test_a_ddpm_folder(setup, tmp_path):
     strategy = build(args)
     assert strategy.record["scheduler"] == "DDIMScheduler"
     assert strategy.generate(*inputs(setup, strategy)).float().std() > 1
+
+
+TRAIN = "--size 16 --epochs 4 --batch-size 2 --width 32 --multipliers 1 1 --blocks 1 --workers 0"
+
+
+def test_train_and_use(setup, tmp_path, capsys):
+    """02 takes the run folder; two processes train as one. test_every_stage.py interrupts it."""
+    data = setup[0]
+    command = ("extras/train_diffusion.py", "--data", data, *TRAIN.split(), "--ema", 0.9, "--out")
+    call(*command, tmp_path / "one")
+    assert (tmp_path / "one" / "samples.png").exists()
+    mirror = f"02_augment.py diffusion --data {data} --model {tmp_path}/one --workers 0"
+    call(mirror, "--out", tmp_path / "mirror")
+    made = sorted((tmp_path / "mirror" / "strength0.2" / "view0").rglob("*.png"))
+    assert len(made) == 6 and read_image(made[0]).shape == (16, 16, 3)
+    for flag in (("--size", 15), ("--width", 48)):
+        said = refused(capsys, *command, tmp_path / "out", *flag, code=2)
+        assert "--size must be a multiple of 2, and --width of 32" in said
+    assert "lies inside --data" in refused(capsys, *command, data / "run", code=2)
+    run(*command, tmp_path / "two", processes=2)
+    one, two = (read_log(tmp_path / name, "steps")[-1]["loss"] for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=2e-4)
+    # Adam makes steps of 1e-4 of any gradient, also of the rounding errors of one that is zero
+    # (of a bias before a normalisation): so look at the median, and not at such parameters.
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / name / weights) for name in ("one", "two"))
+    for name in ("conv_in.weight", "mid_block.resnets.0.conv2.weight", "conv_out.weight"):
+        assert (one[name] - two[name]).abs().median() < 2e-5

@@ -71,12 +71,10 @@ CASES = [(name, *stopped) for name in STAGES for stopped in STAGES[name].stopped
 
 @pytest.fixture(scope="session")
 def places(tiny, tmp_path_factory):
-    """{name: path} of what the commands read."""
     return make_places(tmp_path_factory.mktemp("places"), tiny)
 
 
 def make_places(root, tiny):
-    """The same in a folder of one's own; tiny: the tiny data set."""
     blip(root / "blip")
     sdxl(root / "sdxl")
     (root / "icgan").mkdir()
@@ -161,7 +159,6 @@ def test_stopped_and_continued(name, processes, number, places, uninterrupted, t
 
 
 def test_the_tool_that_kills(places, tmp_path, monkeypatch):
-    """tools/kill.py finds no difference, and one that is made."""
     name = "00 maskgit"
     expected, seconds = kill.whole(name, places, tmp_path / "whole")
     stops, wrong = kill.trial(random.Random(0), name, places, expected, seconds, tmp_path / "out")
@@ -184,6 +181,5 @@ READING = (  # the other commands that read ahead
 
 @pytest.mark.parametrize("words", READING, ids=lambda words: " ".join(words.split()[:2]))
 def test_readers_can_be_sent(words, places, tmp_path):
-    """The stages of the table above are run this way where nothing disturbs them."""
     filled = [word.format(**places, out=tmp_path / "out") for word in words.split()]
     run("tests/otherwise.py pickled", *filled)

@@ -24,12 +24,10 @@ RESTARTS = ("tests/otherwise.py", "RESTART_STEPS=3", STAGE)  # of the codes, in 
 
 
 def train(data, out, *more, script=(STAGE,), **how):
-    """Train a tokenizer; --epochs and --start-from are to be given."""
     return run(*script, "vqgan", "--data", data, "--out", out, *VQGAN, *more, **how)
 
 
 def fill_in(tiny, out, *more, script=(STAGE,), **how):
-    """Train a transformer on the tiny tokenizer."""
     common = ["--data", tiny["train"], "--tokenizer", tiny["vqgan"], "--out", out, *MASKGIT]
     return run(*script, "maskgit", *common, *more, **how)
 
@@ -66,17 +64,18 @@ def test_generator_learns(tiny, tmp_path):
         assert (tiny["root"] / name).stat().st_size > 1000
 
 
-def test_masks_follow_the_cosine_schedule():
+def test_masks_flips_and_the_adaptive_weight(tmp_path):
     """The mean share of hidden tokens is that of cos(pi/2 u), 2 / pi; each image has one."""
     hidden = training.draw_masks(np.random.default_rng(0), 20_000, 64)
     counts = hidden.sum(1)
     assert counts.min() == 1 and counts.max() == 64
     assert abs(counts.mean() / 64 - 2 / np.pi) < 0.02
     assert np.ptp(hidden.mean(0)) < 0.03  # every place alike
-
-
-def test_without_flips_nothing_is_mirrored(tmp_path):
-    """The pictures and the tokens of a step; with flips half of them are mirrored."""
+    layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    weight = adaptive_weight(layer.square().sum(), 2 * layer.sum(), layer)
+    assert float(weight) == pytest.approx(10 / (8**0.5 + 1e-4))
+    assert layer.grad is None
+    # The pictures and the tokens of a step; with flips half of them are mirrored.
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, :4] = 255  # the left half is white
     paths = [f"{i}.png" for i in range(40)]
@@ -125,15 +124,7 @@ def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
     assert_same(tmp_path / "one", tmp_path / "two", "transformer", 1e-4, rel=1e-5)
 
 
-def test_the_adaptive_weight_is_the_ratio_of_the_gradients():
-    layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    weight = adaptive_weight(layer.square().sum(), 2 * layer.sum(), layer)
-    assert float(weight) == pytest.approx(10 / (8**0.5 + 1e-4))
-    assert layer.grad is None
-
-
 def test_kmeans_is_scikit_learns():
-    """From the same start, with the same number of iterations."""
     from sklearn.cluster import KMeans
 
     points = np.random.default_rng(0).normal(size=(2000, 5)).astype(np.float32)
@@ -223,10 +214,7 @@ def test_patches_are_those_of_the_images(tiny):
     sampled = (patches * 255).round().byte().numpy()
     assert all(row.tobytes() in rows for row in sampled)
     assert len({row.tobytes() for row in sampled}) == len(sampled)  # none twice: they are noisy
-
-
-def test_the_published_topology_has_no_patches():
-    """A file without the keys of the linear path loads: the published one, and older runs."""
+    # A file without the keys of the linear path loads: the published one, and older runs.
     with torch.device("meta"):
         tokenizer = Tokenizer(filters=16, multipliers=[1, 2], blocks=1, codes=8, dim=4, groups=4)
     assert not [name for name in tokenizer.state_dict() if "patch" in name or "gain" in name]

@@ -20,7 +20,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def warm_start():
-    """Stages start from a process that has imported torch already."""
     real = gpu_tools.PYTHON
     gpu_tools.PYTHON = str(warm_python())
     yield
@@ -29,7 +28,6 @@ def warm_start():
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory, tiny):
-    """A workshop in which the generator and the mirror are there already."""
     made = Workshop(tmp_path_factory.mktemp("gpu"), "cpu")
     for name in ("vqgan", "maskgit", "inpaint"):
         (made.folder / name).symlink_to(tiny[name])
@@ -65,11 +63,20 @@ def test_lines_and_summary(report, capsys):
     assert json.loads(json.dumps(report.lines))[1]["limit"] == ">= 0.9 of all"
     report.at_most("loss", float("nan"), 1)
     report.at_least("loss", float("nan"), 1)
-    assert verdicts(report, "FAIL") == ["loss", "loss"]
+    assert verdicts(report, "FAIL") == ["b", "e", "loss", "loss"]
 
 
-def test_the_command(tmp_path):
-    """The whole of it with the section that needs no stage: lines, file, last line, exit code."""
+def test_the_command(monkeypatch, tmp_path, capsys):
+    def broken(report, device, workshop):
+        raise RuntimeError("this section is broken")
+
+    monkeypatch.setattr(gpu_parity, "parity", broken)
+    args = gpu_check.arguments(["parity", "--device", "cpu", "--out", str(tmp_path / "x.json")])
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(args)
+    assert stop.value.code == 1
+    assert "1 failed: parity" in capsys.readouterr().out
+    # The whole of it with the section that needs no stage: lines, file, last line, exit code.
     out = tmp_path / "gpu.json"
     done = run("tools/gpu_check.py", "memory", "--device", "cpu", "--out", out)
     lines = done.stdout.splitlines()
@@ -83,18 +90,6 @@ def test_the_command(tmp_path):
     assert "written without a GPU" in run("tools/gpu_check.py --help").stdout
 
 
-def test_failures_are_an_exit_code(monkeypatch, tmp_path, capsys):
-    def broken(report, device, workshop):
-        raise RuntimeError("this section is broken")
-
-    monkeypatch.setattr(gpu_parity, "parity", broken)
-    args = gpu_check.arguments(["parity", "--device", "cpu", "--out", str(tmp_path / "x.json")])
-    with pytest.raises(SystemExit) as stop:
-        gpu_check.main(args)
-    assert stop.value.code == 1
-    assert "1 failed: parity" in capsys.readouterr().out
-
-
 def test_resume(report, workshop, monkeypatch, warm_start):
     chosen = {"03": gpu_ranks.trainings(workshop)["03"]}
     monkeypatch.setattr(gpu_ranks, "trainings", lambda workshop: chosen)
@@ -103,14 +98,12 @@ def test_resume(report, workshop, monkeypatch, warm_start):
 
 
 def test_parity(report, workshop, warm_start):
-    """On a CPU the device's float32 values are the CPU's own, and bf16 is near."""
     gpu_parity.parity(report, CPU, workshop)
     assert not verdicts(report, "FAIL") and not verdicts(report, "skip")
     assert len(verdicts(report, "ok")) >= 40
 
 
 def test_parity_notices_other_values(report, monkeypatch):
-    """A device that computes something else is found."""
     original = gpu_parity.loss_and_gradient
     calls = []
 

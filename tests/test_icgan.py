@@ -29,7 +29,6 @@ CPU = torch.device("cpu")
 
 
 def pack(path, *members):
-    """A tarball of (name, bytes) or TarInfo."""
     with tarfile.open(path, "w:gz") as tar:
         for member in members:
             if not isinstance(member, tarfile.TarInfo):
@@ -144,7 +143,7 @@ def test_inputs_have_the_published_law():
     assert torch.equal(noise.noise_vectors(rngs(200, "z")[3:5], 119), z[3:5])
 
 
-def test_feature_noise():
+def test_changes_of_the_feature_map_and_inversion():
     feature = unit(64)
     unmoved = feature_noise.add_noise(feature, 0.0, rngs(64))
     assert torch.allclose(unmoved, feature, atol=1e-7)
@@ -162,16 +161,6 @@ def test_feature_noise():
         moved = feature_noise.add_noise(feature, std, rngs(64))
         angles.append(F.cosine_similarity(moved, feature).mean())
     assert angles == sorted(angles, reverse=True)
-
-
-def steering(direction):
-    """The change of a feature map by a direction."""
-    change = feature_noise.Steering(len(direction))
-    change.direction.data = direction
-    return change
-
-
-def test_steering_and_navigator():
     a, b = unit(3), unit(3, seed=1)
     assert torch.allclose(steering(b[0])(a, 0.5), F.normalize(a + 0.5 * b[0]))
     feature, navigator = unit(8), feature_noise.Navigator(2048, bound=0.3)
@@ -181,10 +170,6 @@ def test_steering_and_navigator():
     assert torch.allclose(navigator(feature), expected, atol=1e-6)
     navigator.bound.fill_(100.0)
     assert torch.allclose(navigator(feature), F.normalize(feature + step), atol=1e-6)
-
-
-def test_inversion():
-    """It comes closer to the target, for every image by itself; ignored columns stay."""
     tiny = generator_from_state(official_state("tiny"))
     feature, z0 = unit(3), noise.noise_vectors(rngs(3, "start"), 24)
     with torch.inference_mode():
@@ -197,6 +182,12 @@ def test_inversion():
     assert torch.equal(noise.invert(tiny, feature, target, z0, 0), z0)
     assert (distances[1] < distances[0]).all() and (distances[2] < 0.7 * distances[0]).all()
     assert torch.allclose(alone, z[1:2], atol=1e-4) and torch.equal(z[:, 20:], z0[:, 20:])
+
+
+def steering(direction):
+    change = feature_noise.Steering(len(direction))
+    change.direction.data = direction
+    return change
 
 
 def strategy(parts, release, name, *flags):

@@ -27,7 +27,6 @@ def touch(root, *names):
 
 
 def test_every_extension_that_the_reader_reads(tmp_path):
-    """All that Pillow can also write is written, found and read."""
     Image.init()
     kinds = Image.registered_extensions()
     written = set()
@@ -136,16 +135,13 @@ def test_two_extensions_of_one_name(tmp_path, capsys):
     assert "a/x.jp2 and a/x.jpg differ only in their extension" in said
 
 
-def test_views_of_a_mirror(tmp_path, capsys):
+def test_views_and_files_of_a_mirror(tmp_path, capsys):
     touch(tmp_path, "view10/a/1.png", "view2/a/1.png", "view0/a/1.png", "view0.ssim/result.json")
     touch(tmp_path, "view/x", "views1/x", "view١/x", "view-1/x", "aview3/x", "samples.png", "view3")
     names = [folder.name for folder in files.views_of(tmp_path)]
     assert names == ["view0", "view2", "view10"]
     assert files.views_of(tmp_path / "view2") == [tmp_path / "view2"]
     assert "is not a folder" in sentence(capsys, files.views_of, tmp_path / "nothing")
-
-
-def test_generated_files_have_any_extension(tmp_path, capsys):
     paths = ["a/1.JPEG", "a/2.png", "a/3.tif", "a/b/1.jpg", "a/c.d.jpg", "z.jpg"]
     touch(tmp_path, "a/1.webp", "a/2.PNG", "a/b/1.jpg", "a/c.d.jpg", "a/b/x.txt", "a/.3.png")
     suffixes = files.suffixes_in(tmp_path, paths).tolist()
@@ -187,7 +183,6 @@ def test_a_full_memory_is_one_sentence(tmp_path, monkeypatch):
 
 
 def resized_whole(image, size):
-    """The square as it is defined: resized whole, then cut."""
     height, width = image.shape[:2]
     scale = size / min(height, width)
     height, width = max(size, round(height * scale)), max(size, round(width * scale))

@@ -92,9 +92,6 @@ def test_images_are_converted_properly(tmp_path):
     exif[0x112] = 6  # the camera was turned: rows are columns
     Image.fromarray(red).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
-
-
-def test_control_is_stored_as_a_generated_image_is(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     image = image.repeat(5, 0).repeat(5, 1)
     for size in (64, 256):

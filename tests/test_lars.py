@@ -40,7 +40,7 @@ def test_lars(method, case, dtype):
             torch.testing.assert_close(p.detach(), *expected, **tolerance(dtype, True))
 
 
-def test_lars_state_is_plain_data(tmp_path):
+def test_states_and_scales(tmp_path):
     module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = lars(module, "barlow")
     optimizer.step()  # without any gradient
@@ -52,9 +52,6 @@ def test_lars_state_is_plain_data(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     assert [g["lr_scale"] for g in other.param_groups] == [1.0, 0.0048 / 0.2]
     assert len(other.state) == 4 and other.param_groups[0]["lr"] == 0.1
-
-
-def test_larc_without_gradient_and_simclr_scaling():
     module = nn.Linear(4, 3)
     before = module.weight.detach().clone()
     optimizer = lars(module, "swav", weight_decay=0.1)

@@ -43,7 +43,6 @@ def test_networks_match_the_official_code():
 
 @pytest.mark.parametrize("name", ["it12", "it8", "edit12_start2", "gen16", "edge8"])
 def test_decoding_reproduces_the_official_trace(name):
-    """Token for token, from the recorded noise."""
     values = np.load(GOLDENS / "decoding.npz").items()
     golden = {key.split("/")[1]: value for key, value in values if name in key}
     steps, start = golden["steps"].tolist()
@@ -106,18 +105,7 @@ def test_full_configuration_has_the_dissertations_227m_parameters():
     assert sum(p.numel() for network in networks for p in network.parameters()) == 226_972_780
 
 
-def test_cheap_draw_follows_the_softmax():
-    logits = torch.tensor(seed_rng(0, "logits").normal(size=24), dtype=torch.float32)
-    u = torch.from_numpy(seed_rng(0, "u").random(200_000, dtype=np.float32))
-    counts = torch.bincount(maskgit.inverse_cdf(logits.expand(len(u), -1), u), minlength=24).numpy()
-    expected = logits.double().softmax(0).numpy() * len(u)
-    assert chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
-    one = torch.full((4, 5), -torch.inf)
-    one[:, 3] = 0  # impossible codes are never drawn, not at the ends of the interval either
-    assert maskgit.inverse_cdf(one, torch.tensor([0.0, 0.3, 0.999, 1 - 2**-24])).tolist() == [3] * 4
-
-
-def test_narrowed_logits():
+def test_draws_from_narrowed_logits():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, 2.0], [5.0, 1.0, 1.0, 1.0, 1.0]])
     assert maskgit.narrow(logits) is logits  # the published draw, bit for bit
     kept = maskgit.narrow(logits, top_k=2).isfinite()
@@ -128,6 +116,14 @@ def test_narrowed_logits():
     torch.testing.assert_close(sharp, (2 * logits).softmax(1))
     cold = maskgit.narrow(logits, softmax_temperature=1e-30)
     assert (cold.softmax(1)[0] == torch.tensor([0.0, 1, 0, 0, 0])).all()
+    logits = torch.tensor(seed_rng(0, "logits").normal(size=24), dtype=torch.float32)
+    u = torch.from_numpy(seed_rng(0, "u").random(200_000, dtype=np.float32))
+    counts = torch.bincount(maskgit.inverse_cdf(logits.expand(len(u), -1), u), minlength=24).numpy()
+    expected = logits.double().softmax(0).numpy() * len(u)
+    assert chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
+    one = torch.full((4, 5), -torch.inf)
+    one[:, 3] = 0  # impossible codes are never drawn, not at the ends of the interval either
+    assert maskgit.inverse_cdf(one, torch.tensor([0.0, 0.3, 0.999, 1 - 2**-24])).tolist() == [3] * 4
 
 
 def test_sampling_flags_change_what_is_drawn():
@@ -146,19 +142,6 @@ def test_sampling_flags_change_what_is_drawn():
     assert (draw(0) != draw(0, softmax_temperature=0.1)).any()
 
 
-def test_images_without_unknown_tokens_stay():
-    """A mask may leave nothing to predict in one image of a batch, or in all of them."""
-    known = torch.from_numpy(seed_rng(1).integers(0, 64, (2, 64)))
-    labels = torch.arange(2)
-    half = known.clone()
-    half[1, :32] = maskgit.MASK
-    for tokens in (known, half):
-        rngs = [seed_rng(3, i) for i in range(2)]
-        filled = maskgit.sample(transformer, tokens, labels, rngs, TWELVE)
-        assert (filled[0] == known[0]).all() and (filled[1, 32:] == known[1, 32:]).all()
-        assert (filled >= 0).all()
-
-
 def test_known_tokens_never_change_and_batch_mates_do_not_matter():
     tokens = torch.from_numpy(seed_rng(1).integers(0, 64, (5, 64)))
     masks = torch.from_numpy(np.stack([mask_of("random:0.5", 8, seed_rng(2, i)) for i in range(5)]))
@@ -174,6 +157,16 @@ def test_known_tokens_never_change_and_batch_mates_do_not_matter():
     rngs = [seed_rng(4, i) for i in range(5)]
     other = maskgit.sample(transformer, masked, labels, rngs, TWELVE)
     assert (other != together).any()
+    # A mask may leave nothing to predict in one image of a batch, or in all of them.
+    known = torch.from_numpy(seed_rng(1).integers(0, 64, (2, 64)))
+    labels = torch.arange(2)
+    half = known.clone()
+    half[1, :32] = maskgit.MASK
+    for tokens in (known, half):
+        rngs = [seed_rng(3, i) for i in range(2)]
+        filled = maskgit.sample(transformer, tokens, labels, rngs, TWELVE)
+        assert (filled[0] == known[0]).all() and (filled[1, 32:] == known[1, 32:]).all()
+        assert (filled >= 0).all()
 
 
 def test_center_ring_and_random_masks():
@@ -206,18 +199,7 @@ def test_a_block_is_one_rectangle_with_its_share(side, share):
         assert share in (0, 1) or len(tops) > 1 and len(heights) > 1
 
 
-def test_file_masks_take_the_centre_square_of_a_grey_image(tmp_path):
-    wide = np.zeros((40, 80), np.uint8)
-    wide[:20, 20:40] = 255  # the upper left quarter of the centre square
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    mask = mask_of("file:anything", 4, None, tmp_path / "wide.png").reshape(4, 4)
-    assert mask[:2, :2].all() and mask.sum() == 4
-    for level, predicted in ((127, False), (128, True)):
-        Image.new("RGB", (3, 3), (level,) * 3).save(tmp_path / "level.png")
-        assert (mask_of("file:anything", 4, None, tmp_path / "level.png") == predicted).all()
-
-
-def test_names_of_masks():
+def test_names_and_files_of_masks(tmp_path):
     for name in ("center", "ring", "none", "random:0", "block:1", "file:some/folder"):
         assert mask_name(name) == name
     for wrong in ("centre", "random", "center:3", "none:", "", "checker", "random:1.5"):
@@ -227,6 +209,14 @@ def test_names_of_masks():
     for wrong in ("random:much", "block:"):
         with pytest.raises(ValueError):
             mask_name(wrong)
+    wide = np.zeros((40, 80), np.uint8)
+    wide[:20, 20:40] = 255  # the upper left quarter of the centre square
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    mask = mask_of("file:anything", 4, None, tmp_path / "wide.png").reshape(4, 4)
+    assert mask[:2, :2].all() and mask.sum() == 4
+    for level, predicted in ((127, False), (128, True)):
+        Image.new("RGB", (3, 3), (level,) * 3).save(tmp_path / "level.png")
+        assert (mask_of("file:anything", 4, None, tmp_path / "level.png") == predicted).all()
 
 
 def test_outpainting_positions_and_imagenet_labels():

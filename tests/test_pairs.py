@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentence
-from photographs import photographs
+from image_files import photographs
 from torch.utils.data import DataLoader
 
 from base.run import seed_rng, write_json
@@ -98,6 +98,12 @@ def test_both_views_generated(folders):
         stored = square(read_image(root / "real" / paths[i]), 48)
         expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
         assert all((view.numpy() == expected).all() for view in views)
+    root, paths, mirrors = folders
+    settings = dict(mix=1.0, both_generated=True, partners=2, local_crops=4, local_size=8)
+    data = PairDataset(root / "nothing", paths, VICREG, 16, generated=mirrors, **settings)
+    for views, _, _ in items(data):
+        shown = [level(view) for view in views]
+        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[:3]) == {0, 1, 2}
 
 
 def test_control_takes_the_generated_image_s_way(folders):
@@ -156,15 +162,6 @@ def test_device_path_and_collation(folders):
         x = batch_views.colour_and_normalise(x, neutral, *norm)
         y = batch_views.colour_and_normalise(y, params, *norm)
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
-
-
-def test_local_crops_are_cut_from_the_partners_in_turn(folders):
-    root, paths, mirrors = folders
-    settings = dict(mix=1.0, both_generated=True, partners=2, local_crops=4, local_size=8)
-    data = PairDataset(root / "nothing", paths, VICREG, 16, generated=mirrors, **settings)
-    for views, _, _ in items(data):
-        shown = [level(view) for view in views]
-        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[:3]) == {0, 1, 2}
 
 
 def test_small_images_in_memory_give_the_same_views(tmp_path):

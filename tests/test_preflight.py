@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, hashes, run_recipe
+from conftest import ROOT, hashes, run_recipe, stage_module
 from tiny import main as tiny_data
 
 TRANSFER = {"PLACES": "places365", "VOC": "voc", "COCO": "coco"}
@@ -14,7 +14,6 @@ SMALL = "--backbone resnet10 --size 32 --batch-size 12 --projector 16-16 --epoch
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The data of TINY=1, without a fault."""
     folder = tmp_path_factory.mktemp("whole")
     tiny_data(folder)
     return folder
@@ -56,7 +55,6 @@ def test_all_is_there(recipe, tmp_path, name, words):
 
 
 def spoil(place, what):
-    """Plant one fault, by its name."""
     if what == "flat val":  # as ImageNet's own tar has it
         val = place / "imagenet/val"
         for file in list(val.rglob("*.jpg")):
@@ -142,7 +140,6 @@ def refused(recipe, tmp_path, name, faults, **environment):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_fault(recipe, place, tmp_path, case):
-    """A line for each kind of fault, not for each command that has it."""
     name, spoilt, environment, faults = CASES[case]
     for what in spoilt:
         spoil(place, what)
@@ -178,10 +175,8 @@ def test_no_gpu(recipe, tmp_path):
     assert "FAULT" not in recipe("table4_mixing", 0, DEVICE="cpu", CHECK="1", **small)
 
 
-def test_memory_is_that_of_the_readme(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "recipes")
-    import preflight
-
+def test_memory_is_that_of_the_readme():
+    preflight = stage_module("recipes/preflight.py")
     readme = (ROOT / "docs/costs.md").read_text()
     for name, (plain, less) in preflight.MEMORY.items():
         method, network = name.split()

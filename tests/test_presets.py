@@ -1,10 +1,8 @@
 """--preset cifar: solo-learn's settings for CIFAR-10."""
 
-import numpy as np
 import pytest
 import torch
-from conftest import run
-from PIL import Image
+from conftest import run, write_images
 
 from base.run_folder import read_log, run_arguments
 from models.barlow import barlow_loss
@@ -106,11 +104,7 @@ def test_stem(name, side):
 
 
 def test_flags_win_over_the_preset(tmp_path):
-    for number in range(8):
-        image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        path = tmp_path / f"data/a/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+    write_images(tmp_path / "data", ["a"])
     small = "--backbone resnet10 --batch-size 4 --epochs 2 --projector 16-16 --warmup-epochs 0"
     command = ["03_pretrain.py", "--data", tmp_path / "data", "--out", tmp_path / "run"]
     flags = ["--method", "simclr", "--preset", "cifar", *small.split(), "--workers", 0]

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
@@ -10,24 +9,18 @@ import shutil
 from collections import Counter
 
 import pytest
-from conftest import ROOT, run_recipe, shell
+from conftest import ROOT, run_recipe, shell, stage_module
+from planted_results import cells
 from tiny import main as tiny_data
 
 from base.run_folder import run_arguments
 
-FULL = {
-    "DATA": "/data/imagenet",
-    "PLACES": "/p",
-    "VOC": "/v",
-    "COCO": "/c",
-    "DRY": "1",
-    "GPUS": "1",
-}
+FULL = {"DATA": "/data/imagenet", "PLACES": "/p", "VOC": "/v", "COCO": "/c"}
+FULL |= {"DRY": "1", "GPUS": "1"}
 
 
 @pytest.fixture(scope="module")
 def once(recipe):
-    """The same for tests that share what a recipe has made."""
     return functools.cache(recipe)
 
 
@@ -38,13 +31,6 @@ def results(runs, evaluation):
         assert 0 <= json.loads(file.read_text())["results"]["top1"]["mean"] <= 100, file
         arms.add(file.parent.name.removesuffix(f"-{evaluation}").removesuffix("-seed0"))
     return arms
-
-
-def cells(runs, title, row):
-    """The cells of a row of a table of report.md, without its name."""
-    table = (runs / "report.md").read_text().split(f"### {title}")[1].split("###")[0]
-    line = next(line for line in table.splitlines() if line.startswith(f"| {row} "))
-    return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
 ARMS = {  # recipe: arms that have a result
@@ -147,14 +133,11 @@ def test_quickstart(recipe, place):
     assert "00_train_generator.py maskgit" in done.stdout
 
 
-def test_digits(recipe, place):
+def test_digits_and_satellite_tiles(recipe, place):
     recipe("digits")
     runs = place / "runs/digits"
     assert results(runs, "1labels") == results(runs, "cached") == {"baseline", "mask25"}
     assert "Paired differences" in (runs / "report.md").read_text()
-
-
-def test_figure33(recipe, place):
     recipe("figure33_satellite")
     runs = place / "runs/satellite"
     arms = {file.parent.name for file in runs.glob("linear-*/result.json")}
@@ -209,23 +192,15 @@ def parsed(name, **environment):
     done = run_recipe(name, **FULL | {"TINY": ""} | environment)
     found = []
     for line in done.stdout.splitlines():
-        stage = line.startswith(("$ python 0", "$ python extras/"))
-        words = shlex.split(line) if stage else []
-        if words:
-            if words[2] not in parsed.stages:
-                spec = importlib.util.spec_from_file_location("stage", ROOT / words[2])
-                parsed.stages[words[2]] = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(parsed.stages[words[2]])
-            # A strategy of extras/ adds itself to those of stage 02.
-            strategy = words[2] == "extras/feature_noise.py"
-            stage = "02_augment.py" if strategy else words[2]
-            if stage not in parsed.stages:
-                parsed.stages[stage] = importlib.import_module("02_augment")
-            found.append((stage, parsed.stages[stage].arguments(words[3:])))
+        if line.startswith(("$ python 0", "$ python extras/")):
+            _, _, script, *words = shlex.split(line)
+            module = stage_module(script)
+            if script == "extras/feature_noise.py":  # it adds its strategy to those of stage 02
+                script, module = "02_augment.py", stage_module("02_augment.py")
+            found.append((script, module.arguments(words)))
     return found
 
 
-parsed.stages = {}
 ENCODERS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
 ENCODERS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
 ENCODERS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
@@ -255,7 +230,6 @@ def test_full_size(name, arms, data):
 
 
 def trained(name):
-    """{name of the arm: its arguments} of the encoders of a recipe at full size."""
     arms = [args for stage, args in parsed(name) if stage == "03_pretrain.py"]
     return {args.out.split("/")[-1].removesuffix("-seed0"): args for args in arms}
 
@@ -263,16 +237,14 @@ def trained(name):
 BOTH_GENERATED = {("simclr", 128, False, 0), ("simclr", 128, True, None)}  # 1 if both are generated
 STRENGTHS = {("dino", 0, ("crop",)), ("dino", 0.5, ("crop", "flip"))}
 TRANSFORMERS = {(mix, "vit_small_patch16", True, "dino") for mix in (0, 0.5)}
+VIEWS = {(1, 768, 0), (1, 768, 1), (2, 512, 1), (3, 384, 1)}
 VALUES = {  # recipe: (flags of its encoders, their values); settings that are easily mistaken
     "table3_pairing": ("mix", {(1,)}),
     "table6_cost": ("pair mix", {(("none",), 1)}),
     "table2_features": ("method size both_generated mix", BOTH_GENERATED),
     "figure30_strength": ("method mix pair", STRENGTHS),
     "dino_vit": ("mix backbone grad_checkpoint method", TRANSFORMERS),
-    "figure31_views": (
-        "views batch_size mix",
-        {(1, 768, 0), (1, 768, 1), (2, 512, 1), (3, 384, 1)},
-    ),
+    "figure31_views": ("views batch_size mix", VIEWS),
 }
 
 
@@ -297,13 +269,38 @@ def test_settings_across_tables():
     labels = [args.label for args in augmented if args.strategy == "inpaint"]
     assert labels == [None, None, "random", 0]  # in-painting, reconstruction, and two controls
     controls = {"STUDY": "imagenet100", "SEMIS": "", "STRATEGIES": "inpaint", "GAMMAS": "0.5"}
-    commands = [
-        args for _, args in parsed("table4_mixing", **controls) if getattr(args, "mask", "")
-    ]
-    [masked] = [args for args in commands if "diffusion" in args.out]
+    commands = [args for _, args in parsed("table4_mixing", **controls) if hasattr(args, "mask")]
+    [masked] = [args for args in commands if args.mask and "diffusion" in args.out]
     assert masked.strategy == "diffusion" and masked.strength == [1] and masked.no_caption
     pools = [args.pool for _, args in parsed("table5_transfer") if hasattr(args, "pool")]
     assert pools == [6] * 6
     [diffusion] = [a for s, a in parsed("figure30_strength") if s == "02_augment.py"]
     for strength in diffusion.strength:  # exact: a whole number of steps
         assert int(diffusion.steps * strength) == pytest.approx(diffusion.steps * strength)
+
+
+SHOW = 'source recipes/start.sh; echo "$LAUNCH"'
+
+
+def start(python, folder, code=0, **environment):
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{python}\n")
+    script.chmod(0o755)
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "TINY": ""}
+    return shell("bash", "-c", SHOW, code=code, **environment)
+
+
+LAUNCH = [(0, "run python"), (1, "run python"), (3, "run torchrun --standalone --nproc_per_node=3")]
+
+
+@pytest.mark.parametrize(("seen", "launch"), LAUNCH)
+def test_as_many_processes_as_pytorch_sees_gpus(tmp_path, seen, launch):
+    assert start(f"echo {seen}", tmp_path).stdout.strip() == launch
+
+
+def test_the_user_decides_and_no_pytorch_is_one_sentence(tmp_path):
+    done = start("exit 1", tmp_path, GPUS="2")
+    assert done.stdout.strip().endswith("--nproc_per_node=2")
+    done = start("exit 1", tmp_path, code=1)
+    assert done.stderr.startswith("python has no torch: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -93,7 +93,6 @@ def test_everything_with_all(tmp_path, capsys):
 
 
 def test_the_folder_name_decides_nothing(tmp_path, capsys):
-    """Tiles in a folder called satellite are no wildfires, whatever their accuracy."""
     runs = tmp_path / "satellite"
     own = OWN | {"size": 128}
     write_run(runs / "base", 57.0, **own)
@@ -107,7 +106,6 @@ def test_the_folder_name_decides_nothing(tmp_path, capsys):
 
 
 def test_a_cell_says_what_differs(tmp_path, capsys):
-    """Network, length, size, batch, part of the data, validation images, cached features."""
     part = dict(list(IMAGENET.items())[:50] + list(IMAGENET.items())[900:950])
     small = {"backbone": "resnet10", "epochs": 2, "size": 32, "batch_size": 12}
     args = LINEAR | {"cache_features": True}
@@ -293,7 +291,6 @@ def test_the_oracle_decides_first(tmp_path, capsys):
 
 
 def test_a_report_is_no_wider_than_a_page(tmp_path, capsys):
-    """With all tables, and arms that differ in many settings."""
     few = {"args": {"labels_per_class": 1, "cache_features": True}}
     for seed in (0, 1):
         for name in ("none", "random:0.25", "random:0.5"):
@@ -307,7 +304,7 @@ def test_a_report_is_no_wider_than_a_page(tmp_path, capsys):
     assert "1 label a class, top-1" in text
 
 
-def test_generation():
+def test_generation_and_the_dissertations_file():
     assert generation([]) == ("none", {})
     assert generation(["real"]) == ("real", {})
     twelve = mirror("inpaint", mask="random:0.5", steps=12, data="x")
@@ -319,19 +316,7 @@ def test_generation():
     two = mirror("diffusion", strength=[0.1, 0.2])
     assert generation(two) == ("diffusion", {"strength": "0.1 0.2"})
     assert generation(mirror("mine", colour="red")) == ("mine", {"colour": "red"})
-
-
-def test_nothing_and_foreign_files(tmp_path, capsys):
-    assert "holds no result.json" in refused(capsys, REPORT, tmp_path, "--all")
-    assert not list(tmp_path.iterdir())  # images that were named by mistake stay alone
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "result.json").write_text("{}")
-    assert "x holds no result of" in refused(capsys, REPORT, tmp_path)
-    assert "is not a folder" in refused(capsys, REPORT, tmp_path / "missing")
-
-
-def test_dissertation_file():
-    """Each row has a value or a null for every column; the numbers are all there."""
+    # Each row has a value or a null for every column; the numbers are all there.
     for key, about in TABLES.items():
         for row in about["rows"]:
             assert len(row["values"]) == len(about["columns"]), (key, row["name"])
@@ -344,6 +329,15 @@ def test_dissertation_file():
     for key, about in TABLES.items():  # no two rows are one arm
         arms = [json.dumps(row["arm"], sort_keys=True) for row in about["rows"] if row["arm"]]
         assert len(arms) == len(set(arms)), key
+
+
+def test_nothing_and_foreign_files(tmp_path, capsys):
+    assert "holds no result.json" in refused(capsys, REPORT, tmp_path, "--all")
+    assert not list(tmp_path.iterdir())  # images that were named by mistake stay alone
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "result.json").write_text("{}")
+    assert "x holds no result of" in refused(capsys, REPORT, tmp_path)
+    assert "is not a folder" in refused(capsys, REPORT, tmp_path / "missing")
 
 
 def test_mirrors_of_other_data_are_not_printed_as_table_6():

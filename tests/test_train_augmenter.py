@@ -63,7 +63,6 @@ def trainer(monkeypatch):
     monkeypatch.setattr(noise, "load_icgan", load_icgan)
 
     def train(out, *flags):
-        """Returns {name: network or optimizer} of the training."""
         flags = [*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]
         module.main(module.arguments(flags), torch.device("cpu"))
         return kept
@@ -72,7 +71,6 @@ def trainer(monkeypatch):
 
 
 def held_out(seed):
-    """Noise vectors and feature maps that are not trained on."""
     generator = small_generator()
     z = noise.noise_vectors(rngs(HELD_OUT, "held out", seed), generator.z_width)
     return generator, z, unit(160, 64, seed)[:HELD_OUT]
@@ -84,7 +82,6 @@ NAVIGATE = ("navigator", "--batch-size", "16", "--learning-rate", "5e-3", "--fea
 
 @pytest.mark.parametrize("kind", ["brightness", "zoom", "shift"])
 def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
-    """On held-out feature maps, for three seeds."""
     for seed in range(3):
         flags = ("--edit", kind, "--seed", str(seed), "--steps", "50")
         trainer(tmp_path / str(seed), *STEER, *flags)

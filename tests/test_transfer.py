@@ -64,7 +64,6 @@ def test_coco(study, tmp_path, capsys):
 
 
 def write_places(root, data):
-    """The class folders `data` in the layout of the official lists of Places365."""
     names = {"a": "/a/abbey", "b": "/b/bar", "c": "/c/cave/outdoor"}
     folders = {"train": "data_256_standard", "val": "val_256"}
     listings = {"train": "places365_train_standard.txt", "val": "places365_val.txt"}
@@ -82,7 +81,7 @@ def write_places(root, data):
         (root / listings[split]).write_text("\n".join(lines) + "\n")
 
 
-def test_places365(study, tmp_path, capsys):
+def test_places365_and_class_folders(study, tmp_path, capsys):
     lists, folders = tmp_path / "lists", study / "data"
     write_places(lists, folders)
     assert labelled.read_places(lists).classes == ["abbey", "bar", "cave/outdoor"]
@@ -97,9 +96,6 @@ def test_places365(study, tmp_path, capsys):
     assert "labels [365]" in refused(capsys, TRANSFER, *places, *SMALL)
     listing.write_text(f"{content}Places365_val_x.png\n")
     assert "is not a path and the number" in refused(capsys, TRANSFER, *places, *SMALL)
-
-
-def test_class_folders(study, tmp_path):
     arguments = ["folder", *of(study)]
     call(TRANSFER, *arguments, "--out", tmp_path / "one")
     assert result(tmp_path / "one")["results"]["top1"]["mean"] == 100

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from photographs import photographs
+from image_files import photographs
 from PIL import Image, ImageFilter, ImageOps
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision import transforms as T
@@ -85,9 +85,8 @@ def test_crops_are_those_of_one_image(interpolation):
     boxes, flips, _ = zip(*drawn, strict=True)
     lines = torch.from_numpy(images.transpose(0, 1, 3, 2).copy())
     for size in (32, 20, 40):
-        crops = batch_views.resized_crops(
-            lines, torch.tensor(boxes), torch.tensor(flips).long(), size, interpolation
-        )
+        choices = torch.tensor(boxes), torch.tensor(flips).long()
+        crops = batch_views.resized_crops(lines, *choices, size, interpolation)
         assert crops.shape == (len(images), size, size, 3) and crops.is_contiguous()
         for crop, image, box, flip in zip(crops, images, boxes, flips, strict=True):
             one = V.resized_crop(image, box, size, interpolation)
@@ -96,7 +95,7 @@ def test_crops_are_those_of_one_image(interpolation):
             assert difference.max() <= 2 and difference.mean() < 0.15
 
 
-def test_normalisation_flip_and_blur_kernel():
+def test_batch_and_single_image_agree():
     norm = V.FIRST["mean"], V.FIRST["std"]
     view, neutral = (torch.from_numpy(value)[None] for value in (GOLDEN["view"], V.NEUTRAL))
     out = batch_views.colour_and_normalise(view, neutral, *norm)
@@ -107,10 +106,7 @@ def test_normalisation_flip_and_blur_kernel():
         taps = V.blur_kernel(sigma)
         assert taps.sum() == pytest.approx(1) and (taps > -1e-12).all()
         assert (taps * np.arange(-6, 7) ** 2).sum() == pytest.approx(sigma**2)
-
-
-def test_batch_and_single_image_agree():
-    """Same choices, same image up to rounding: all operations in any order, or none."""
+    # Same choices, same image up to rounding: all operations in any order, or none.
     rng = np.random.default_rng(0)
     images = [V.resized_crop(photo, (0, 0, 375, 375), 96) for photo in photographs()] * 8
     strong = SIMCLR[0] | dict(blur=0.5, solarize=0.2)
@@ -200,9 +196,10 @@ def statistics(view):
     return [*levels, *sharpness, left.mean() - right.mean()]
 
 
-@pytest.mark.parametrize(
-    "method, view", [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0), ("swav", 1)]
-)
+VIEWS = [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0), ("swav", 1)]
+
+
+@pytest.mark.parametrize("method, view", VIEWS)
 def test_distribution_is_the_published_one(method, view):
     """Moments and Kolmogorov-Smirnov over views of photographs; both halves that apply colour."""
     random.seed(0)

@@ -16,7 +16,6 @@ from conftest import ROOT, call, refused, run, sentence, write_images
 from evaluation_study import result
 from test_memory import count
 
-from base.run_folder import read_log
 from evaluate import features, linear
 from models import vit
 from models.dino import PUBLISHED
@@ -34,7 +33,6 @@ TRAIN = (
 
 
 def official_state():
-    """The network of the reference values, under DINO's names."""
     shapes = {"cls_token": (1, 1, 128), "pos_embed": (1, 17, 128)}
     layers = {"patch_embed.proj": (128, 3, 4, 4), "norm": (128,)}
     for number in range(3):
@@ -74,7 +72,6 @@ def test_the_official_network(tmp_path):
 
 
 def dino_names(weights):
-    """transformers' weights of a ViTModel under the names of DINO's files."""
     state = {
         "cls_token": weights["embeddings.cls_token"],
         "pos_embed": weights["embeddings.position_embeddings"],
@@ -120,7 +117,18 @@ def test_small_against_transformers(tmp_path):
         assert torch.equal(network(images), tokens[:, 0])
 
 
-def test_torchvision_reads_what_is_written():
+def test_initial_weights_and_torchvisions():
+    """Normal numbers with sd 0.02, cut off at 2; no biases; the convolution as PyTorch makes it."""
+    torch.manual_seed(0)
+    network, width = build_backbone("vit_tiny_patch16")
+    assert width == 192
+    for name, value in network.state_dict().items():
+        if name.startswith("conv_proj"):
+            assert value.abs().max() <= 1 / (3 * 16 * 16) ** 0.5
+        elif value.ndim == 1:
+            assert value.unique().tolist() == [float("ln" in name and name.endswith("weight"))]
+        else:
+            assert value.std().item() == pytest.approx(0.02, rel=0.2), name
     from torchvision.models import VisionTransformer
 
     network = vit.VisionTransformer(128, 2, patch=4, side=4).eval()
@@ -137,21 +145,7 @@ def test_torchvision_reads_what_is_written():
     assert shapes == {name: value.shape for name, value in other.state_dict().items()}
 
 
-def test_initial_weights():
-    """Normal numbers with sd 0.02, cut off at 2; no biases; the convolution as PyTorch makes it."""
-    torch.manual_seed(0)
-    network, width = build_backbone("vit_tiny_patch16")
-    assert width == 192
-    for name, value in network.state_dict().items():
-        if name.startswith("conv_proj"):
-            assert value.abs().max() <= 1 / (3 * 16 * 16) ** 0.5
-        elif value.ndim == 1:
-            assert value.unique().tolist() == [float("ln" in name and name.endswith("weight"))]
-        else:
-            assert value.std().item() == pytest.approx(0.02, rel=0.2), name
-
-
-def test_weight_decay_rises():
+def test_weight_decay_and_drop_path():
     recipe = recipe_of("dino", "vit_tiny_patch16")
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     optimizer = build_optimizer(module, recipe)
@@ -163,10 +157,7 @@ def test_weight_decay_rises():
         if step < 5:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001 * step / 4)
     assert recipe_of("dino", "resnet50") == PUBLISHED
-
-
-def test_drop_path():
-    """The rates are the official ones, both branches are left out, the teacher leaves out none."""
+    # The rates are the official ones, both branches are left out, the teacher leaves out none.
     network = vit.VisionTransformer(128, 3, patch=4, side=4, drop_path=0.1)
     rates = [block.dropout.p for block in network.encoder.layers]
     torch.testing.assert_close(torch.tensor(rates).double(), GOLD["drop_path"], rtol=1e-6, atol=0)
@@ -183,17 +174,11 @@ def test_drop_path():
 
 @pytest.fixture(scope="module")
 def vit_study(tmp_path_factory):
-    """Class folders, and DINO's training of a small transformer on them."""
     root = tmp_path_factory.mktemp("vit")
     write_images(root / "data/train")
     write_images(root / "data/val", each=4, seed=1)
     run("03_pretrain.py", "--data", root / "data/train", "--out", root / "run", *TRAIN)
     return root
-
-
-def steps(folder):
-    watched = ("step", "loss", "gradient", "lr")
-    return [{name: line[name] for name in watched} for line in read_log(folder, "step")]
 
 
 def gradients(method, grad_checkpoint=False):
@@ -231,10 +216,7 @@ def test_memory_and_operations():
     assert less["kept"] < 0.5 * plain["kept"]
     forward = operations.forward(build_network, operations.pixels(32))
     assert memory.count_flop(model, crops) == pytest.approx(16 * 3 * forward, rel=0.02)
-
-
-def test_memory_that_the_costs_quote():
-    """The first number of the row; the other five take half a minute."""
+    # The first number of the row; the other five take half a minute.
     step = count("--method dino --backbone vit_small_patch16", 200)
     row = f"| dino --backbone vit_small_patch16 | 6 | {step['peak']:.1f} / "
     assert row in (ROOT / "docs/costs.md").read_text()

@@ -98,16 +98,14 @@ def test_a_damaged_answer_leaves_nothing(server, cache, capsys, monkeypatch):
     assert str(cache / "x-0123abcd.pth") in said and "delete it" in said
 
 
-def test_what_cannot_be_fetched_names_file_address_and_folder(cache, capsys, monkeypatch):
+def test_what_cannot_be_fetched_is_named_and_tried_elsewhere(cache, capsys, monkeypatch, server):
     monkeypatch.setitem(weights.PUBLISHED, "x", "http://127.0.0.1:9/weights/x.bin")
     said = sentence(capsys, weights.weight_file, "x")
     for part in ("x.bin is not in", str(cache), "http://127.0.0.1:9/weights/x.bin", "$GCL_WEIGHTS"):
         assert part in said
-    monkeypatch.setenv("GCL_WEIGHTS", "/dev/null/no folder")
-    assert "/dev/null/no folder" in sentence(capsys, weights.weight_file, "x")
-
-
-def test_a_second_address(server, cache, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("GCL_WEIGHTS", "/dev/null/no folder")
+        assert "/dev/null/no folder" in sentence(capsys, weights.weight_file, "x")
     monkeypatch.setitem(weights.PUBLISHED, "x", "http://127.0.0.1:9/x.bin")
     monkeypatch.setitem(weights.SECOND, "x", "http://127.0.0.1:9/elsewhere/x.bin")
     said = sentence(capsys, weights.weight_file, "x")
@@ -116,8 +114,6 @@ def test_a_second_address(server, cache, capsys, monkeypatch):
     assert weights.weight_file("x").read_bytes() == CONTENT
     assert all(weights.cached(name).name in weights.SECOND[name] for name in weights.SECOND)
 
-
-def test_the_cache_needs_no_home(cache, monkeypatch):
     def nowhere():
         raise RuntimeError("no home")
 

@@ -28,7 +28,6 @@ TRAIN = 8  # images a class
 VAL = 3
 
 
-# ---------------------------------------------------------------- images
 def picture(path, kind, number, size=(36, 40)):
     """Write stripes whose direction and colour show the class `kind`; size: (height, width)."""
     rng = np.random.default_rng([kind, number])
@@ -93,7 +92,6 @@ def subset_lists(folder):
         (folder / f"{percent}percent.txt").write_text("\n".join(names) + "\n")
 
 
-# ---------------------------------------------------------------- weights
 def flax_array(array):
     """An array as flax.serialization writes it: an extension of type 1."""
     content = (array.shape, array.dtype.name, array.tobytes())
@@ -121,10 +119,8 @@ def icgan(folder):
     from torchvision.models.resnet import Bottleneck, ResNet
 
     with tarfile.open(folder / "icgan_biggan_imagenet_res256.tar.gz", "w:gz") as tar:
-        tar.add(
-            TESTS / "goldens/icgan/release/G_ema_best0.pth",
-            "icgan_biggan_imagenet_res256/G_ema_best0.pth",
-        )
+        file = "icgan_biggan_imagenet_res256/G_ema_best0.pth"
+        tar.add(TESTS / "goldens/icgan/release/G_ema_best0.pth", file)
     torch.manual_seed(0)
     state = {"module.prototypes.weight": torch.zeros(3)}
     for name, tensor in ResNet(Bottleneck, [1, 1, 1, 1]).state_dict().items():
@@ -133,7 +129,6 @@ def icgan(folder):
     torch.save(state, folder / "swav_800ep_pretrain.pth.tar")
 
 
-# ---------------------------------------------------------------- all
 def main(out):
     if (out / "ready").exists():
         return
