@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 import torchvision
-from conftest import call, refused, run
+from conftest import call, run, sentences
 from PIL import Image
 from test_recipes import parsed
 
@@ -71,12 +71,13 @@ def test_archive(archive, tmp_path, capsys):
 def test_what_cannot_be_had(archive, tmp_path, monkeypatch, capsys):
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    said = refused(capsys, MAKE, "--out", tmp_path / "a", "--archive", tmp_path / "nothing")
-    assert "put cifar-10-python.tar.gz into" in said
+    nothing = ("--out", tmp_path / "a", "--archive", tmp_path / "nothing")
+    assert "put cifar-10-python.tar.gz into" in "\n".join(sentences(capsys, call, MAKE, *nothing))
     wrong = tmp_path / "images/train/cat/0.png"
     wrong.parent.mkdir(parents=True)
     Image.new("RGB", (40, 32)).save(wrong)
-    said = refused(capsys, MAKE, "--out", tmp_path / "b", "--images", tmp_path / "images")
+    small = ("--out", tmp_path / "b", "--images", tmp_path / "images")
+    said = "\n".join(sentences(capsys, call, MAKE, *small))
     assert "0.png is 40 x 32 px: CIFAR's are 32 x 32" in said
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 

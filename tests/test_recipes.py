@@ -54,7 +54,7 @@ ROWS = {  # title in the report: rows with numbers
 }
 
 
-@pytest.mark.parametrize("name, title", zip(ARMS, ROWS, strict=True))
+@pytest.mark.parametrize("name, title", list(zip(ARMS, ROWS, strict=True)))
 def test_tiny(once, place, name, title):
     whole = name == "table4_mixing"
     once(name, **({} if whole else {"SEMIS": ""}))
