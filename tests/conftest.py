@@ -17,26 +17,19 @@ import pytest
 from PIL import Image
 from warm_python import warm
 
+pytest_plugins = ["evaluation_study", "icgan_release", "metric_fixtures"]
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[1:1] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "extras")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # `python` of a recipe is the one that runs the tests.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-os.environ["GCL_WEIGHTS"] = (
-    "/nonexistent"  # no test may use weights that happen to be on the machine
-)
+os.environ["GCL_WEIGHTS"] = "/nonexistent"  # not those that happen to be on the machine
 
 
 def words_of(script, *args):
     """The words of a command: a script, or the text of a whole command, and more arguments."""
     return [*(script.split() if isinstance(script, str) else [str(script)]), *map(str, args)]
-
-
-def command(script, *args, processes=1):
-    """The words that start a command in new interpreters, as a user does."""
-    launcher = f"-m torch.distributed.run --standalone --nproc_per_node={processes}".split()
-    return [sys.executable, *(launcher if processes > 1 else []), *words_of(script, *args)]
 
 
 @functools.cache
@@ -52,15 +45,14 @@ def warm_python():
 def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False, **how):
     """Run `python script args` (on several processes as under torchrun); return what finished.
 
-    script: a file, or the text of a whole command. how: for subprocess.run. It fails unless
-    the exit code is `code`; an error is a sentence, never a traceback. A process is a fork of a
-    `python` that has done the heavy imports; cold=True starts new ones, by torchrun if several.
+    script: a file, or the text of a whole command. how: for subprocess.run. The exit code must be
+    `code`; an error is no traceback. cold: new interpreters, not forks of the warm `python`.
     """
     environment = {**os.environ, **(env or {})}
     if cold or processes == 1:
-        whole = command(script, *args, processes=processes)
-        if not cold:
-            whole[0] = str(warm_python())
+        launcher = f"-m torch.distributed.run --standalone --nproc_per_node={processes}".split()
+        python = sys.executable if cold else str(warm_python())
+        whole = [python, *(launcher if processes > 1 else []), *words_of(script, *args)]
         how = {"cwd": ROOT, "capture_output": True, "timeout": timeout, "env": environment} | how
         done = subprocess.run(whole, text=True, errors="surrogateescape", **how)
     else:
@@ -76,8 +68,7 @@ def run(script, *args, processes=1, code=0, env=None, timeout=600, cold=False, *
 class Ranks:
     """The processes of one stage, forks of the warm `python`, each with its number as by torchrun.
 
-    A failure of one ends the others. The store is held here, as torchrun holds it, so that no
-    process takes it along when it ends. Outputs go to files, which nobody has to read meanwhile.
+    A failure of one ends the others. The store is held here, so that no process takes it along.
     """
 
     def __init__(self, words, processes, environment, folder):
@@ -159,21 +150,44 @@ def started(script, *args, processes=1, env=None):
             ranks.kill()
 
 
+def shell(*words, code=0, timeout=600, **environment):
+    """Run a program in the root with this exit code and environment; return what finished."""
+    how = {"cwd": ROOT, "env": {**os.environ, **environment}, "timeout": timeout}
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **how)
+    said = f"{words}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == code, said
+    return done
+
+
 def run_recipe(name, code=0, timeout=900, **environment):
     """Run `bash recipes/NAME.sh` with the warm `python`; return what finished."""
     path = f"{warm_python().parent}:{os.environ['PATH']}"
-    how = {"cwd": ROOT, "env": {**os.environ, "PATH": path, **environment}, "timeout": timeout}
-    done = subprocess.run(["bash", f"recipes/{name}.sh"], capture_output=True, text=True, **how)
-    said = f"{name}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    assert done.returncode == code, said
+    how = {"code": code, "timeout": timeout, "PATH": path} | environment
+    done = shell("bash", f"recipes/{name}.sh", **how)
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return done
 
 
-def run_killed(script, *args, when, processes=1, delay=0.0):
-    """Start the stage, kill -9 all its processes `delay` seconds after `when()` is first true.
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """One folder for all recipes, as for a user: what one has made the next one uses."""
+    return tmp_path_factory.mktemp("recipes")
 
-    False if it ended before that (then nothing was interrupted)."""
+
+@pytest.fixture(scope="module")
+def recipe(place):
+    """recipe(name, code, **environment): run it with TINY=1, return what it printed."""
+
+    def start(name, code=0, **environment):
+        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
+        done = run_recipe(name, code, **tiny | environment)
+        return done.stdout if code == 0 else done.stderr
+
+    return start
+
+
+def run_killed(script, *args, when, processes=1, delay=0.0):
+    """Start a stage, kill -9 it `delay` seconds after `when()` is true; False if it had ended."""
     with started(script, *args, processes=processes) as ranks:
         while ranks.poll() is None and not when():
             time.sleep(0.005)
@@ -184,21 +198,22 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
     return killed
 
 
+@functools.cache
+def stage_module(script):
+    """A script of the project as a module of this process."""
+    spec = importlib.util.spec_from_file_location(f"stage_{Path(script).stem}", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def call(script, *args):
     """The same stage inside this process: for checks that end before anything heavy begins."""
-    script, *words = words_of(script, *args)
-    name = Path(script).stem
-    if name not in call.modules:
-        spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / script)
-        call.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    module = call.modules[name]
     from base.run import launch
 
+    script, *words = words_of(script, *args)
+    module = stage_module(script)
     return launch(module.main, module.arguments(words))
-
-
-call.modules = {}
 
 
 def sentences(capsys, function, *args, code=None):
@@ -269,6 +284,13 @@ PRETRAIN = (
 ).split()
 
 
+@pytest.fixture(autouse=True)
+def no_levels_or_bands(monkeypatch):
+    """No test inherits them, also not from a flag that an earlier one gave."""
+    monkeypatch.setenv("GCL_LEVELS", "")
+    monkeypatch.setenv("GCL_BANDS", "")
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A tiny data set with labels, a generator trained on it and a mirror: {name: path}."""
@@ -283,9 +305,7 @@ def make_tiny(root):
     generator = f"00_train_generator.py {{}} --data {data} --epochs 12 --out {root}/{{}}"
     run(generator.format("vqgan", "vqgan"), *VQGAN)
     run(generator.format("maskgit", "maskgit"), "--tokenizer", root / "vqgan", *MASKGIT)
-    run(
-        f"02_augment.py inpaint --data {data} --weights {root}/maskgit --mask random:0.5 --steps 3 "
-        f"--out {root}/inpaint --workers 0 --batch-size 8"
-    )
+    inpaint = f"02_augment.py inpaint --data {data} --weights {root}/maskgit --mask random:0.5"
+    run(f"{inpaint} --steps 3 --out {root}/inpaint --workers 0 --batch-size 8")
     made = {name: root / name for name in ("data", "vqgan", "maskgit", "inpaint")}
     return {"root": root, "train": data} | made

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import write_images
 
@@ -12,8 +13,10 @@ SMALL = ("--workers", 0, "--device", "cpu")
 LINEAR, SEMISUP, TRANSFER = "04_linear_eval.py", "05_semisup_eval.py", "06_transfer.py"
 
 
-def make_study(root):
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
     """Class folders and a pretraining run whose network was never trained: its colours suffice."""
+    root = tmp_path_factory.mktemp("study")
     write_images(root / "data/train", each=20)
     write_images(root / "data/val", each=6, seed=1)
     write_backbone(root / "x")

@@ -1,15 +1,11 @@
-"""What the tests of IC-GAN share: reference values, a small release, photographs.
-
-goldens/icgan: reference values computed with the official code (facebookresearch/ic_gan) on random
-weights: a release folder of a 64 px generator, a 256 px one, preprocessing, every key of the
-published 256 px generator, and the largest error that each of 25 plausible wrong ports makes on
-these generators.
-"""
+"""What the tests of IC-GAN share: a small release, images, and in goldens/icgan values of the
+official code (facebookresearch/ic_gan) on random weights, with the errors of 25 wrong ports."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -68,8 +64,15 @@ def write_release(parent):
     return folder
 
 
-def write_photographs(folder):
-    """Two photographs and four cut-outs of them, in two classes."""
+@pytest.fixture(scope="session")
+def release(tmp_path_factory):
+    return write_release(tmp_path_factory.mktemp("icgan"))
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """A folder of two photographs and four cut-outs of them, in two classes."""
+    folder = tmp_path_factory.mktemp("parts")
     for i, image in enumerate(load_sample_images().images):
         (folder / f"class{i}").mkdir()
         for j, part in enumerate((image, image[:300, :280], image[150:, 200:])):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from photographs import sample_photographs
+from image_files import sample_photographs
 
 from images.pictures import write_image
 

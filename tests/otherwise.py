@@ -1,14 +1,9 @@
 """Run a stage in another way than usual.
 
-    python tests/otherwise.py pickled 03_pretrain.py --data ...
-    python tests/otherwise.py spawn 03_pretrain.py --data ...          or forkserver
-    python tests/otherwise.py RESTART_STEPS=3 00_train_generator.py vqgan --data ...
-    python tests/otherwise.py test_heads:worker FOLDER
-
-pickled: its loaders read with a pickled copy of what they were given. Worker processes that are not
-forked get their reader this way (macOS spawns; Linux uses a fork server from Python 3.14 on). So
-what cannot be sent, or arrives as another thing, shows at once. NAME=VALUE: another value of one of
-the constants of augment/generator_training.py. FILE:FUNCTION: no stage, but a function of a test.
+python tests/otherwise.py pickled 03_pretrain.py ...          readers get a pickled copy
+python tests/otherwise.py spawn 03_pretrain.py ...            or forkserver
+python tests/otherwise.py RESTART_STEPS=3 00_train_generator.py ...   another constant
+python tests/otherwise.py test_heads:worker FOLDER            a function of a test
 """
 
 import importlib

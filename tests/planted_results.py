@@ -2,24 +2,23 @@
 
 import json
 
+from conftest import call
+
 from report.results import class_list
 
 IMAGENET = dict.fromkeys(sorted(class_list("augment", "imagenet_synsets.txt")), 50.0)
 IMAGENET100 = dict.fromkeys(sorted(class_list("recipes", "imagenet100.txt")), 50.0)
-WILDFIRE = {"nowildfire": 50.0, "wildfire": 50.0}
-OWN = {"desert": 50.0, "forest": 50.0}
-IMAGES = {"imagenet": (1281167, 50000), "imagenet100": (126689, 5000), "wildfire": (30250, 6300)}
+HUNDRED = {"classes": IMAGENET100, "images": (126689, 5000)}
+WILDFIRE = {"classes": {"nowildfire": 50.0, "wildfire": 50.0}, "images": (30250, 6300)}
+OWN = {"classes": {"desert": 50.0, "forest": 50.0}, "images": (4000, 1000)}
 TRAINED = {"stage": "03_pretrain", "method": "vicreg", "backbone": "resnet50", "epochs": 100}
 TRAINED |= {"size": 224, "batch_size": 800, "mix": 0.0, "pair": ["crop"], "views": 1}
 TRAINED |= {"generated_by": []}
 LINEAR = {"seeds": [0], "epochs": 100, "learning_rate": 0.02}
 
 
-def write_run(folder, top1, seed=0, classes=IMAGENET, images=IMAGES["imagenet"], **more):
-    """Plant a result with the dissertation's settings, but for what is given.
-
-    more: arguments of the pretraining; stage, args (of the evaluation), results, val, baselines.
-    """
+def write_run(folder, top1, seed=0, classes=IMAGENET, images=(1281167, 50000), **more):
+    """Plant a result with the dissertation's settings, but for what is given in more."""
     stage = more.pop("stage", "04_linear_eval")
     args = more.pop("args", LINEAR)
     results = more.pop("results", {"top1": {"mean": top1}, "knn_top1": {"mean": 50.0}})
@@ -70,6 +69,14 @@ def rows_of(folder, title):
     return rows
 
 
-def said_by(capsys):
-    """What was printed, without the ends of lines within sentences."""
+def linear_differences(folder):
+    """{(generated view, epochs): row} of the paired differences of linear top-1."""
+    rows = [row for row in rows_of(folder, "Paired") if row["measured"] == "linear top-1"]
+    return {(row["generated view"], row.get("epochs")): row for row in rows}
+
+
+def reported(capsys, *words):
+    """What the report prints, without the ends of lines within sentences."""
+    capsys.readouterr()
+    call("07_metrics.py report", *words)
     return " ".join(capsys.readouterr().out.split())

@@ -27,7 +27,6 @@ def later(function):
     return functools.wraps(function)(keep)
 
 
-# ---------------------------------------------------------------- files and folders
 def nothing(root):
     """Only the command is wrong."""
 
@@ -82,15 +81,11 @@ def all_of(root, *spoils):
         one(root)
 
 
-# ---------------------------------------------------------------- where, and who else
-def enter(name):
+@later
+def enter(root, name):
     """The command is started in another folder, which is made if it is not there."""
-
-    def spoil(root):
-        Path(root, name).mkdir(exist_ok=True)
-        os.chdir(Path(root, name))
-
-    return spoil
+    Path(root, name).mkdir(exist_ok=True)
+    os.chdir(Path(root, name))
 
 
 WRITER = """
@@ -104,25 +99,20 @@ sys.stdin.read()
 """
 
 
-def writer(name):
+@later
+def writer(root, name):
     """Another process writes this file, as long as there is this one."""
-
-    def spoil(root):
-        path = Path(root, name)
-        path.parent.mkdir(exist_ok=True)
-        lock = path.with_name(f".{path.name}.lock")
-        words = [sys.executable, "-S", "-E", "-c", WRITER, lock]
-        other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        other.stdout.readline()
-        writers.append(other)
-
-    return spoil
+    path = Path(root, name)
+    path.parent.mkdir(exist_ok=True)
+    words = [sys.executable, "-S", "-E", "-c", WRITER, path.with_name(f".{path.name}.lock")]
+    other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    writers.append(other)
 
 
 writers = []  # to be ended after the case
 
 
-# ---------------------------------------------------------------- images
 def picture(size=(32, 32), kind="PNG"):
     """The bytes of an image file of (width, height) pixels."""
     data = io.BytesIO()
@@ -148,25 +138,6 @@ def tiffs(root, change, **options):
         file.unlink()
 
 
-def floats(values):
-    return values[..., 0].astype(np.float32) / 255
-
-
-def twelve_bits(values):
-    return values[..., 0].astype(np.uint16) * 16
-
-
-def sixteen_bits(values):
-    return values[..., 0].astype(np.uint16) * 257
-
-
-def five_bands(values):
-    """Blue, green, red and two more."""
-    bands = np.concatenate([values[..., ::-1], values[..., :2]], 2)
-    return bands.astype(np.uint16)
-
-
-# ---------------------------------------------------------------- weights
 @later
 def weights(root, change):
     """change(the backbone's state dict) is what its file holds."""
@@ -175,42 +146,19 @@ def weights(root, change):
     torch.save(content, file)
 
 
-def with_value(name, value):
-    def change(state):
-        state[name].view(-1)[3] = value
-        return state
-
-    return weights(change)
-
-
-def with_prefix(prefix):
-    def change(state):
-        return {"state_dict": {prefix + name: value for name, value in state.items()}}
-
-    return weights(change)
+@later
+def with_value(root, name, value):
+    """An element of a weight of the backbone has this value."""
+    file = Path(root, "runs/base/backbone.pth")
+    state = torch.load(file, weights_only=True)
+    state[name].view(-1)[3] = value
+    torch.save(state, file)
 
 
-def two_networks(state):
-    content = {}
-    for name, value in state.items():
-        content[f"one.{name}"] = value
-        content[f"two.{name}"] = value
-    return content
+def prefixed(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
 
 
-def doubled(state):
-    return {name: 2 * value for name, value in state.items()}
-
-
-def without(name):
-    def change(state):
-        del state[name]
-        return state
-
-    return weights(change)
-
-
-# ---------------------------------------------------------------- what must be there
 @later
 def there(root, *names):
     for name in names:
@@ -236,18 +184,9 @@ def same_colours(root, channels=3):
         assert np.abs(difference[:channels]).max() < 3, file
 
 
-def same_red(root):
-    """The same of images of which only the first band was kept, as gray."""
-    same_colours(root, 1)
+same_red = functools.partial(same_colours, channels=1)  # only the first band was kept, as gray
 
 
 @later
 def lines_of(root, name, number):
     assert len(Path(root, name).read_text().splitlines()) == number
-
-
-def images_of(name, number):
-    def right(root):
-        assert len(files.find_images(Path(root, name))) == number
-
-    return right

@@ -1,7 +1,4 @@
-"""02_augment.py run as a user would: masks, sampling, added views, processes, names, examples.
-
-The generator has random weights: what is tested is where its images go, not how they look.
-"""
+"""02_augment.py as a user runs it, with random weights: where images go, not how they look."""
 
 import importlib
 import json
@@ -11,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import call, hashes, refused, run, write_images
+from evaluation_study import write_backbone
 from PIL import Image
 
 from augment.strategy import read_square
 from base.run import read_json, save
+from evaluate import features as features_module
+from images.read import read_image
 from models.maskgit import MaskGIT
+from models.resnet import load_backbone
 from models.vqgan import VQGAN
 
 augment = importlib.import_module("02_augment")
@@ -27,10 +28,10 @@ def write_generator(folder, seed=0):
     blocks = dict(filters=8, multipliers=[1, 1], blocks=1, groups=4)
     tokenizer = VQGAN(codes=16, dim=4, unshuffle=2, **blocks)
     transformer = MaskGIT(codes=16, classes=0, tokens=64, layers=1, dim=16, heads=2, mlp=32)
-    for parameter in [*tokenizer.parameters(), *transformer.parameters()]:
-        torch.nn.init.normal_(parameter, std=0.3)
     state = {"size": 32}
     for name, network in (("tokenizer", tokenizer), ("transformer", transformer)):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
         state |= {f"{name}_config": network.config, name: network.state_dict()}
     save(folder / "generator.pth", state)
     return folder
@@ -56,12 +57,10 @@ def images(out):
 
 
 def inpaint(data, generator, out, *more):
-    """In-paint in this process; {file: hash}."""
     call("02_augment.py", "inpaint", *flags(data, generator, out, *more))
     return images(out)
 
 
-# ---------------------------------------------------------------- masks and sampling
 def test_masks_and_seeds_make_different_images(data, generator, tmp_path):
     made = {}
     for mask in ("center", "ring", "random:0.5", "block:0.5", "none"):
@@ -72,9 +71,13 @@ def test_masks_and_seeds_make_different_images(data, generator, tmp_path):
     blind = ["--mask", "random:1", "--top-k", 1, "--steps", 1]
     assert len(set(inpaint(data, generator, tmp_path / "blind", *blind).values())) == 1
     assert inpaint(data, generator, tmp_path / "other", "--seed", 1) != made["center"]
+    # Linux uses a fork server from Python 3.14 on. See test_every_stage.py for all readers.
+    forked = flags(data, generator, tmp_path / "forked", "--workers", 2)
+    run("tests/otherwise.py forkserver 02_augment.py inpaint", *forked)
+    assert images(tmp_path / "forked") == made["center"]
 
 
-def test_a_composite_keeps_the_original(data, generator, tmp_path):
+def test_composites_and_sampling_flags(data, generator, tmp_path):
     """Where a token is predicted it is the plain image, elsewhere the original."""
     made = {}
     for name, more in (("plain", ()), ("kept", ["--composite"])):
@@ -85,10 +88,7 @@ def test_a_composite_keeps_the_original(data, generator, tmp_path):
     mask[4:-4, 4:-4] = True  # 8 x 8 tokens without the outer ring
     assert (made["kept"] == np.where(mask, made["plain"], original)).all()
     assert (made["plain"] != made["kept"]).any()
-
-
-def test_sampling_flags(data, generator, tmp_path):
-    """With one step and the likeliest code alone there is no chance left."""
+    # With one step and the likeliest code alone there is no chance left.
     likeliest = ["--steps", 1, "--top-k", 1]
     first = inpaint(data, generator, tmp_path / "a", *likeliest)
     assert inpaint(data, generator, tmp_path / "b", *likeliest, "--seed", 1) == first
@@ -104,9 +104,6 @@ WRONG = {
     "--top-k 0": "is not a whole number above 0",
     "--top-k some": "invalid",
     "--softmax-temperature 0": "is not a finite number above 0",
-    "--softmax-temperature -1": "is not a finite number above 0",
-    "--softmax-temperature inf": "is not a finite number",
-    "--softmax-temperature nan": "is not a finite number",
     "--mask checker": MASKS,
     "--mask block": MASKS,
     "--mask block:2": "is not between 0 and 1",
@@ -142,8 +139,7 @@ def test_masks_from_a_folder(data, generator, tmp_path, capsys):
     assert "1 of 12 images have no mask there, such as a/000.png" in sentence
 
 
-# ---------------------------------------------------------------- one mirror, several commands
-def test_a_later_command_adds_views(data, generator, tmp_path, capsys):
+def test_a_later_command_adds_views_and_positions(data, generator, tmp_path, capsys):
     whole = inpaint(data, generator, tmp_path / "whole", "--views", 2)
     out = tmp_path / "grown"
     first = inpaint(data, generator, out)
@@ -157,9 +153,6 @@ def test_a_later_command_adds_views(data, generator, tmp_path, capsys):
     assert read_json(out / "augment.json")["args"]["views"] == 2  # of all commands together
     more = ["inpaint", *flags(data, generator, out, "--views", 3, "--mask", "ring")]
     assert "--mask was center, now ring" in refused(capsys, "02_augment.py", *more, code=2)
-
-
-def test_a_later_command_adds_positions(data, generator, tmp_path):
     out = tmp_path / "out"
     more = flags(data, generator, out)
     call("02_augment.py", "outpaint", *more, "--positions", "center")
@@ -176,34 +169,13 @@ def test_a_later_command_adds_positions(data, generator, tmp_path):
     assert len(everything) == 9 * 12 and images(out).items() <= everything.items()
 
 
-def test_other_weights_are_refused(data, generator, tmp_path, capsys):
+def test_other_weights_and_unfinished_batches(data, generator, tmp_path, capsys):
     own = write_generator(tmp_path / "own")
     inpaint(data, own, tmp_path / "out")
     write_generator(own, seed=1)
     more = flags(data, own, tmp_path / "out")
     assert "weights sha256 was" in refused(capsys, "02_augment.py inpaint", *more, code=2)
-
-
-def test_mended_images_are_made(data, generator, tmp_path, capsys):
-    own = write_images(tmp_path / "own", each=2)
-    good = (own / "b" / "001.png").read_bytes()
-    (own / "b" / "001.png").write_bytes(good[:100])
-    more = ["inpaint", *flags(own, generator, tmp_path / "out")]
-    for _ in range(2):  # a second time there is nothing to do, and it is still too many
-        assert "1 of 6 images cannot be read" in refused(capsys, "02_augment.py", *more, code=1)
-    for _ in range(2):
-        call("02_augment.py", *more, "--max-unreadable", 0.2)
-    assert "1 of 6 images could not be read" in capsys.readouterr().err
-    (failure,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
-    assert json.loads(failure)["path"] == "b/001.png" and len(images(tmp_path / "out")) == 5
-    (own / "b" / "001.png").write_bytes(good)
-    call("02_augment.py", *more)
-    assert not (tmp_path / "out" / "failed.jsonl").exists() and len(images(tmp_path / "out")) == 6
-
-
-# ---------------------------------------------------------------- what is there already
-def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
-    """Folders between the images of others, names that begin alike, views that do not exist."""
+    # Folders between the images of others, names that begin alike, views that do not exist.
     paths = sorted(["a/1.jpg", "a/2/1.jpg", "a/2/2.jpg", "a/3.jpg", "a.b/1.tiff", "b.jpg"])
     for path in paths:
         file = tmp_path / "view0" / augment.stored_name(path, ".png")
@@ -224,15 +196,23 @@ def test_unfinished_batches_are_found_folder_by_folder(tmp_path):
     assert unfinished() == {number}
 
 
-# ---------------------------------------------------------------- processes
-def test_workers_need_not_be_forked(data, generator, tmp_path):
-    """Linux uses a fork server from Python 3.14 on. See test_every_stage.py for all readers."""
-    more = flags(data, generator, tmp_path / "out", "--workers", 2)
-    run("tests/otherwise.py forkserver 02_augment.py inpaint", *more)
-    assert images(tmp_path / "out") == inpaint(data, generator, tmp_path / "here")
+def test_mended_images_are_made(data, generator, tmp_path, capsys):
+    own = write_images(tmp_path / "own", each=2)
+    good = (own / "b" / "001.png").read_bytes()
+    (own / "b" / "001.png").write_bytes(good[:100])
+    more = ["inpaint", *flags(own, generator, tmp_path / "out")]
+    for _ in range(2):  # a second time there is nothing to do, and it is still too many
+        assert "1 of 6 images cannot be read" in refused(capsys, "02_augment.py", *more, code=1)
+    for _ in range(2):
+        call("02_augment.py", *more, "--max-unreadable", 0.2)
+    assert "1 of 6 images could not be read" in capsys.readouterr().err
+    (failure,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    assert json.loads(failure)["path"] == "b/001.png" and len(images(tmp_path / "out")) == 5
+    (own / "b" / "001.png").write_bytes(good)
+    call("02_augment.py", *more)
+    assert not (tmp_path / "out" / "failed.jsonl").exists() and len(images(tmp_path / "out")) == 6
 
 
-# ---------------------------------------------------------------- names
 def test_any_name_that_the_file_system_takes(generator, tmp_path):
     data = tmp_path / os.fsdecode(b"d\xe9")
     long_name = "\u5c71" * 82  # 246 bytes
@@ -253,3 +233,59 @@ def test_any_name_that_the_file_system_takes(generator, tmp_path):
     assert read_json(out / "augment.json")["args"]["data"] == str(data)
     (data / os.fsdecode(b"broken\xe9.jpg")).unlink()
     assert "is finished: 6 images" in run("02_augment.py", *more).stdout
+
+
+def which(image, originals):
+    return [path for path, other in originals.items() if np.array_equal(image, other)][0]
+
+
+def stored(mirror, view):
+    folder = mirror / f"view{view}"
+    return {f.relative_to(folder).as_posix(): read_image(f) for f in folder.rglob("*.png")}
+
+
+def test_same_class_is_another_image_of_the_class(tmp_path, capsys):
+    data = write_images(tmp_path / "data", each=5)
+    flags = ["--data", data, "--size", 32, "--workers", 1]
+    run("02_augment.py", "same-class", *flags, "--views", 2, "--out", tmp_path / "gen")
+    originals = {f.relative_to(data).as_posix(): read_image(f) for f in data.rglob("*.png")}
+    chosen = []
+    for view in range(2):
+        made = stored(tmp_path / "gen", view)
+        of_view = {path: which(image, originals) for path, image in made.items()}
+        assert of_view.keys() == originals.keys()
+        for path, other in of_view.items():
+            assert other != path and other.split("/")[0] == path.split("/")[0]
+        chosen.append(of_view)
+    assert chosen[0] != chosen[1], "each view is a draw of its own"
+    run("02_augment.py", "same-class", *flags, "--batch-size", 4, "--out", tmp_path / "again")
+    again = {path: which(im, originals) for path, im in stored(tmp_path / "again", 0).items()}
+    assert again == chosen[0], "the batch size changes nothing"
+    alone = ["--data", write_images(tmp_path / "alone", each=1), "--out", tmp_path / "no"]
+    said = refused(capsys, "02_augment.py", "same-class", *alone, "--workers", 0, code=2)
+    assert "a/000.png" in said and "no other image of its class" in said
+
+
+def test_neighbour_is_the_nearest_in_the_features(tiny, tmp_path, monkeypatch, capsys):
+    flags = ["--data", tiny["train"], "--size", 32, "--workers", 0]
+    backbone = ["--backbone", write_backbone(tmp_path / "run")]
+    run("02_augment.py", "neighbour", *flags, *backbone, "--out", tmp_path / "gen")
+    data = tiny["train"]
+    originals = {f.relative_to(data).as_posix(): read_image(f) for f in data.rglob("*.png")}
+    network, _, _ = load_backbone(tmp_path / "run")
+    pixels = [features_module.centre_crop(image, 0, 0, size=32) for image in originals.values()]
+    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+    with torch.no_grad():
+        features = torch.nn.functional.normalize(network((x - mean) / std), dim=1)
+    similarity = (features @ features.T).fill_diagonal_(-1)
+    names = list(originals)
+    for path, image in stored(tmp_path / "gen", 0).items():
+        row = similarity[names.index(path)]
+        assert row[names.index(which(image, originals))] >= row.max() - 1e-5
+    run("02_augment.py", "neighbour", *flags, *backbone, "--out", tmp_path / "two", processes=2)
+    for path, image in stored(tmp_path / "two", 0).items():
+        assert np.array_equal(image, stored(tmp_path / "gen", 0)[path])
+    monkeypatch.setattr(features_module, "extract", None)  # nothing is left to compare
+    call("02_augment.py", "neighbour", *flags, *backbone, "--out", tmp_path / "gen")
+    assert "gen is finished" in capsys.readouterr().out

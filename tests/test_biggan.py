@@ -26,18 +26,15 @@ def test_generator_parity(name):
 
 
 def test_tolerance_catches_every_wrong_port(monkeypatch):
-    """Each recorded wrong port errs a hundred tolerances on one of the two generators.
-
-    The two mildest are tried here."""
+    """Each recorded wrong port errs a hundred tolerances; the two mildest are tried here."""
     for what, errors in json.loads((GOLDENS / "wrong_ports.json").read_text()).items():
         assert (max(errors) > 100 * TOLERANCE) == what.startswith("WRONG"), what
     with monkeypatch.context() as patch:
         patch.setattr(biggan, "EPS", 1e-4)
         assert error("tiny") > 50 * TOLERANCE and error("tiny256") > 50 * TOLERANCE
     attention = F.scaled_dot_product_attention
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda q, k, v, scale: attention(q, k, v)
-    )
+    unscaled = lambda q, k, v, scale: attention(q, k, v)  # noqa: E731
+    monkeypatch.setattr(F, "scaled_dot_product_attention", unscaled)
     assert error("tiny") > 50 * TOLERANCE
 
 
@@ -49,10 +46,8 @@ def test_generator_gradient(tiny):
     double(z, feature).square().sum().backward()
     for x in (z, feature):
         step = 1e-6 * F.normalize(x.grad, dim=1)
-        shifted = [
-            (z + sign * step, feature) if x is z else (z, feature + sign * step) for sign in (1, -1)
-        ]
-        plus, minus = (double(*inputs).square().sum() for inputs in shifted)
+        pairs = [(step, 0), (-step, 0)] if x is z else [(0, step), (0, -step)]
+        plus, minus = (double(z + a, feature + b).square().sum() for a, b in pairs)
         assert (plus - minus).item() / 2e-6 == pytest.approx(x.grad.norm().item(), rel=1e-4)
     for columns, width in ((19, 2048), (20, 2047)):
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -61,11 +56,8 @@ def test_generator_gradient(tiny):
 
 def official_shapes(channels, attention, chunk):
     """{name: shape} of the official generator's parameters and buffers."""
-    weights = {
-        "shared_feat": (512, 2048),
-        "linear": (16 * channels[0], chunk),
-        "output_layer.2": (3, channels[-1], 3, 3),
-    }
+    weights = {"shared_feat": (512, 2048), "linear": (16 * channels[0], chunk)}
+    weights["output_layer.2"] = (3, channels[-1], 3, 3)
     without_bias = {}
     normalised = {"output_layer.0": channels[-1]}
     shapes = {"shared.weight": (1000, 128)}
@@ -90,15 +82,15 @@ def official_shapes(channels, attention, chunk):
     return shapes
 
 
-@pytest.mark.parametrize(
-    "size, parameters, channels, attention, chunk",
-    [
-        (256, 90_014_340, (1536, 1536, 768, 768, 384, 192, 96), [3], 17),
-        (256, 42_860_804, (1024, 1024, 512, 512, 256, 128, 64), [3], 17),
-        (128, 77_160_132, (1536, 1536, 768, 384, 192, 96), [3], 20),
-        (64, 36_655_876, (1024, 1024, 512, 256, 128), [2], 24),
-    ],
-)
+CONFIGURATIONS = [
+    (256, 90_014_340, (1536, 1536, 768, 768, 384, 192, 96), [3], 17),
+    (256, 42_860_804, (1024, 1024, 512, 512, 256, 128, 64), [3], 17),
+    (128, 77_160_132, (1536, 1536, 768, 384, 192, 96), [3], 20),
+    (64, 36_655_876, (1024, 1024, 512, 256, 128), [2], 24),
+]
+
+
+@pytest.mark.parametrize("size, parameters, channels, attention, chunk", CONFIGURATIONS)
 def test_published_configurations(size, parameters, channels, attention, chunk):
     """Those of the published generators are read strictly, with the published parameter counts."""
     shapes = official_shapes(channels, attention, chunk)
@@ -110,20 +102,15 @@ def test_published_configurations(size, parameters, channels, attention, chunk):
         images = generator(torch.empty(2, 128), torch.empty(2, 2048))
     assert images.shape == (2, 3, size, size)
     if parameters == 90_014_340:
+        encoder = resnet50().state_dict()
+        state = {name: value for name, value in encoder.items() if not name.startswith("fc.")}
+        assert len(state) == 318 and backbone_from_state(state, "file").inplanes == 2048
+        assert parameters + sum(p.numel() for p in resnet50().parameters()) == 115_571_372
         lines = (GOLDENS / "keys_256.tsv").read_text().splitlines()[1:]
         rows = [line.split("\t") for line in lines if line[0] != "#"]
         published = {name: shape for name, shape, *_ in rows}
         ours = {name: "x".join(map(str, shape)) or "scalar" for name, shape in shapes.items()}
         assert len(ours) == 198 and ours == published
-
-
-def test_encoder():
-    encoder = resnet50()
-    parameters = sum(p.numel() for p in encoder.parameters())
-    assert 90_014_340 + parameters == 115_571_372
-    state = encoder.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    assert len(state) == 318 and backbone_from_state(state, "file").inplanes == 2048
 
 
 def test_every_tensor_is_needed_as_it_is(capsys):
@@ -142,9 +129,6 @@ def test_every_tensor_is_needed_as_it_is(capsys):
             if wrong.shape != tensor.shape:
                 said = sentence(capsys, generator_from_state, state | {name: wrong}, "file.pth")
                 assert "file.pth lacks a tensor, or has it in another shape" in said, name
-
-
-def test_wrong_states_are_refused(capsys):
     state = official_state("tiny")
     said = sentence(capsys, generator_from_state, state | {"extra": torch.ones(1)}, "file.pth")
     assert "file.pth has unknown extra" in said

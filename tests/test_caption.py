@@ -7,15 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import tiny_pipelines
-from conftest import call, refused, run, run_killed
+from conftest import call, refused, run, run_killed, stage_module
+from PIL import Image
 
+from augment.diffusion import read_captions
+from images.files import find_images
 from images.pictures import write_image
 
 
 def photographs(root, n=7, size=72):
     """Smooth random images in two classes."""
-    from PIL import Image
-
     for i in range(n):
         coarse = np.random.default_rng(i).integers(0, 256, (5, 5, 3), np.uint8)
         image = Image.fromarray(coarse).resize((size + 8 * i, size), Image.Resampling.BICUBIC)
@@ -29,10 +30,10 @@ def setup(tmp_path_factory):
     root = tmp_path_factory.mktemp("caption")
     data = photographs(root / "data")
     model = tiny_pipelines.blip(root / "blip")
-    common = ["--data", data, "--model", model, "--batch-size", 2, "--workers", 0]
-    common = [*common, "--max-tokens", 8]
+    common = f"01_caption.py --data {data} --model {model} --batch-size 2 --workers 0".split()
+    common += ["--max-tokens", 8]
     out = root / "captions.jsonl"
-    call("01_caption.py", *common, "--out", out)
+    call(*common, "--out", out)
     return data, model, common, out
 
 
@@ -40,12 +41,7 @@ def records(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def refusal(capsys, *arguments, code):
-    """The one sentence with which the stage refuses the arguments."""
-    return refused(capsys, "01_caption.py", *arguments, code=code)
-
-
-def test_lines(setup, capsys):
+def test_lines_of_windows_and_of_names_that_are_not_utf8(setup, capsys, tmp_path):
     data, _, common, out = setup
     lines = records(out)
     paths = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))
@@ -54,16 +50,28 @@ def test_lines(setup, capsys):
     assert all(set(line) == {"path", "caption"} for line in lines)
     assert not list(out.parent.glob(".captions*[!k]"))
     before = out.stat().st_mtime_ns
-    call("01_caption.py", *common, "--out", out)
+    call(*common, "--out", out)
     assert "is finished: 7 captions" in capsys.readouterr().out
     assert out.stat().st_mtime_ns == before
+    # A byte-order mark and CRLF change nothing: the file counts as finished.
+    *_, common, reference = setup
+    out = tmp_path / "captions.jsonl"
+    out.write_bytes(b"\xef\xbb\xbf" + reference.read_bytes().replace(b"\n", b"\r\n"))
+    call(*common, "--out", out)
+    assert "is finished: 7 captions" in capsys.readouterr().out
+    # The bytes of a name stand in the caption file as they are, and it is found there again.
+    _, model, *_ = setup
+    data = photographs(tmp_path / "data", 2)
+    os.rename(data / "class0" / "img0.jpg", os.fsencode(data / "class0") + b"/caf\xe9.jpg")
+    arguments = ("01_caption.py", "--data", data, "--model", model, "--workers", 0, "--out")
+    out = tmp_path / "names.jsonl"
+    call(*arguments, out, "--max-tokens", 5)
+    assert b'"path": "class0/caf\xe9.jpg"' in out.read_bytes()
+    assert list(read_captions(out)) == find_images(data)
 
 
-# ---------------------------------------------------------------- processes
 def test_kill_and_two_processes(setup, tmp_path):
-    """Killed with -9 after two batches, finished by two processes: the same file.
-
-    A batch that is done is not captioned again."""
+    """Killed after two batches, finished by two: the same file; what is done stays as it is."""
     *_, common, reference = setup
     out = tmp_path / "captions.jsonl"
     parts = tmp_path / ".captions.jsonl.parts"
@@ -71,13 +79,13 @@ def test_kill_and_two_processes(setup, tmp_path):
     def two_done():
         return len(list(parts.glob("[!.]*"))) >= 2
 
-    assert run_killed("01_caption.py", *common, "--out", out, when=two_done)
+    assert run_killed(*common, "--out", out, when=two_done)
     done = list(parts.glob("[!.]*"))
     assert not out.exists()
     for part in done:  # what they hold is kept
         part.write_text(part.read_text().replace('"caption": "', '"caption": "kept '))
     kept = sum(len(records(part)) for part in done)
-    run("01_caption.py", *common, "--out", out, processes=2)
+    run(*common, "--out", out, processes=2)
     assert out.read_bytes().count(b"kept ") == kept >= 3
     assert out.read_bytes().replace(b"kept ", b"") == reference.read_bytes()
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -105,25 +113,22 @@ def test_a_slow_process_is_waited_for(setup, tmp_path):
     *_, common, reference = setup
     out = tmp_path / "captions.jsonl"
     (tmp_path / "slow.py").write_text(SLOW)
-    script = [tmp_path / "slow.py", "01_caption.py", *common, "--out", out]
+    script = [tmp_path / "slow.py", *common, "--out", out]
     run(*script, processes=2, env={"GCL_TIMEOUT": "4", "CALLS": str(tmp_path / "calls")})
     assert out.read_bytes() == reference.read_bytes()
     calls = (tmp_path / "calls").read_text()
     assert len(calls) == 4 and calls.count("1") <= 2  # each batch once, few by the slow process
 
 
-# ---------------------------------------------------------------- going on
 def test_only_what_is_missing(setup, tmp_path, monkeypatch, capsys):
-    """Only the images that the caption file lacks are captioned; a torn line is named.
-
-    Brackets in a name are no pattern."""
+    """What the file lacks is captioned, a torn line is named; brackets in a name are no pattern."""
     *_, common, reference = setup
     out = tmp_path / "captions[v2].jsonl"
     lines = reference.read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:5]) + lines[5][:-4])
-    assert f"{out}, line 6 is not" in refusal(capsys, *common, "--out", out, code=1)
+    assert f"{out}, line 6 is not" in refused(capsys, *common, "--out", out, code=1)
     out.write_bytes(b"".join(lines[:5]))
-    stage = call.modules["01_caption"]
+    stage = stage_module("01_caption.py")
     read, read_blip = [], stage.read_for_blip
 
     def noting(root, processor, batch):
@@ -131,35 +136,10 @@ def test_only_what_is_missing(setup, tmp_path, monkeypatch, capsys):
         return read_blip(root, processor, batch)
 
     monkeypatch.setattr(stage, "read_for_blip", noting)
-    call("01_caption.py", *common, "--out", out)
+    call(*common, "--out", out)
     assert read == [record["path"] for record in records(reference)[5:]]
     assert out.read_bytes() == reference.read_bytes()
     assert not list(tmp_path.glob(".*[!k]"))
-
-
-def test_edited_on_windows(setup, tmp_path, capsys):
-    """A byte-order mark and CRLF change nothing: the file counts as finished."""
-    *_, common, reference = setup
-    out = tmp_path / "captions.jsonl"
-    out.write_bytes(b"\xef\xbb\xbf" + reference.read_bytes().replace(b"\n", b"\r\n"))
-    call("01_caption.py", *common, "--out", out)
-    assert "is finished: 7 captions" in capsys.readouterr().out
-
-
-def test_a_name_that_is_not_utf8(setup, tmp_path):
-    """Its bytes stand in the caption file as they are, and it is found there again."""
-    _, model, *_ = setup
-    data = photographs(tmp_path / "data", 2)
-    os.rename(data / "class0" / "img0.jpg", os.fsencode(data / "class0") + b"/caf\xe9.jpg")
-    arguments = ("--data", data, "--model", model, "--workers", 0, "--out")
-    out = tmp_path / "captions.jsonl"
-    call("01_caption.py", *arguments, out, "--max-tokens", 5)
-    assert b'"path": "class0/caf\xe9.jpg"' in out.read_bytes()
-
-    from augment.diffusion import read_captions
-    from images.files import find_images
-
-    assert list(read_captions(out)) == find_images(data)
 
 
 def test_greedy_and_unreadable(setup, tmp_path, capsys):
@@ -169,11 +149,11 @@ def test_greedy_and_unreadable(setup, tmp_path, capsys):
     (data / "class0" / "torn.jpg").write_bytes(b"\xff\xd8 no image")
     out = tmp_path / "captions.jsonl"
     flags = ("--num-beams", 1, "--max-tokens", 5, "--workers", 1)
-    flags = ("--data", data, "--model", model, "--out", out, *flags)
+    flags = ("01_caption.py", "--data", data, "--model", model, "--out", out, *flags)
     for _ in range(2):  # the second time nothing is left to caption
-        assert "1 of 4 images cannot be read" in refused(capsys, "01_caption.py", *flags)
+        assert "1 of 4 images cannot be read" in refused(capsys, *flags)
     assert not out.exists()
-    call("01_caption.py", *flags, "--max-unreadable", 0.3)
+    call(*flags, "--max-unreadable", 0.3)
     lines = {line["path"]: line for line in records(out)}
     torn = lines.pop("class0/torn.jpg")
     assert torn["caption"] == "" and "not an image file" in torn["error"]
@@ -181,11 +161,10 @@ def test_greedy_and_unreadable(setup, tmp_path, capsys):
     assert "4 captions, 1 of them empty" in capsys.readouterr().out
     shutil.copy(data / "class0" / "img0.jpg", data / "class0" / "torn.jpg")
     out.write_text("".join(f"{json.dumps(line)}\n" for line in lines.values()))
-    call("01_caption.py", *flags)  # it is mended, and its line removed
+    call(*flags)  # it is mended, and its line removed
     assert sum(bool(line["caption"]) for line in records(out)) == 4
 
 
-# ---------------------------------------------------------------- refusals
 REFUSED = {  # flags: (exit code, what the sentence says)
     "--num-beams 1": (2, "num_beams was 3, now 1"),
     "--out {out}/captions.txt": (2, "must be the name of a .jsonl file"),
@@ -201,36 +180,31 @@ def test_refusals(setup, tmp_path, capsys, flags):
     data, _, common, out = setup
     code, message = REFUSED[flags]
     changed = flags.format(data=data, out=tmp_path).split()
-    assert message in refusal(capsys, *common, "--out", out, *changed, code=code)
-
-
-def test_another_model_in_the_same_folder(setup, tmp_path, capsys):
-    """A model whose files have changed is refused, also by a finished caption file."""
-    _, model, common, _ = setup
-    shutil.copytree(model, tmp_path / "blip")
-    arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
-    call("01_caption.py", *arguments)
-    tiny_pipelines.blip(tmp_path / "blip", seed=1)
-    assert "model_sha256 was" in refusal(capsys, *arguments, code=2)
+    assert message in refused(capsys, *common, "--out", out, *changed, code=code)
 
 
 def test_wrong_weights(setup, tmp_path, capsys):
-    """One sentence each: a weight is missing, one is not finite, the model is of another kind."""
+    """Other weights behind a finished file; a missing one, one not finite; another kind."""
     from safetensors.torch import load_file, save_file
 
     _, model, common, _ = setup
     shutil.copytree(model, tmp_path / "blip")
     arguments = [*common, "--model", tmp_path / "blip", "--out", tmp_path / "captions.jsonl"]
+    call(*arguments)
     good = load_file(model / "model.safetensors")
     name = "vision_model.post_layernorm.weight"
 
     def save(weights):
         save_file(weights, tmp_path / "blip" / "model.safetensors", {"format": "pt"})
 
+    save(good | {name: 2 * good[name]})
+    assert "model_sha256 was" in refused(capsys, *arguments, code=2)
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "captions.args.json").unlink()
     save({other: weight for other, weight in good.items() if other != name})
-    assert "vision_model.post_layernorm.weight" in refusal(capsys, *arguments, code=1)
+    assert "vision_model.post_layernorm.weight" in refused(capsys, *arguments, code=1)
     save(good | {name: good[name] * float("nan")})
-    assert f"values that are not finite in {name}:" in refusal(capsys, *arguments, code=1)
+    assert f"values that are not finite in {name}:" in refused(capsys, *arguments, code=1)
     config = json.loads((model / "config.json").read_text())
     (tmp_path / "blip" / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
-    assert "is a clip model, not a BLIP" in refusal(capsys, *arguments, code=2)
+    assert "is a clip model, not a BLIP" in refused(capsys, *arguments, code=2)

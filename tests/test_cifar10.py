@@ -1,32 +1,22 @@
 """CIFAR-10 of recipes/datasets.py and cifar10.sh, on an archive in its own format."""
 
 import hashlib
-import importlib.util
 import json
 import pickle
-import sys
 import tarfile
 
 import numpy as np
 import pytest
 import torchvision
-from conftest import ROOT, run
+from conftest import call, run, sentences
 from PIL import Image
-from test_recipes import parsed, place, recipe  # noqa: F401
+from test_recipes import parsed
 
 from images.read import read_image
 
+MAKE = "recipes/datasets.py cifar10"
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 FEW = {"train": 8, "val": 4}  # images of a class, as TINY=1 asks for
-
-
-def stage(name):
-    """A file of recipes/ as a module."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"recipes/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def written(folder, name, content):
@@ -63,15 +53,10 @@ def archive(tmp_path, monkeypatch):
     return folder, {"train": train, "val": (images[5], labels)}
 
 
-def make(*words):
-    datasets = stage("datasets")
-    datasets.main(datasets.arguments(["cifar10", *map(str, words)]), device=None)
-
-
 def test_archive(archive, tmp_path, capsys):
     folder, splits = archive
     words = ("--out", tmp_path / "out", "--archive", folder, "--limit", 8, 4)
-    make(*words)
+    call(MAKE, *words)
     for split, (images, labels) in splits.items():
         for number, name in enumerate(CLASSES):
             files = sorted((tmp_path / "out" / split / name).iterdir())
@@ -79,29 +64,28 @@ def test_archive(archive, tmp_path, capsys):
             found = np.stack([read_image(file) for file in files])
             np.testing.assert_array_equal(found, expected)
     capsys.readouterr()
-    make(*words)
+    call(MAKE, *words)
     assert "is finished" in capsys.readouterr().out
 
 
 def test_what_cannot_be_had(archive, tmp_path, monkeypatch, capsys):
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with pytest.raises(SystemExit):
-        make("--out", tmp_path / "a", "--archive", tmp_path / "nothing")
-    assert "put cifar-10-python.tar.gz into" in capsys.readouterr().err
+    nothing = ("--out", tmp_path / "a", "--archive", tmp_path / "nothing")
+    assert "put cifar-10-python.tar.gz into" in "\n".join(sentences(capsys, call, MAKE, *nothing))
     wrong = tmp_path / "images/train/cat/0.png"
     wrong.parent.mkdir(parents=True)
     Image.new("RGB", (40, 32)).save(wrong)
-    with pytest.raises(SystemExit):
-        make("--out", tmp_path / "b", "--images", tmp_path / "images")
-    assert "0.png is 40 x 32 px: CIFAR's are 32 x 32" in capsys.readouterr().err
+    small = ("--out", tmp_path / "b", "--images", tmp_path / "images")
+    said = "\n".join(sentences(capsys, call, MAKE, *small))
+    assert "0.png is 40 x 32 px: CIFAR's are 32 x 32" in said
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
-def test_recipe(archive, recipe, place):  # noqa: F811
+def test_recipe(archive, recipe, place):
     folder, _ = archive
-    make("--out", place / "data/cifar10-part", "--archive", folder, "--limit", 8, 4)
-    make("--out", place / "data/cifar10-generators", "--archive", folder, "--held-out", 4)
+    call(MAKE, "--out", place / "data/cifar10-part", "--archive", folder, "--limit", 8, 4)
+    call(MAKE, "--out", place / "data/cifar10-generators", "--archive", folder, "--held-out", 4)
     said = recipe("cifar10", BUDGET="cpu")
     runs = place / "runs/cifar10-cpu"
     assert "oracle minus baseline" in said and (runs / "gains.png").stat().st_size > 20_000
@@ -123,7 +107,6 @@ def test_recipe(archive, recipe, place):  # noqa: F811
 
 
 def a_study_is_kept(runs, file):
-    """`report --merge`: the same report from the file; other settings are refused. And the gate."""
     script = "07_metrics.py"
     closed = run(script, "report", runs, "--merge", file, "--gate", 90, code=1)
     assert "The gate is closed: the oracle must be 90 points above" in closed.stderr

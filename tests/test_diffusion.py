@@ -5,17 +5,22 @@ import json
 import pickle
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_pipelines
 import torch
-from conftest import call, refused, sentence
+from conftest import call, hashes, refused, run, sentence
+from safetensors.torch import load_file, save_file
 from test_caption import photographs
 
 from augment import diffusion
 from base.run import image_seed
+from base.run_folder import read_log
+from images.files import find_images
 from images.pictures import write_image
+from images.read import read_image
 
 diffusers = pytest.importorskip("diffusers")  # a machine may lack it; only this strategy needs it
 augment = importlib.import_module("02_augment")
@@ -28,15 +33,11 @@ def setup(tmp_path_factory):
     root = tmp_path_factory.mktemp("diffusion")
     data = photographs(root / "data", 6)
     lines = []
-    for i, path in enumerate(relative_paths(data)):
+    for i, path in enumerate(find_images(data)):
         lines.append(json.dumps({"path": path, "caption": f"a bird and {'the ' * i}sea"}) + "\n")
     captions = root / "captions.jsonl"
     captions.write_text("".join(lines))
     return data, tiny_pipelines.sdxl(root / "sdxl"), tiny_pipelines.ddim(root / "ddim"), captions
-
-
-def relative_paths(data):
-    return sorted(path.relative_to(data).as_posix() for path in data.rglob("*.jpg"))
 
 
 def arguments(setup, *more, kind="sdxl"):
@@ -54,13 +55,12 @@ def build(args):
 
 
 def inputs(setup, strategy):
-    paths = relative_paths(setup[0])
+    paths = find_images(setup[0])
     images = np.stack([strategy.read(setup[0] / path) for path in paths])
     return torch.from_numpy(images), paths
 
 
-# ---------------------------------------------------------------- steps
-def test_fewest_steps():
+def test_steps_and_levels(setup, capsys):
     strengths = (1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.01)
     steps = [diffusion.fewest_steps(strength) for strength in strengths]
     assert steps == [1, 2, 3, 4, 5, 10, 15, 100]
@@ -68,6 +68,19 @@ def test_fewest_steps():
         n = diffusion.fewest_steps(strength)
         assert int(n * strength) == 1 or strength == 1
         assert n == 1 or strength * (n - 1) < 1
+    # The level at which denoising starts, with SDXL-Turbo's scheduler, as diffusers starts.
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    scheduler = EulerAncestralDiscreteScheduler.from_pretrained(setup[1] / "scheduler")
+    assert diffusion.whole_steps(0, scheduler, None, 1) == 0
+    expected = {0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}
+    assert {s: level(s, scheduler)[0] for s in expected} == pytest.approx(expected, abs=1e-3)
+    for computed, strength in enumerate((0.1, 0.2, 0.3, 0.4, 0.5), 1):  # Figure 30: all exact
+        assert level(strength, scheduler, 10) == (pytest.approx(strength, abs=1e-9), computed)
+    error = sentence(capsys, build, arguments(setup, "--steps", 4), code=2)
+    assert "strength x steps must be at least 1" in error and "--steps 5" in error
+    error = sentence(capsys, build, arguments(setup, "--strength", 0.0005), code=2)
+    assert "use --steps 2000 or more; the model's schedule has 1000" in error
 
 
 def level(strength, scheduler, steps=None, default=1):
@@ -78,26 +91,6 @@ def level(strength, scheduler, steps=None, default=1):
     return (float(scheduler.timesteps[steps - computed]) + 1) / 1000, computed
 
 
-def test_levels(setup):
-    """The level at which denoising starts, with SDXL-Turbo's scheduler, as diffusers starts."""
-    from diffusers import EulerAncestralDiscreteScheduler
-
-    scheduler = EulerAncestralDiscreteScheduler.from_pretrained(setup[1] / "scheduler")
-    assert diffusion.whole_steps(0, scheduler, None, 1) == 0
-    expected = {0.1: 0.1, 0.2: 0.2, 0.3: 0.25, 0.4: 1 / 3, 0.5: 0.5, 1.0: 1.0}
-    assert {s: level(s, scheduler)[0] for s in expected} == pytest.approx(expected, abs=1e-3)
-    for computed, strength in enumerate((0.1, 0.2, 0.3, 0.4, 0.5), 1):  # Figure 30: all exact
-        assert level(strength, scheduler, 10) == (pytest.approx(strength, abs=1e-9), computed)
-
-
-def test_too_few_steps(setup, capsys):
-    error = sentence(capsys, build, arguments(setup, "--steps", 4), code=2)
-    assert "strength x steps must be at least 1" in error and "--steps 5" in error
-    error = sentence(capsys, build, arguments(setup, "--strength", 0.0005), code=2)
-    assert "use --steps 2000 or more; the model's schedule has 1000" in error
-
-
-# ---------------------------------------------------------------- generation
 def test_equals_the_official_call(setup):
     """Same images as diffusers' own pipeline called with prompt, image and the same generators."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
@@ -139,7 +132,6 @@ def test_strength(setup, kind):
 
 @pytest.mark.parametrize("kind", ["sdxl", "ddim"])
 def test_noise_depends_on_path_and_seed(setup, kind):
-    """Other batch mates change nothing, another seed does."""
     args = arguments(setup, "--strength", 0.5, kind=kind)
     strategy = build(args)
     images, paths = inputs(setup, strategy)
@@ -161,10 +153,9 @@ def test_outside_the_mask_the_latents_are_the_reconstructions(setup, monkeypatch
     strategy = build(arguments(setup, *flags))
     images, paths = inputs(setup, strategy)
     decoded = []
-    decode = diffusers.AutoencoderKL.decode
-    monkeypatch.setattr(
-        diffusers.AutoencoderKL, "decode", lambda vae, z: decoded.append(z) or decode(vae, z)
-    )
+    vae = diffusers.AutoencoderKL
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda vae, z: decoded.append(z) or decode(vae, z))
     monkeypatch.setattr(diffusion, "GRID", 4)
     strategy.generate(images, paths)
     kept, new = decoded
@@ -176,8 +167,7 @@ def test_outside_the_mask_the_latents_are_the_reconstructions(setup, monkeypatch
     assert same[:, [0, 1, -2, -1]].all() and not same[:, 2:-2, 2:-2].any()
 
 
-def test_nothing_masked_is_the_reconstruction(setup, tmp_path):
-    """At any strength; other masks are those of in-painting, also from files."""
+def test_masks_captions_and_store_size(setup, tmp_path):
     strategy = build(arguments(setup, "--strength", 0, 0.5, 1, "--mask", "none"))
     images, paths = inputs(setup, strategy)
     reconstruction, *rest = strategy.generate(images, paths)
@@ -189,9 +179,6 @@ def test_nothing_masked_is_the_reconstruction(setup, tmp_path):
     kept, new = strategy.generate(images, paths)
     assert torch.equal(kept[0], new[0]) and not torch.equal(kept[1], new[1])
     assert strategy.record["mask names"]
-
-
-def test_captions_matter_and_store_size(setup):
     args = arguments(setup, "--strength", 0.5, "--store-size", 24)
     strategy = build(args)
     images, paths = inputs(setup, strategy)
@@ -204,49 +191,35 @@ def test_captions_matter_and_store_size(setup):
 
 
 def generated(folder):
-    """{name: (bytes, time of writing)} of the generated images below a folder."""
-    files = {}
-    for file in folder.rglob("img*.png"):
-        files[str(file.relative_to(folder))] = (file.read_bytes(), file.stat().st_mtime_ns)
-    return files
-
-
-def contents(folder):
-    return {name: content for name, (content, _) in generated(folder).items()}
+    """({name: hash}, {name: time of writing}) of the generated images below a folder."""
+    files = hashes(folder, "**/img*.png")
+    return files, {name: (folder / name).stat().st_mtime_ns for name in files}
 
 
 def test_a_strength_is_added_later(setup, tmp_path, capsys):
-    """One layout for one and several strengths: a later command adds one to the same mirror.
-
-    Nothing is made twice, the images are those of one command, and another setting is refused."""
-    data, sdxl, _, captions = setup
+    """To the same mirror: nothing is made twice, the images are those of one command."""
+    data, sdxl, *_ = setup
+    captions = Path(shutil.copy(setup[3], tmp_path / "captions.jsonl"))
     common = ("02_augment.py", "diffusion", "--data", data, "--captions", captions, "--workers", 0)
     common = (*common, "--model", sdxl)
     call(*common, "--strength", 0.1, "--out", tmp_path / "added")
-    first = generated(tmp_path / "added")
+    first, stamps = generated(tmp_path / "added")
     assert len(first) == 6 and all(name.startswith("strength0.1/view0/") for name in first)
     call(*common, "--strength", 0.5, "--out", tmp_path / "added")
-    assert first.items() <= generated(tmp_path / "added").items()
+    both, later = generated(tmp_path / "added")
+    assert first.items() <= both.items() and stamps.items() <= later.items()
     call(*common, "--strength", 0.1, 0.5, "--out", tmp_path / "both")
-    assert len(contents(tmp_path / "both")) == 12
-    assert contents(tmp_path / "added") == contents(tmp_path / "both")
+    assert len(both) == 12 and generated(tmp_path / "both")[0] == both
     more = ("--strength", 0.3, "--out", tmp_path / "added")
     assert "--steps was None, now 9" in refused(capsys, *common, *more, "--steps", 9, code=2)
-    edited = tmp_path / "captions.jsonl"
-    edited.write_text(captions.read_text().replace("bird", "dog"))
-    assert "--captions was" in refused(capsys, *common, *more, "--captions", edited, code=2)
-    shutil.copy(captions, tmp_path / "kept.jsonl")
-    shutil.copy(edited, captions)
-    try:
-        assert "captions_sha256 was" in refused(capsys, *common, *more, code=2)
-    finally:
-        shutil.copy(tmp_path / "kept.jsonl", captions)
+    others = tmp_path / "others.jsonl"
+    shutil.copy(captions, others)
+    assert "--captions was" in refused(capsys, *common, *more, "--captions", others, code=2)
+    captions.write_text(captions.read_text().replace("bird", "dog"))
+    assert "captions_sha256 was" in refused(capsys, *common, *more, code=2)
 
 
-# ---------------------------------------------------------------- bad input
 GOOD = b'{"path": "class0/img0.jpg", "caption": "a"}\n'
-
-
 WRONG = [
     GOOD + b'{"path": "class0/i',
     GOOD + b"\n" + GOOD,
@@ -267,19 +240,7 @@ def test_caption_file(tmp_path, capsys, content):
     assert f'line {number} is not {{"path": ' in error
 
 
-def test_caption_file_of_windows_and_odd_characters(tmp_path):
-    """A byte-order mark, CRLF and characters at which Python would break a line change nothing."""
-    captions = {
-        "a.jpg": {"path": "a.jpg", "caption": "a bird\u2028and\x85the sea"},
-        "b.jpg": {"path": "b.jpg", "caption": "caf\xe9 \U0001f426"},
-    }
-    lines = [json.dumps(record, ensure_ascii=False) for record in captions.values()]
-    file = tmp_path / "captions.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
-    assert diffusion.read_captions(file) == captions
-
-
-def test_missing_captions(setup, tmp_path, capsys):
+def test_captions_that_are_missing_or_of_other_editors(setup, tmp_path, capsys):
     args = arguments(setup)
     args.captions = str(tmp_path / "captions.jsonl")
     error = sentence(capsys, diffusion.captions_of, args, code=2)
@@ -292,9 +253,16 @@ def test_missing_captions(setup, tmp_path, capsys):
     assert "--no-caption" in sentence(capsys, diffusion.captions_of, args, code=2)
     args.no_caption = True
     assert diffusion.captions_of(args) is None
+    # A byte-order mark, CRLF and characters at which Python would break a line change nothing.
+    odd = {"a.jpg": "a bird\u2028and\x85the sea", "b.jpg": "caf\xe9 \U0001f426"}
+    captions = {path: {"path": path, "caption": text} for path, text in odd.items()}
+    lines = [json.dumps(record, ensure_ascii=False) for record in captions.values()]
+    file = tmp_path / "captions.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    assert diffusion.read_captions(file) == captions
 
 
-def test_refusals(setup, capsys):
+def test_refusals(setup, capsys, tmp_path, monkeypatch):
     def said(code=2, **change):
         args = arguments(setup)
         vars(args).update(change)
@@ -307,10 +275,7 @@ def test_refusals(setup, capsys):
     assert "--size 60 is not a multiple of 8" in said(size=60)
     assert "--mask needs a model with latents" in said(model=str(setup[2]), mask="center")
     assert "holds no images" in said(mask=f"file:{setup[2]}")
-
-
-def test_without_diffusers(setup, tmp_path, monkeypatch, capsys):
-    """One sentence that says what to install, from the strategy and from the training."""
+    # One sentence that says what to install, from the strategy and from the training.
     monkeypatch.setitem(sys.modules, "diffusers", None)  # importing it fails
     assert "pip install diffusers" in sentence(capsys, build, arguments(setup), code=1)
     command = ("extras/train_diffusion.py", "--data", setup[0], "--batch-size", 2)
@@ -320,8 +285,6 @@ def test_without_diffusers(setup, tmp_path, monkeypatch, capsys):
 
 def test_wrong_pipelines(setup, tmp_path, capsys):
     """Missing weights, a missing part, other classes, a pickle: one sentence each."""
-    from safetensors.torch import load_file, save_file
-
     args, folder = arguments(setup, kind="ddim"), tmp_path / "model"
     args.model = str(folder)
     weights_file = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -337,23 +300,19 @@ def test_wrong_pipelines(setup, tmp_path, capsys):
         index = json.loads((folder / "model_index.json").read_text())
         (folder / "model_index.json").write_text(json.dumps({**index, entry: value}))
 
-    def lose_a_weight():
+    def spoil_the_weights(change):
         weights = load_file(weights_file)
-        del weights["conv_in.weight"]
-        save_file(weights, weights_file, {"format": "pt"})
-
-    def spoil_a_weight():
-        weights = load_file(weights_file)
-        weights["conv_in.bias"][0] = float("inf")
+        change(weights)
         save_file(weights, weights_file, {"format": "pt"})
 
     def only_a_pickle():
         weights_file.unlink()
         torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
 
-    error = attempt(lose_a_weight)
+    error = attempt(spoil_the_weights, lambda weights: weights.pop("conv_in.weight"))
     assert "lacks weights of UNet2DModel" in error and "conv_in.weight" in error
-    assert "values that are not finite in conv_in.bias:" in attempt(spoil_a_weight)
+    error = attempt(spoil_the_weights, lambda weights: weights["conv_in.bias"][0].fill_(torch.inf))
+    assert "values that are not finite in conv_in.bias:" in error
     assert "cannot be loaded as UNet2DModel" in attempt(only_a_pickle)
     error = attempt(edit_index, "_class_name", "FluxPipeline", code=2)
     assert "is a FluxPipeline. Expected" in error
@@ -380,3 +339,31 @@ def test_a_ddpm_folder(setup, tmp_path):
     strategy = build(args)
     assert strategy.record["scheduler"] == "DDIMScheduler"
     assert strategy.generate(*inputs(setup, strategy)).float().std() > 1
+
+
+TRAIN = "--size 16 --epochs 4 --batch-size 2 --width 32 --multipliers 1 1 --blocks 1 --workers 0"
+
+
+def test_train_and_use(setup, tmp_path, capsys):
+    """02 takes the run folder; two processes train as one. test_every_stage.py interrupts it."""
+    data = setup[0]
+    command = ("extras/train_diffusion.py", "--data", data, *TRAIN.split(), "--ema", 0.9, "--out")
+    call(*command, tmp_path / "one")
+    assert (tmp_path / "one" / "samples.png").exists()
+    mirror = f"02_augment.py diffusion --data {data} --model {tmp_path}/one --workers 0"
+    call(mirror, "--out", tmp_path / "mirror")
+    made = sorted((tmp_path / "mirror" / "strength0.2" / "view0").rglob("*.png"))
+    assert len(made) == 6 and read_image(made[0]).shape == (16, 16, 3)
+    for flag in (("--size", 15), ("--width", 48)):
+        said = refused(capsys, *command, tmp_path / "out", *flag, code=2)
+        assert "--size must be a multiple of 2, and --width of 32" in said
+    assert "lies inside --data" in refused(capsys, *command, data / "run", code=2)
+    run(*command, tmp_path / "two", processes=2)
+    one, two = (read_log(tmp_path / name, "steps")[-1]["loss"] for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=2e-4)
+    # Adam makes steps of 1e-4 of any gradient, also of the rounding errors of one that is zero
+    # (of a bias before a normalisation): so look at the median, and not at such parameters.
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / name / weights) for name in ("one", "two"))
+    for name in ("conv_in.weight", "mid_block.resnets.0.conv2.weight", "conv_out.weight"):
+        assert (one[name] - two[name]).abs().median() < 2e-5

@@ -17,7 +17,6 @@ def quoted(first_cell):
 
 @pytest.fixture(autouse=True)
 def a_warm_start(monkeypatch):
-    """Of the commands that a recipe runs to know what it would run."""
     monkeypatch.setenv("PATH", f"{warm_python().parent}:{os.environ['PATH']}")
 
 
@@ -44,7 +43,6 @@ def test_stages(stage):
 
 @pytest.mark.parametrize("method, views", [("swav", 3), ("dino", 1)])
 def test_memory(method, views, monkeypatch):
-    """One cell of a row; a whole row takes half a minute, and test_memory.py has VICReg's."""
     monkeypatch.setattr(estimates, "VIEWS", {views: estimates.VIEWS[views]})
     cell = estimates.memory_row(method, 6).split(" | ")[2].rstrip(" |")
     for line in quoted(f"{method} | 6"):
@@ -55,7 +53,4 @@ def test_operations_of_known_networks():
     """ResNet-50 has 4.09 billion multiply-adds (torchvision's table of its models)."""
     assert operations.resnet("resnet50", 224) == pytest.approx(2 * 4.09e9, rel=0.01)
     assert operations.perceptual(224) == pytest.approx(2 * 15.35e9, rel=0.01)  # without classifier
-
-
-def test_wrong_usage_prints_the_manual():
     assert "estimates.py recipes" in run("tools/estimates.py", code=1).stderr

@@ -1,8 +1,7 @@
-"""Every stage: killed or stopped and continued, on one process and on several, run once more; its
-readers sent to other processes.
+"""Every stage is stopped and continued, on one process and on two; its readers are sent elsewhere.
 
-One table of commands. What a stage leaves is compared with what an uninterrupted run left: tensors,
-images, captions and numbers to the last bit, and the lines of the log without their times.
+What a stage leaves is what an uninterrupted run left: tensors, images, captions and numbers to the
+last bit, and the lines of the log without their times.
 """
 
 import json
@@ -24,86 +23,46 @@ BOTH = ONE + TWO
 
 
 class Stage(NamedTuple):
-    """words: the command without --out; {name} stands for a path of `places`.
+    """A command without --out, and what becomes of it."""
 
-    left: patterns of what it leaves. begun: pattern of what is there once it has begun to work.
-    stopped: (processes, signal) of each try.
-    """
-
-    words: str
-    left: str = "*.pth"
-    begun: str = "checkpoint.pth"
-    stopped: tuple = BOTH
+    words: str  # {name} stands for a path of `places`
+    left: str = "*.pth"  # patterns of what it leaves
+    begun: str = "checkpoint.pth"  # pattern of what is there once it has begun to work
+    stopped: tuple = BOTH  # (processes, signal) of each try
 
 
 VIEWS = "view0/*/*"
-TOKENIZER = "00_train_generator.py vqgan --data {train} --epochs 6 --gan-weight 0.5"
-LOCAL = "--local-crops 2 --local-size 16"
+SIGNALS = (*BOTH, (1, signal.SIGKILL), (2, signal.SIGTERM))
+VQGANS = "00_train_generator.py vqgan --data {train} --epochs 6 --gan-weight 0.5"
+MASKGITS = "00_train_generator.py maskgit --data {train} --tokenizer {vqgan} --epochs 15"
+BLIP = "01_caption.py --data {train} --model {blip} --max-tokens 6 --batch-size 2 --workers 0"
+PAINT = "02_augment.py inpaint --data {train} --weights {maskgit} --mask random:0.5 --steps 3 "
+PAINT += "--batch-size 2 --workers 0"
+NOISE = "02_augment.py noise --data {train} --weights {icgan} --batch-size 1 --workers 0"
+DIFFUSE = "02_augment.py diffusion --data {train} --model {sdxl} --no-caption --strength 0.1 0.5 "
+DIFFUSE += "--batch-size 3 --workers 0"
+TRAIN = "03_pretrain.py --data {train} --epochs 6 --projector "
+DINO = f"{TRAIN} 16-16-8-24 --method dino --workers 1 --local-crops 2 --local-size 16"
+SWAV = f"{TRAIN} 16-8-12 --method swav --in-memory --queue 16 --queue-start 1"
+VIT = f"{TRAIN} 16-16-8-24 --method dino --epochs 4 --backbone vit_tiny_patch16 --local-crops 0"
+MEASURE = "--data {data} --backbone {encoder} --epochs 12 --batch-size 8 --workers 0"
+DENOISE = "extras/train_diffusion.py --data {train} --epochs 3 --batch-size 8 --size 16 --width 32 "
+DENOISE += "--multipliers 1 1 --blocks 1 --workers 0"
 STAGES = {
-    "00 vqgan": Stage(TOKENIZER, stopped=ONE),
-    "00 vqgan, random": Stage(TOKENIZER + " --start-from random", stopped=TWO),
-    "00 maskgit": Stage(
-        "00_train_generator.py maskgit --data {train} --tokenizer {vqgan} --epochs 15"
-    ),
-    "01": Stage(
-        "01_caption.py --data {train} --model {blip} --max-tokens 6 --batch-size 2 --workers 0",
-        "captions.jsonl",
-        ".captions*/*",
-    ),
-    "02 inpaint": Stage(
-        "02_augment.py inpaint --data {train} --weights {maskgit} --mask random:0.5 --steps 3 "
-        "--batch-size 2 --workers 0",
-        VIEWS,
-        VIEWS,
-        ONE,  # test_inpainting.py has two
-    ),
-    "02 noise": Stage(
-        "02_augment.py noise --data {train} --weights {icgan} --batch-size 1 --workers 0",
-        VIEWS,
-        VIEWS,
-        ONE,
-    ),
-    "02 diffusion": Stage(
-        "02_augment.py diffusion --data {train} --model {sdxl} --no-caption --strength 0.1 0.5 "
-        "--batch-size 3 --workers 0",
-        "strength*/" + VIEWS,
-        "strength*/" + VIEWS,
-        TWO,
-    ),
-    "03 vicreg": Stage(
-        "03_pretrain.py --data {train} --generated {inpaint} --epochs 6 --projector 16-16",
-        stopped=(*BOTH, (1, signal.SIGKILL), (2, signal.SIGTERM)),
-    ),
-    "03 dino, workers": Stage(
-        "03_pretrain.py --data {train} --method dino --epochs 6 --projector 16-16-8-24 --workers 1 "
-        + LOCAL,
-        stopped=TWO,
-    ),
-    "03 swav, in memory": Stage(
-        "03_pretrain.py --data {train} --method swav --epochs 6 --projector 16-8-12 --in-memory "
-        "--queue 16 --queue-start 1",
-        stopped=TWO,
-    ),
-    "03 vit": Stage(
-        "03_pretrain.py --data {train} --method dino --epochs 4 --projector 16-16-8-24 "
-        "--backbone vit_tiny_patch16 --local-crops 0",
-        stopped=ONE,
-    ),
-    "04": Stage(
-        "04_linear_eval.py --data {data} --backbone {encoder} --epochs 12 --batch-size 8 "
-        "--seeds 0 1 --workers 0",
-        "result.json *.pth",
-    ),
-    "05": Stage(
-        "05_semisup_eval.py --data {data} --backbone {encoder} --percent 100 --epochs 12 "
-        "--batch-size 8 --workers 0",
-        "result.json *.pth",
-    ),
-    "train_diffusion": Stage(
-        "extras/train_diffusion.py --data {train} --epochs 3 --batch-size 8 --size 16 --width 32 "
-        "--multipliers 1 1 --blocks 1 --workers 0",
-        "unet/*.safetensors",
-    ),
+    "00 vqgan": Stage(VQGANS, stopped=ONE),
+    "00 vqgan, random": Stage(f"{VQGANS} --start-from random", stopped=TWO),
+    "00 maskgit": Stage(MASKGITS),
+    "01": Stage(BLIP, "captions.jsonl", ".captions*/*"),
+    "02 inpaint": Stage(PAINT, VIEWS, VIEWS, ONE),  # test_inpainting.py has two
+    "02 noise": Stage(NOISE, VIEWS, VIEWS, ONE),
+    "02 diffusion": Stage(DIFFUSE, f"strength*/{VIEWS}", f"strength*/{VIEWS}", TWO),
+    "03 vicreg": Stage(f"{TRAIN} 16-16 --generated {{inpaint}}", stopped=SIGNALS),
+    "03 dino, workers": Stage(DINO, stopped=TWO),
+    "03 swav, in memory": Stage(SWAV, stopped=TWO),
+    "03 vit": Stage(VIT, stopped=ONE),
+    "04": Stage(f"04_linear_eval.py {MEASURE} --seeds 0 1", "result.json *.pth"),
+    "05": Stage(f"05_semisup_eval.py {MEASURE} --percent 100", "result.json *.pth"),
+    "train_diffusion": Stage(DENOISE, "unet/*.safetensors"),
 }
 NO_RESNET = [word for word in PRETRAIN if word not in ("--backbone", "resnet10", "--small-images")]
 FLAGS = {"03 vit": NO_RESNET, "00 vqgan": VQGAN, "00 vqgan, random": VQGAN, "00 maskgit": MASKGIT}
@@ -112,12 +71,10 @@ CASES = [(name, *stopped) for name in STAGES for stopped in STAGES[name].stopped
 
 @pytest.fixture(scope="session")
 def places(tiny, tmp_path_factory):
-    """{name: path} of what the commands read."""
     return make_places(tmp_path_factory.mktemp("places"), tiny)
 
 
 def make_places(root, tiny):
-    """The same in a folder of one's own; tiny: the tiny data set."""
     blip(root / "blip")
     sdxl(root / "sdxl")
     (root / "icgan").mkdir()
@@ -178,11 +135,7 @@ def uninterrupted(places, tmp_path_factory):
 
 @pytest.mark.parametrize("name, processes, number", CASES, ids=lambda value: str(value))
 def test_stopped_and_continued(name, processes, number, places, uninterrupted, tmp_path):
-    """A stage that is stopped at a random moment goes on to the end of an uninterrupted run.
-
-    After SIGTERM it says so, and a training has written a checkpoint. Once more, it only says that
-    it is finished.
-    """
+    """Stopped at a random moment, it goes on to the end of an uninterrupted run, and says so."""
     whole = uninterrupted(name, processes)
     out = tmp_path / "out"
     words = command(name, places, out)
@@ -206,7 +159,6 @@ def test_stopped_and_continued(name, processes, number, places, uninterrupted, t
 
 
 def test_the_tool_that_kills(places, tmp_path, monkeypatch):
-    """tools/kill.py finds no difference, and one that is made."""
     name = "00 maskgit"
     expected, seconds = kill.whole(name, places, tmp_path / "whole")
     stops, wrong = kill.trial(random.Random(0), name, places, expected, seconds, tmp_path / "out")
@@ -229,6 +181,5 @@ READING = (  # the other commands that read ahead
 
 @pytest.mark.parametrize("words", READING, ids=lambda words: " ".join(words.split()[:2]))
 def test_readers_can_be_sent(words, places, tmp_path):
-    """The stages of the table above are run this way where nothing disturbs them."""
     filled = [word.format(**places, out=tmp_path / "out") for word in words.split()]
     run("tests/otherwise.py pickled", *filled)

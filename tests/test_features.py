@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run, sentences, write_images
+from conftest import run, sentences, write_images
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import InterpolationMode, v2
 
+from base import parallel
 from evaluate import features, linear
 from evaluate.features import centre_crop, extract, knn, random_crop, squash
 from evaluate.linear import scores, standardise
@@ -23,7 +24,6 @@ from models.resnet import load_backbone
 CPU = torch.device("cpu")
 
 
-# ------------------------------------------------------------------ crops
 @pytest.mark.parametrize("shape", ((300, 400), (500, 281), (32, 40)))
 def test_centre_crop_is_torchvisions(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -42,7 +42,6 @@ def test_centre_crop_is_torchvisions(shape):
 
 
 def test_a_probe_crops_as_its_method_does(monkeypatch):
-    """DINO's eval_knn.py resizes bicubically."""
     ways = {}
 
     def stop(backbone, split, name, args, crop, *others):
@@ -67,16 +66,12 @@ def test_random_crop_depends_on_its_names_only():
     assert np.array_equal(first, crop(image, 1, 7)) and first.shape == (24, 24, 3)
     for other in ((2, 7), (1, 8)):
         assert not np.array_equal(first, crop(image, *other))
-
-
-def test_whole_crops_without_a_flip_are_the_image():
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     for index in range(20):
         crop = random_crop(image, 0, index, size=24, seed=0, scale=(1, 1), flip=False)
         np.testing.assert_array_equal(crop, image)
 
 
-# ------------------------------------------------------------------ extraction
 def test_extraction_is_the_evaluation_mode_and_not_the_batch(tmp_path):
     write_images(tmp_path / "train")
     write_images(tmp_path / "val", each=3)
@@ -116,27 +111,7 @@ def test_reading_takes_an_endless_order(tmp_path):
     assert len(asked) < 6
 
 
-class Diverging(torch.nn.Module):
-    """Features that are not a number for dark images."""
-
-    def forward(self, pixels):
-        colours = pixels.mean((2, 3))
-        return torch.where(colours > 0, colours, torch.nan)
-
-
-def test_features_that_are_not_finite(tmp_path, capsys):
-    for i, level in enumerate((200, 20, 220, 10)):
-        Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / f"{i}.png")
-    files = ImageList(tmp_path, [f"{i}.png" for i in range(4)])
-    crop = partial(centre_crop, size=32)
-    *_, said = sentences(
-        capsys, partial(extract, workers=0, batch=3), Diverging(), files, crop, CPU
-    )
-    assert "features of 2 images are not finite" in said and "1.png" in said
-
-
-# ------------------------------------------------------------------ where features live
-def test_memory_that_is_only_reserved_is_free(monkeypatch):
+def test_reserved_memory_and_features_that_are_not_finite(monkeypatch, tmp_path, capsys):
     """During a training almost all of a GPU is PyTorch's own reserve."""
     gib = 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * gib, 24 * gib))
@@ -146,6 +121,20 @@ def test_memory_that_is_only_reserved_is_free(monkeypatch):
     assert features.home_of(3 * gib // 1024, 1024, cuda) == cuda  # 12 GiB of 21
     assert features.home_of(4 * gib // 1024, 1024, cuda) == CPU  # 16 GiB
     assert features.home_of(4 * gib // 1024, 1024, CPU) == CPU
+    for i, level in enumerate((200, 20, 220, 10)):
+        Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / f"{i}.png")
+    files = ImageList(tmp_path, [f"{i}.png" for i in range(4)])
+    crop = partial(centre_crop, size=32)
+    colours = partial(torch.mean, dim=(2, 3))
+
+    def dark_is_nan(pixels):
+        return colours(pixels).where(colours(pixels) > 0, torch.nan)
+
+    network = torch.nn.Identity()
+    network.forward = dark_is_nan
+    extraction = partial(extract, workers=0, batch=3)
+    *_, said = sentences(capsys, extraction, network, files, crop, CPU)
+    assert "features of 2 images are not finite" in said and "1.png" in said
 
 
 @pytest.mark.parametrize("home", ("cpu", "cuda"))
@@ -182,50 +171,38 @@ def test_no_operation_mixes_devices(home, monkeypatch):
         assert scores(W, (val - mean) / sd).device == cuda
 
 
-WORKER = """
-import sys, torch
-from functools import partial
-from base import run
-from evaluate.features import centre_crop, extract, knn
-from images.labelled import read_splits
-from images.unreadable import ImageList
-from evaluate.linear import fit_linear, held_out, scores, standardise
-from models.resnet import load_backbone
-from base.parallel import rank
-class args: device = "cpu"
-def main(args, device):
-    data = read_splits(sys.argv[1])
-    files, labels = data.train
+def worker(data, out):
+    """One or one of two processes: features of a folder and what is computed of them, in a file."""
+    parallel.join(CPU)
+    data = read_splits(data)
     backbone, _, _ = load_backbone("random", "resnet10", True)
-    options = dict(crop=partial(centre_crop, size=32), device=device, workers=0, batch=4)
-    train, rows = extract(backbone, ImageList("", files), **options)
+    options = dict(crop=partial(centre_crop, size=32), device=CPU, workers=0, batch=4)
+    train, rows = extract(backbone, ImageList("", data.train.files), **options)
     val, _ = extract(backbone, ImageList("", data.val.files), everywhere=True, **options)
-    y, held = (torch.from_numpy(values[rows]) for values in (labels, held_out(labels, 0)))
+    labels = data.train.labels
+    y, held = (torch.from_numpy(values[rows]) for values in (labels, linear.held_out(labels, 0)))
     votes = knn(train, y, val, 3, k=5)
-    mean, sd = standardise(train, device)
-    W, decay, losses = fit_linear(train, y, 3, held, device)
-    if rank() == 0:
+    mean, sd = standardise(train, CPU)
+    W, _, losses = linear.fit_linear(train, y, 3, held, CPU)
+    if parallel.rank() == 0:
         losses = torch.tensor(list(losses.values()))
-        torch.save([val, votes, scores(W, (val - mean) / sd), losses], sys.argv[2])
-run.launch(main, args)
-"""
+        torch.save([val, votes, scores(W, (val - mean) / sd), losses], out)
+    parallel.leave()
 
 
 def test_two_processes_are_one(tmp_path):
     write_images(tmp_path / "data/train", each=7)
     write_images(tmp_path / "data/val", each=5, seed=1)
-    (tmp_path / "worker.py").write_text(WORKER)
     results = []
-    words = (tmp_path / "worker.py", tmp_path / "data", tmp_path / "out.pth")
+    words = ("tests/otherwise.py test_features:worker", tmp_path / "data", tmp_path / "out.pth")
     for processes, cold in ((1, False), (2, True)):  # cold: by torchrun itself
-        run(*words, processes=processes, cold=cold, env={"PYTHONPATH": str(ROOT)})
+        run(*words, processes=processes, cold=cold)
         results.append(torch.load(tmp_path / "out.pth"))
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     assert torch.equal(results[0][0], results[1][0])
 
 
-# ------------------------------------------------------------------ labels
 def test_some_of_each():
     labels = np.repeat([0, 1, 2], [30, 5, 2])
 
@@ -242,7 +219,6 @@ def test_some_of_each():
 @pytest.mark.parametrize("crop", [centre_crop, squash])
 @pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1)])
 def test_strips_cost_little_memory(crop, shape):
-    """Resized whole, a strip of 1 x 100,000 would be 256 x 25,600,000 px."""
     strip = np.full((*shape, 3), 7, np.uint8)
     made = crop(strip, 0, 0, size=224)
     assert made.shape == (224, 224, 3) and (made == 7).all()

@@ -1,20 +1,18 @@
 """07_metrics.py fid: against pytorch-fid; features of backbones, caches, processes, bad input."""
 
-import json
 import pickle
 import shutil
 from functools import partial
 
 import numpy as np
 import pytest
+import spoil
 import torch
 from conftest import call, refused, run
-from PIL import Image
 
 from evaluate import frechet
 from models import inception
 
-pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"
 
 
@@ -40,8 +38,7 @@ def weights(tmp_path_factory):
 def official(weights, folders):
     """pytorch-fid with these weights: (network, (mu, sigma) of each folder, the FID).
 
-    Its square root of a matrix takes a minute at 2048 features. All moments of 2 x 8 images lie in
-    16 dimensions: in a basis of those the distance is the same."""
+    All moments of 2 x 8 images lie in 16 dimensions: in a basis of those it takes no minute."""
     import pytorch_fid.inception as theirs
     from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
 
@@ -61,16 +58,12 @@ def official(weights, folders):
     return network, found, calculate_frechet_distance(*projected)
 
 
-# ---------------------------------------------------------------- FID
-def test_inception_is_pytorch_fids(weights, official, photographs):
+def test_inception_is_pytorch_fids(weights, official, photographs, tmp_path):
     ours, _ = inception.load_inception(weights)
     images = torch.from_numpy(np.stack([p[:150, :170] for p in photographs[:2]]))
     with torch.no_grad():
         theirs = official[0](images.permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
         torch.testing.assert_close(ours([images]), theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_inception_of_another_kind(tmp_path, weights):
     state = torch.load(weights)
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")  # as PyTorch before 0.4.1 wrote them
@@ -82,7 +75,6 @@ def test_inception_of_another_kind(tmp_path, weights):
 
 
 def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
-    """The whole command, and pytorch-fid's own file."""
     common = ("--weights", weights, "--workers", 0, "--batch-size", 5)
     call(SCRIPT, "fid", folders / "a", folders / "b", *common)
     printed = capsys.readouterr()
@@ -160,7 +152,6 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
 
 
 def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):
-    """The sentence names the first image."""
     from models.resnet import ResNet
 
     forward = ResNet.forward
@@ -185,17 +176,9 @@ def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
     """Any extension will do; originals that could not be read are left out, in words."""
     mirror = tmp_path / "mine"
     shutil.copytree(tiny["inpaint"], mirror)
-    (mirror / "view0").rename(mirror / "old")
-    for number, file in enumerate(sorted((mirror / "old").rglob("*.png"))):
-        target = mirror / "view0" / file.relative_to(mirror / "old")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if number:
-            image = Image.open(file)
-            image.save(target.with_suffix((".JPEG", ".webp", ".PNG", ".jpeg")[number % 4]))
-        else:
-            missing = file.relative_to(mirror / "old").as_posix()
-    shutil.rmtree(mirror / "old")
-    (mirror / "failed.jsonl").write_text(json.dumps({"path": missing, "reason": "cut"}) + "\n")
+    (mirror / "view0/a/000.png").unlink()
+    spoil.convert("view0", ".JPEG", ".webp", ".PNG", ".jpeg")(mirror)
+    (mirror / "failed.jsonl").write_text('{"path": "a/000.png", "reason": "cut"}\n')
     options = ("--workers", 0, "--size", 32)
     call(SCRIPT, "fid", tiny["train"], mirror / "view0", "--features", backbone, *options)
     said = capsys.readouterr()
@@ -207,11 +190,9 @@ def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
 
 def test_fid_bad_input(folders, tmp_path, capsys):
     options = ("--features", "random", "--workers", 0)
-    four = {"mu": np.zeros(4), "sigma": np.eye(4)}
-    for name, content, sentence in (
-        ("text.npz", {"x": np.zeros(3)}, "mu and sigma"),
-        ("made.npz", four, "4 other features than these 2048"),
-    ):
+    made = {"text.npz": {"x": np.zeros(3)}, "made.npz": {"mu": np.zeros(4), "sigma": np.eye(4)}}
+    words = "mu and sigma", "4 other features than these 2048"
+    for (name, content), sentence in zip(made.items(), words, strict=True):
         np.savez(tmp_path / name, **content)
         assert sentence in refused(capsys, SCRIPT, "fid", tmp_path / name, folders / "b", *options)
     mirror = tmp_path / "mirror"

@@ -41,7 +41,6 @@ def test_a_large_number_explains_the_time():
 
 
 def test_every_command_and_its_flags():
-    """The table has all commands, and each flag has values that its parser takes."""
     found = {}
     for script in sorted(ROOT.glob("0*.py")):
         found |= fuzz.actions(script.name)
@@ -55,8 +54,6 @@ def test_every_command_and_its_flags():
 
 
 def test_trials(tmp_path, monkeypatch, capsys):
-    """Some in all, and one again by its number."""
-
     def make(home):
         write_images(home / "data/train")
         write_images(home / "gen/view0")

@@ -9,16 +9,7 @@ import torch
 from conftest import MASKGIT, VQGAN, refused, run, run_killed
 from PIL import Image
 
-from augment.generator_training import (
-    ITERATIONS,
-    draw_masks,
-    far_apart,
-    kmeans,
-    nearest,
-    read_squares,
-    sample_patches,
-    token_batches,
-)
+from augment import generator_training as training
 from base.run import batches, load, read_json, seed_rng
 from base.run_folder import read_log
 from images.files import find_images
@@ -33,32 +24,21 @@ RESTARTS = ("tests/otherwise.py", "RESTART_STEPS=3", STAGE)  # of the codes, in 
 
 
 def train(data, out, *more, script=(STAGE,), **how):
-    """Train a tokenizer; --epochs and --start-from are to be given."""
     return run(*script, "vqgan", "--data", data, "--out", out, *VQGAN, *more, **how)
 
 
 def fill_in(tiny, out, *more, script=(STAGE,), **how):
-    """Train a transformer on the tiny tokenizer."""
     common = ["--data", tiny["train"], "--tokenizer", tiny["vqgan"], "--out", out, *MASKGIT]
     return run(*script, "maskgit", *common, *more, **how)
 
 
-def assert_close(a, b, tolerance):
-    """Two dicts of tensors differ by less than `tolerance` on average.
-
-    Adam moves a weight whose gradient is nearly 0 by whole steps of either sign.
-    """
-    assert a.keys() == b.keys()
-    for name in a:
-        assert (a[name] - b[name]).abs().mean() < tolerance, name
-
-
-def numbers(folder):
-    """The logged numbers of every epoch."""
-    epochs = read_log(folder, "epoch")
-    for epoch in epochs:
-        del epoch["event"]
-    return epochs
+def assert_same(one, two, network, atol, **tolerance):
+    """Two generators and their logged numbers are equal up to these tolerances."""
+    weights = [load(folder / "generator.pth")[network] for folder in (one, two)]
+    torch.testing.assert_close(*weights, rtol=0, atol=atol)
+    for a, b in zip(read_log(one, "epoch"), read_log(two, "epoch"), strict=True):
+        assert a.pop("event") == b.pop("event")
+        assert a == pytest.approx(b, **tolerance)
 
 
 def reconstruction_error(folder, data):
@@ -69,7 +49,6 @@ def reconstruction_error(folder, data):
     return float((tokenizer.decode(tokenizer.encode(images)) - images).square().mean())
 
 
-# ---------------------------------------------------------------- learning
 def test_generator_learns(tiny, tmp_path):
     exact = ("--precision", "fp32")  # bf16, where a CPU has it, uses fewer codes
     train(tiny["train"], tmp_path / "random", "--start-from", "random", "--epochs", 12, *exact)
@@ -85,17 +64,18 @@ def test_generator_learns(tiny, tmp_path):
         assert (tiny["root"] / name).stat().st_size > 1000
 
 
-def test_masks_follow_the_cosine_schedule():
+def test_masks_flips_and_the_adaptive_weight(tmp_path):
     """The mean share of hidden tokens is that of cos(pi/2 u), 2 / pi; each image has one."""
-    hidden = draw_masks(np.random.default_rng(0), 20_000, 64)
+    hidden = training.draw_masks(np.random.default_rng(0), 20_000, 64)
     counts = hidden.sum(1)
     assert counts.min() == 1 and counts.max() == 64
     assert abs(counts.mean() / 64 - 2 / np.pi) < 0.02
     assert np.ptp(hidden.mean(0)) < 0.03  # every place alike
-
-
-def test_without_flips_nothing_is_mirrored(tmp_path):
-    """The pictures and the tokens of a step; with flips half of them are mirrored."""
+    layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    weight = adaptive_weight(layer.square().sum(), 2 * layer.sum(), layer)
+    assert float(weight) == pytest.approx(10 / (8**0.5 + 1e-4))
+    assert layer.grad is None
+    # The pictures and the tokens of a step; with flips half of them are mirrored.
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, :4] = 255  # the left half is white
     paths = [f"{i}.png" for i in range(40)]
@@ -105,13 +85,12 @@ def test_without_flips_nothing_is_mirrored(tmp_path):
     files = ImageList(tmp_path, paths)
     (batch,) = batches(40, 40, 0, 0, 1)
     for flips, least, most in ((None, 0, 0), (0, 0.2, 0.8)):
-        pixels = read_squares(files, 8, flips, batch)
+        pixels = training.read_squares(files, 8, flips, batch)
         assert least <= (pixels[:, 0, 0, 0] == 0).float().mean() <= most
-        ((step, _, _),) = token_batches(tokens, 40, 0, flips is not None, 0, 1)
+        ((step, _, _),) = training.token_batches(tokens, 40, 0, flips is not None, 0, 1)
         assert least <= step.float().mean() <= most
 
 
-# ---------------------------------------------------------------- interrupted, shared, repeated
 def test_a_maskgit_that_goes_on_reads_no_image_again(tiny, tmp_path):
     """The tokens of the first start are kept. test_every_stage.py compares what comes out."""
     out = tmp_path / "out"
@@ -136,10 +115,8 @@ def test_two_processes_train_the_tokenizer_as_one(tiny, tmp_path, start):
     more += ["--learning-rate", 3e-4]
     train(tiny["train"], tmp_path / "one", *more, script=RESTARTS)
     train(tiny["train"], tmp_path / "two", *more, processes=2, script=RESTARTS)
-    one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
-    assert_close(one["tokenizer"], two["tokenizer"], 3e-4)
-    for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    same = {"rel": 1e-3, "abs": 1e-5}
+    assert_same(tmp_path / "one", tmp_path / "two", "tokenizer", 1e-3, **same)
 
 
 def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
@@ -148,39 +125,24 @@ def test_two_processes_train_the_transformer_as_one(tiny, tmp_path):
     script = ("tests/otherwise.py", "DROPOUT=0", STAGE)
     fill_in(tiny, tmp_path / "one", *more, script=script)
     fill_in(tiny, tmp_path / "two", *more, processes=2, script=script)
-    one, two = load(tmp_path / "one/generator.pth"), load(tmp_path / "two/generator.pth")
-    assert_close(one["transformer"], two["transformer"], 3e-5)
-    for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
+    assert_same(tmp_path / "one", tmp_path / "two", "transformer", 1e-4, rel=1e-5)
 
 
-def test_the_adaptive_weight_is_the_ratio_of_the_gradients():
-    layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    weight = adaptive_weight(layer.square().sum(), 2 * layer.sum(), layer)
-    assert float(weight) == pytest.approx(10 / (8**0.5 + 1e-4))
-    assert layer.grad is None
-
-
-# ---------------------------------------------------------------- k-means
 def test_kmeans_is_scikit_learns():
-    """From the same start, with the same number of iterations."""
     from sklearn.cluster import KMeans
 
     points = np.random.default_rng(0).normal(size=(2000, 5)).astype(np.float32)
-    start = far_apart(torch.from_numpy(points), 16, seed_rng(0)).numpy()
+    start = training.far_apart(torch.from_numpy(points), 16, seed_rng(0)).numpy()
     assert len(np.unique(start, axis=0)) == 16
-    theirs = KMeans(16, init=start, n_init=1, max_iter=ITERATIONS, tol=0).fit(points)
-    ours = kmeans(torch.from_numpy(points), 16, seed_rng(0))
+    theirs = KMeans(16, init=start, n_init=1, max_iter=training.ITERATIONS, tol=0).fit(points)
+    ours = training.kmeans(torch.from_numpy(points), 16, seed_rng(0))
     np.testing.assert_allclose(ours, theirs.cluster_centers_, atol=1e-4)
-    ids, distances = nearest(torch.from_numpy(points), ours)
+    ids, distances = training.nearest(torch.from_numpy(points), ours)
     assert (ids.numpy() == theirs.predict(points)).all()
     assert float(distances.sum()) == pytest.approx(theirs.inertia_, rel=1e-4)
-
-
-def test_kmeans_of_few_different_points_finds_all_of_them():
     few = torch.tensor([[0.0], [1.0], [5.0]]).repeat(4, 1)
     for k in (3, 8, 50):
-        means = kmeans(few, k, seed_rng(0))
+        means = training.kmeans(few, k, seed_rng(0))
         assert sorted(set(means[:, 0].tolist())) == [0.0, 1.0, 5.0]
         assert len(means) == k
 
@@ -197,8 +159,8 @@ def test_kmeans_start_loses_nothing_of_kmeans(tiny, tmp_path):
     images = np.stack([read_image(tiny["train"] / path) for path in find_images(tiny["train"])])
     patches = torch.from_numpy(images.reshape(24, 8, 4, 8, 4, 3).swapaxes(2, 3))
     patches = patches.reshape(-1, 48).float() / 255
-    means = kmeans(patches, 32, seed_rng(0))
-    ids, _ = nearest(patches, means)
+    means = training.kmeans(patches, 32, seed_rng(0))
+    ids, _ = training.nearest(patches, means)
     kmeans_error = float((means[ids] - patches).square().mean())
     error = reconstruction_error(tmp_path / "zero", tiny["train"])
     assert error < 1.05 * kmeans_error
@@ -223,13 +185,6 @@ def test_kmeans_tokenizer_is_trained_on_and_loaded(tiny, tmp_path):
     run("02_augment.py", *paint, "--mask", "random:0.5", "--out", tmp_path / "gen", "--workers", 0)
 
 
-def solid(root, colours, mode, size):
-    root.mkdir(parents=True)
-    for i, colour in enumerate(colours):
-        Image.new(mode, size, colour).save(root / f"{i:02}.png")
-    return root
-
-
 POOR = {
     "fewer patches than codes": (["red", "blue", "black"] * 4, "RGB", 3),
     "constant images": (["#336699"] * 12, "RGB", 1),
@@ -240,7 +195,10 @@ POOR = {
 @pytest.mark.parametrize("name", POOR)
 def test_kmeans_of_poor_images_is_exact(tmp_path, name):
     colours, mode, different = POOR[name]
-    data = solid(tmp_path / "data", colours, mode, (45, 37))  # no multiple of the patch
+    data = tmp_path / "data"
+    data.mkdir()
+    for i, colour in enumerate(colours):  # of a size that is no multiple of the patch
+        Image.new(mode, (45, 37), colour).save(data / f"{i:02}.png")
     said = train(data, tmp_path / "out", "--epochs", 0, "--precision", "fp32").stdout
     assert f"k-means: {different} codes" in said
     assert reconstruction_error(tmp_path / "out", data) < 1e-8
@@ -252,8 +210,8 @@ def test_patches_are_those_of_the_images(tiny):
     """Every sampled patch stands in an image, and each image gives equally many."""
     paths = find_images(tiny["train"])
     model = Tokenizer(filters=4, multipliers=[1], blocks=1, codes=4, dim=4, groups=4, unshuffle=4)
-    read = partial(read_squares, ImageList(tiny["train"], paths), 32, None)
-    patches = sample_patches(model, read, 24, seed=0, workers=0)
+    read = partial(training.read_squares, ImageList(tiny["train"], paths), 32, None)
+    patches = training.sample_patches(model, read, 24, seed=0, workers=0)
     assert patches.shape == (24 * 22, 48)  # 128 for a code, and as many of each image
     images = np.stack([read_image(tiny["train"] / path) for path in paths])
     there = images.reshape(24, 8, 4, 8, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)
@@ -261,16 +219,12 @@ def test_patches_are_those_of_the_images(tiny):
     sampled = (patches * 255).round().byte().numpy()
     assert all(row.tobytes() in rows for row in sampled)
     assert len({row.tobytes() for row in sampled}) == len(sampled)  # none twice: they are noisy
-
-
-def test_the_published_topology_has_no_patches():
-    """A file without the keys of the linear path loads: the published one, and older runs."""
+    # A file without the keys of the linear path loads: the published one, and older runs.
     with torch.device("meta"):
         tokenizer = Tokenizer(filters=16, multipliers=[1, 2], blocks=1, codes=8, dim=4, groups=4)
     assert not [name for name in tokenizer.state_dict() if "patch" in name or "gain" in name]
 
 
-# ---------------------------------------------------------------- refused
 def test_changed_inputs_are_refused(tiny, tmp_path, capsys):
     data = shutil.copytree(tiny["train"], tmp_path / "data")
     tokenizer = shutil.copytree(tiny["vqgan"], tmp_path / "tokenizer")
@@ -300,10 +254,8 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     assert "is not a multiple" in said("--size", 30, code=2)
     assert "does not divide" in said("--groups", 5, code=2)
     assert "--epochs 0 trains nothing" in said("--epochs", 0, "--start-from", "random", code=2)
+    assert "--perceptual-weight 0 does without it" in said("--perceptual-weight", 1)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-    assert "vgg16" in (sentence := said("--perceptual-weight", 1))
-    assert "--perceptual-weight 0 does without it" in sentence
-    assert not (tmp_path / "x").exists()  # so the same folder takes --perceptual-weight 0
 
     assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)
     assert "--epochs was 12.0, now 3.0" in said("--out", tiny["vqgan"], "--epochs", 3, code=2)

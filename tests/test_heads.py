@@ -6,25 +6,17 @@ import pytest
 import torch
 from conftest import run
 from ssl_goldens import TINY
+from test_lars import lars
 from torch import nn
 
 from base import parallel
-from models.lars import LARS, param_groups
-from models.registry import METHODS, build_method, recipe_of
+from models.registry import METHODS, build_method
 
 
-def lars(module, name):
-    recipe = recipe_of(name)
-    return LARS(param_groups(module, recipe), recipe)
-
-
-# ---------------- modules ----------------
 def test_published_projectors():
     with torch.device("meta"):
-        vicreg, barlow, swav, dino, simclr = (
-            build_method(name, nn.Identity(), 2048)
-            for name in ("vicreg", "barlow", "swav", "dino", "simclr")
-        )
+        names = "vicreg barlow swav dino simclr".split()
+        vicreg, barlow, swav, dino, simclr = (build_method(n, nn.Identity(), 2048) for n in names)
     assert sum(p.numel() for p in vicreg.projector.parameters()) == 151_044_096
     assert sum(p.numel() for p in barlow.projector.parameters()) == 151_027_712
     assert 23_508_032 + sum(p.numel() for p in swav.parameters()) == 28_354_752
@@ -48,9 +40,8 @@ class Recorder(nn.Module):
 
 def images(seed=0, n=4):
     g = torch.Generator().manual_seed(seed)
-    return [
-        list(torch.randn(count, n, 3, size, size, generator=g)) for count, size in ((3, 8), (2, 6))
-    ]
+    sizes = (3, 8), (2, 6)
+    return [list(torch.randn(count, n, 3, size, size, generator=g)) for count, size in sizes]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -131,7 +122,6 @@ def test_swav_queue_waits_until_it_is_due_and_full():
     assert filled == [0, 0, 4, 8, 10, 10]
 
 
-# ---------------- two processes against one ----------------
 def train_toy(name, module, rank, world):
     """Four float64 steps on this process's share of 8 images; all gradients, the last state."""
     g = torch.Generator().manual_seed(1)
@@ -161,7 +151,6 @@ def toy(name):
 
 
 def worker(folder):
-    """One of two processes: what train_toy returns, for each method, in a file of its number."""
     cpu = torch.device("cpu")
     parallel.join(cpu)
     results = {}

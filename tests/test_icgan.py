@@ -14,16 +14,7 @@ import torch
 import torch.nn.functional as F
 from conftest import call, hashes, sentence
 from conftest import run as stage
-from icgan_release import (
-    GOLDENS,
-    TOLERANCE,
-    error,
-    official_state,
-    rngs,
-    unit,
-    write_photographs,
-    write_release,
-)
+from icgan_release import GOLDENS, TOLERANCE, error, official_state, rngs, unit
 from PIL import Image
 from scipy import stats
 from scipy.special import ndtr, ndtri
@@ -37,30 +28,14 @@ from models.biggan import generator_from_state
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return generator_from_state(official_state("tiny"))
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return write_release(tmp_path_factory.mktemp("icgan"))
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
-
-
-# ---------------------------------------------------------------- files
-def pack(path, *members, **options):
-    """A tarball of (name, bytes) or TarInfo."""
-    with tarfile.open(path, "w:gz", **options) as tar:
+def pack(path, *members):
+    with tarfile.open(path, "w:gz") as tar:
         for member in members:
-            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])
-            content = b"" if info is member else member[1]
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            if not isinstance(member, tarfile.TarInfo):
+                name, content = member
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+            tar.addfile(member, io.BytesIO(content if member.size else b""))
     return path
 
 
@@ -156,24 +131,19 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     assert "layer3.0.bn2.weight" in reason(evil)
 
 
-# ---------------------------------------------------------------- inputs
-def test_preprocessing_parity():
+def test_inputs_have_the_published_law():
     golden = np.load(GOLDENS / "preprocess.npz")
     squares = torch.from_numpy(noise.demo_square(golden["image"]).copy())[None]
     ours = noise.encoder_input(squares)[0, :, ::7, ::7].numpy()
     assert np.abs(ours - golden["demo"]).max() < 1e-5
     assert np.abs(golden["demo"] - golden["training"]).max() > 0.03  # the other way is told apart
-
-
-def test_noise_vectors():
-    """The published law, and each row a function of its own generator alone."""
+    # The published law, and each row a function of its own generator alone.
     z = noise.noise_vectors(rngs(200, "z"), 119)
     assert z.dtype == torch.float32 and stats.kstest(z.flatten(), "norm").pvalue > 0.01
     assert torch.equal(noise.noise_vectors(rngs(200, "z")[3:5], 119), z[3:5])
 
 
-# ---------------------------------------------------------------- changes of the feature map
-def test_feature_noise():
+def test_changes_of_the_feature_map_and_inversion():
     feature = unit(64)
     unmoved = feature_noise.add_noise(feature, 0.0, rngs(64))
     assert torch.allclose(unmoved, feature, atol=1e-7)
@@ -191,21 +161,8 @@ def test_feature_noise():
         moved = feature_noise.add_noise(feature, std, rngs(64))
         angles.append(F.cosine_similarity(moved, feature).mean())
     assert angles == sorted(angles, reverse=True)
-
-
-def steering(direction):
-    """The change of a feature map by a direction."""
-    change = feature_noise.Steering(len(direction))
-    change.direction.data = direction
-    return change
-
-
-def test_steering():
     a, b = unit(3), unit(3, seed=1)
     assert torch.allclose(steering(b[0])(a, 0.5), F.normalize(a + 0.5 * b[0]))
-
-
-def test_navigator():
     feature, navigator = unit(8), feature_noise.Navigator(2048, bound=0.3)
     step = navigator.layer(feature)
     assert step.norm(dim=1).min() > 0.3  # so the bound acts
@@ -213,10 +170,7 @@ def test_navigator():
     assert torch.allclose(navigator(feature), expected, atol=1e-6)
     navigator.bound.fill_(100.0)
     assert torch.allclose(navigator(feature), F.normalize(feature + step), atol=1e-6)
-
-
-def test_inversion(tiny):
-    """It comes closer to the target, for every image by itself; ignored columns stay."""
+    tiny = generator_from_state(official_state("tiny"))
     feature, z0 = unit(3), noise.noise_vectors(rngs(3, "start"), 24)
     with torch.inference_mode():
         target = tiny(noise.noise_vectors(rngs(3, "target"), 20), feature)
@@ -230,28 +184,33 @@ def test_inversion(tiny):
     assert torch.allclose(alone, z[1:2], atol=1e-4) and torch.equal(z[:, 20:], z0[:, 20:])
 
 
-# ---------------------------------------------------------------- the strategies
-def strategy(photographs, release, name, *flags):
+def steering(direction):
+    change = feature_noise.Steering(len(direction))
+    change.direction.data = direction
+    return change
+
+
+def strategy(parts, release, name, *flags):
     p = argparse.ArgumentParser()
     STRATEGIES[name].add_arguments(p)
     args = p.parse_args(["--weights", str(release), *map(str, flags)])
-    args.data, args.seed, args.precision = str(photographs), 0, "fp32"
+    args.data, args.seed, args.precision = str(parts), 0, "fp32"
     return STRATEGIES[name].build(args, CPU)
 
 
-def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
+def test_every_option_acts(parts, release, tmp_path, monkeypatch, capsys):
     loaded = noise.load_icgan(release, CPU)
     generator, encoder, _ = loaded
     monkeypatch.setattr(noise, "load_icgan", lambda path, device: loaded)
     paths = ["class0/0.png", "class1/1.png"]
-    squares = [noise.read_demo_square(photographs / path) for path in paths]
+    squares = [noise.read_demo_square(parts / path) for path in paths]
     images = torch.from_numpy(np.stack(squares))
     feature = noise.encode(encoder, images)
     rngs_of = [[run.seed_rng(0, path, view) for path in paths] for view in range(2)]
     z = [noise.noise_vectors(rngs, generator.z_width) for rngs in rngs_of]
 
     def generated(name, *flags, views=1):
-        made = strategy(photographs, release, name, "--views", views, *flags)
+        made = strategy(parts, release, name, "--views", views, *flags)
         views = made.generate(images, paths)
         assert views.dtype == torch.uint8 and views.shape[1:] == (2, 64, 64, 3)
         return views.float()
@@ -260,9 +219,9 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
         expected = (generator(z, feature) + 1) * 127.5
         return bool((views - expected.permute(0, 2, 3, 1)).abs().max() < 1.01)
 
-    made = strategy(photographs, release, "noise")
+    made = strategy(parts, release, "noise")
     assert (made.size, made.views) == (64, ["view0"])
-    assert np.array_equal(made.read(photographs / paths[0]), images[0])
+    assert np.array_equal(made.read(parts / paths[0]), images[0])
     pickle.dumps(made.read)  # so that it can be sent to any worker process
 
     plain = generated("noise", views=2)
@@ -298,13 +257,13 @@ def test_every_option_acts(photographs, release, tmp_path, monkeypatch, capsys):
     torch.save({"direction": direction[:64]}, tmp_path / "direction.pt")
     torch.save({}, tmp_path / "navigator.pt")
     for flags in files:
-        command = (photographs, release, "feature-noise", *flags)
+        command = (parts, release, "feature-noise", *flags)
         assert flags[1].name in sentence(capsys, strategy, *command)
 
 
-def test_noise_end_to_end(photographs, release, tmp_path):
+def test_noise_end_to_end(parts, release, tmp_path):
     """Twice equal files, with other batches equal up to rounding; a bad file is a sentence."""
-    common = ("noise", "--data", photographs, "--weights", release, "--workers", 0, "--batch-size")
+    common = ("noise", "--data", parts, "--weights", release, "--workers", 0, "--batch-size")
     stage("02_augment.py", *common, 4, "--out", tmp_path / "a")
     call("02_augment.py", *common, 4, "--out", tmp_path / "b")
     call("02_augment.py", *common, 1, "--out", tmp_path / "c")
@@ -314,5 +273,5 @@ def test_noise_end_to_end(photographs, release, tmp_path):
         one, other = (np.asarray(Image.open(tmp_path / out / name)).astype(int) for out in "ac")
         assert np.abs(one - other).max() <= 1
     assert (tmp_path / "a" / "samples.png").exists()
-    wrong = f"02_augment.py noise --data {photographs} --weights {release}/state_dict_best0.pth"
+    wrong = f"02_augment.py noise --data {parts} --weights {release}/state_dict_best0.pth"
     stage(f"{wrong} --out {tmp_path}/d", code=1)

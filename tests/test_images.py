@@ -5,33 +5,17 @@ import os
 import signal
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import sentence
-from image_files import (
-    BIG_TIFF,
-    COLOURS,
-    RNG,
-    TINY,
-    jpeg_of_declared_size,
-    png,
-    tiff,
-    tiff_of_declared_size,
-)
+from image_files import COLOURS, DAMAGED, RNG, TINY, png
 from PIL import Image
 
-from base import levels
 from images import files, pictures, read
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """No test inherits levels or bands, also not from a flag that an earlier one gave."""
-    monkeypatch.setenv(levels.LEVELS, "")
-    monkeypatch.setenv(levels.BANDS, "")
 
 
 def touch(root, *names):
@@ -42,9 +26,7 @@ def touch(root, *names):
     return root
 
 
-# ---------------------------------------------------------------- finding
 def test_every_extension_that_the_reader_reads(tmp_path):
-    """All that Pillow can also write is written, found and read."""
     Image.init()
     kinds = Image.registered_extensions()
     written = set()
@@ -60,35 +42,29 @@ def test_every_extension_that_the_reader_reads(tmp_path):
                 break
             except (OSError, ValueError, KeyError):
                 (tmp_path / f"{extension}.{extension.upper()}").unlink(missing_ok=True)
-    assert written >= set(
-        "jpg jpeg jfif png bmp gif webp avif jp2 j2k tif tiff ppm pgm pbm pnm tga ico".split()
-    )
+    common = "jpg jpeg jfif png bmp gif webp avif jp2 j2k tif tiff ppm pgm pbm pnm tga ico"
+    assert written >= set(common.split())
     found = files.find_images(tmp_path)
     assert {os.path.splitext(name)[0] for name in found} == written
     for name in found:
         assert read.read_image(tmp_path / name).shape[2] == 3, name
-
-
-def test_no_extension_of_what_is_no_picture():
     assert not files.EXTENSIONS & set("h5 hdf grib bufr mpg mpeg eps ps wmf emf pcd pdf".split())
 
 
-def test_what_is_passed_over_is_counted(tmp_path, capsys):
-    touch(tmp_path, "a/1.jpg", "a/notes.txt", "b/x.TXT", "b/x.csv", "b/README", "a/.hidden.txt")
-    assert files.find_images(tmp_path) == ["a/1.jpg"]
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    assert said[0].endswith(": 2 .txt, 1 without extension, 1 .csv")
-    (tmp_path / "a" / "1.jpg").unlink()
-    assert "holds no images: 2 .txt" in sentence(capsys, files.find_images, tmp_path)
-
-
-def test_folders_of_systems_are_passed_over(tmp_path, capsys):
+def test_what_is_passed_over(tmp_path, capsys):
+    """Folders and files of systems in silence; others are counted."""
     touch(tmp_path, "a/1.jpg", "a/._1.jpg", ".git/x.jpg", "__MACOSX/a/._1.jpg", "a/@eaDir/1.jpg")
     touch(tmp_path, "$RECYCLE.BIN/1.jpg", "System Volume Information/1.jpg", "__MACOSX/2.jpg")
     touch(tmp_path, "a/.ipynb_checkpoints/1-checkpoint.jpg", "lost+found/1.jpg")
+    os.mkfifo(tmp_path / "2.jpg")
     assert files.find_images(tmp_path) == ["a/1.jpg"]
     assert not capsys.readouterr().err
+    touch(tmp_path, "a/notes.txt", "b/x.TXT", "b/x.csv", "b/README", "a/.hidden.txt")
+    assert files.find_images(tmp_path) == ["a/1.jpg"]
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.endswith(": 2 .txt, 1 without extension, 1 .csv")
+    (tmp_path / "a" / "1.jpg").unlink()
+    assert "holds no images: 2 .txt" in sentence(capsys, files.find_images, tmp_path)
 
 
 def test_names_that_are_not_utf8(tmp_path):
@@ -151,12 +127,6 @@ def test_links(tmp_path, capsys):
     assert "is a link to a folder above it" in said and "/d" in said
 
 
-def test_a_pipe_is_not_read(tmp_path):
-    touch(tmp_path, "1.jpg")
-    os.mkfifo(tmp_path / "2.jpg")
-    assert files.find_images(tmp_path) == ["1.jpg"]
-
-
 def test_two_extensions_of_one_name(tmp_path, capsys):
     touch(tmp_path, "a/1.jpg", "b/1.png", "a/x-1.jpg", "a/x.jpg", "a/x.y.jpg")
     assert len(files.find_images(tmp_path)) == 5
@@ -165,17 +135,13 @@ def test_two_extensions_of_one_name(tmp_path, capsys):
     assert "a/x.jp2 and a/x.jpg differ only in their extension" in said
 
 
-# ---------------------------------------------------------------- mirrors
-def test_views_of_a_mirror(tmp_path, capsys):
+def test_views_and_files_of_a_mirror(tmp_path, capsys):
     touch(tmp_path, "view10/a/1.png", "view2/a/1.png", "view0/a/1.png", "view0.ssim/result.json")
     touch(tmp_path, "view/x", "views1/x", "view١/x", "view-1/x", "aview3/x", "samples.png", "view3")
     names = [folder.name for folder in files.views_of(tmp_path)]
     assert names == ["view0", "view2", "view10"]
     assert files.views_of(tmp_path / "view2") == [tmp_path / "view2"]
     assert "is not a folder" in sentence(capsys, files.views_of, tmp_path / "nothing")
-
-
-def test_generated_files_have_any_extension(tmp_path, capsys):
     paths = ["a/1.JPEG", "a/2.png", "a/3.tif", "a/b/1.jpg", "a/c.d.jpg", "z.jpg"]
     touch(tmp_path, "a/1.webp", "a/2.PNG", "a/b/1.jpg", "a/c.d.jpg", "a/b/x.txt", "a/.3.png")
     suffixes = files.suffixes_in(tmp_path, paths).tolist()
@@ -185,7 +151,6 @@ def test_generated_files_have_any_extension(tmp_path, capsys):
     assert "a/1.png and a/1.webp" in said
 
 
-# ---------------------------------------------------------------- reading ahead
 def test_signals_do_not_stop_readers():
     """Those of a group or of a cluster reach them as well; the training stops when it likes."""
     items = iter(files.read_ahead(range(40), int, 2, torch.device("cpu")))
@@ -194,43 +159,6 @@ def test_signals_do_not_stop_readers():
         os.kill(reader.pid, signal.SIGTERM)
         os.kill(reader.pid, signal.SIGINT)
     assert list(items) == list(range(2, 40))
-
-
-# ---------------------------------------------------------------- damaged files
-DAMAGED = {
-    "empty.jpg": b"",
-    "text.jpg": b"no image",
-    "page.jpg": b"<html><body>404 not found</body></html>",
-    "bomb.png": png(TINY, (60000, 60000), 8),
-    "wide.png": png(TINY, (2**31 - 1, 1), 8),
-    "largest.png": png(TINY, (2**31 - 1, 2**31 - 1), 8),
-    "nothing.png": png(TINY, (0, 0), 8),
-    "deep_bomb.png": png(TINY.astype(np.uint16), (60000, 60000)),
-    "cut.png": png(COLOURS, bits=8)[:200],
-    "crc.png": png(COLOURS, bits=8).replace(b"IDAT", b"IDAX"),
-    "bomb.jpg": jpeg_of_declared_size(65500, 65500),
-    "smaller_bomb.jpg": jpeg_of_declared_size(9000, 9000),
-    "smaller_bomb.png": png(TINY, (9000, 9000), 8),
-    "smaller_bomb.tif": tiff_of_declared_size(9000),
-    "cut.tif": tiff(COLOURS)[:-300],
-    "cut_bands.tif": BIG_TIFF[:-300],
-    "tags.tif": b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40,
-    "header.tif": b"II*\0\x08\0\0\0",
-    "bomb.tif": tiff_of_declared_size(2**20),
-    "header.bmp": b"BM" + b"\0" * 60,
-    "cut.gif": b"GIF89a\x01\0\x01\0",
-    "cut.webp": b"RIFF\x24\0\0\0WEBPVP8 ",
-    "cut.avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
-    "cut.jp2": b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ",
-    "text.ppm": b"P6\n-3 4\n255\n",
-    "header.ico": b"\0\0\x01\0\xff\xff" + b"\xff" * 30,
-    "header.psd": b"8BPS\0\x01" + b"\0" * 40,
-    "header.dds": b"DDS |\0\0\0" + b"\xff" * 130,
-    "header.sgi": b"\x01\xda\x01\x01" + b"\xff" * 600,
-    "header.icns": b"icns\0\0\0\x10ic07\0\0\0\x08",
-    "header.fits": b"SIMPLE  =                    T".ljust(80) + b"END".ljust(80),
-    "header.qoi": b"qoif" + b"\xff" * 12,
-}
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -249,18 +177,12 @@ def test_damaged_files_have_one_sentence(tmp_path, capfd, name):
 
 def test_a_full_memory_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(png(TINY, bits=8))
-
-    def full(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(cv2, "imdecode", full)
+    monkeypatch.setattr(cv2, "imdecode", Mock(side_effect=MemoryError))
     with pytest.raises(OSError, match="x.png cannot be read: MemoryError"):
         read.read_image(tmp_path / "x.png")
 
 
-# ---------------------------------------------------------------- squares and sheets
 def resized_whole(image, size):
-    """The square as it is defined: resized whole, then cut."""
     height, width = image.shape[:2]
     scale = size / min(height, width)
     height, width = max(size, round(height * scale)), max(size, round(width * scale))

@@ -17,7 +17,6 @@ def lars(module, method, **changes):
     return LARS(param_groups(module, recipe), recipe)
 
 
-# ---------------- LARS and schedules ----------------
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", ["wd1e-06", "wd0.1", "w0zero_wd0.1"])
 @pytest.mark.parametrize("method", ["vicreg", "barlow", "swav"])
@@ -41,7 +40,7 @@ def test_lars(method, case, dtype):
             torch.testing.assert_close(p.detach(), *expected, **tolerance(dtype, True))
 
 
-def test_lars_state_is_plain_data(tmp_path):
+def test_states_and_scales(tmp_path):
     module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = lars(module, "barlow")
     optimizer.step()  # without any gradient
@@ -53,9 +52,6 @@ def test_lars_state_is_plain_data(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     assert [g["lr_scale"] for g in other.param_groups] == [1.0, 0.0048 / 0.2]
     assert len(other.state) == 4 and other.param_groups[0]["lr"] == 0.1
-
-
-def test_larc_leaves_a_weight_without_gradient():
     module = nn.Linear(4, 3)
     before = module.weight.detach().clone()
     optimizer = lars(module, "swav", weight_decay=0.1)
@@ -63,6 +59,7 @@ def test_larc_leaves_a_weight_without_gradient():
     module.weight.grad = torch.zeros_like(module.weight)
     optimizer.step()
     assert torch.equal(module.weight, before)
+    assert peak_lr(0.075, "sqrt", 4096) == pytest.approx(peak_lr(0.3, "linear", 4096))
 
 
 @pytest.mark.parametrize("name", ["readme_1node", "tiny"])
@@ -121,10 +118,6 @@ def test_schedule_byol(name):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
     momentum = [cosine_warmup(s / total, 1.0, 0, ema, end=1.0) for s in steps]
     np.testing.assert_allclose(momentum, GOLD[f"sched_byol/{name}/target_ema"], rtol=1e-9)
-
-
-def test_simclr_scaling_rules_meet_at_4096():
-    assert peak_lr(0.075, "sqrt", 4096) == pytest.approx(peak_lr(0.3, "linear", 4096))
 
 
 def test_vicreg_training_end_to_end():

@@ -41,13 +41,12 @@ def imports(path, modules):
 
 FILES = product()
 MODULES = {module: relative for relative, module in FILES.items()}
-ARROWS = {
-    relative: [MODULES[name] for name in imports(ROOT / relative, set(MODULES))]
-    for relative in FILES
-}
+ARROWS = {}
+for relative in FILES:
+    ARROWS[relative] = [MODULES[name] for name in imports(ROOT / relative, set(MODULES))]
 
 
-def test_no_arrow_runs_back():
+def test_no_arrow_runs_back_and_no_circle():
     back = []
     for source, targets in ARROWS.items():
         for target in targets:
@@ -55,40 +54,33 @@ def test_no_arrow_runs_back():
             if not same_room and layer_of(target) >= layer_of(source):
                 back.append(f"{source} -> {target}")
     assert not back
-
-
-def test_no_circle():
-    """Every file can be taken away once nothing that is left imports it."""
+    # Every file can be taken away once nothing that is left imports it.
     left = {source: set(targets) - {source} for source, targets in ARROWS.items()}
     while left:
         free = [source for source, targets in left.items() if not targets & left.keys()]
         assert free, f"a circle among {sorted(map(str, left))}"
         for source in free:
             del left[source]
-
-
-def test_the_product_needs_no_developers_file():
     for relative in FILES:
         text = (ROOT / relative).read_text()
         assert not any(f"from {room}" in text or f"import {room}" in text for room in DEVELOPERS)
 
 
-def test_files_and_rooms_are_small():
+def test_files_rooms_signatures_and_names():
     assert len(FILES) <= 65 + 3  # what later issues add counts here, too
     for relative in FILES:
         assert len((ROOT / relative).read_text().splitlines()) <= 450, relative
     rooms = Counter(relative.parent for relative in FILES)
     assert max(rooms.values()) <= 20
-
-
-# ---------------------------------------------------------------- names
-ONCE = ("spread", "check", "read_batch", "draw", "share", "record")  # in the whole product
-TWINS = "brightness contrast saturation hue grayscale blur solarize".split()  # batch_views.py's
-OFTEN = ["main", "arguments", *TWINS]
-
-
-def test_no_two_things_have_one_name():
-    """Neither within a room nor, where a name could mean many things, anywhere."""
+    many = []
+    for relative in FILES:
+        for node in ast.walk(ast.parse((ROOT / relative).read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names = [a.arg for a in node.args.args if a.arg != "self"]
+                if len(names) > 6:
+                    many.append(f"{relative}: {node.name}")
+    assert not many
+    # Neither within a room nor, where a name could mean many things, anywhere.
     places = {}
     for relative in FILES:
         for node in ast.parse((ROOT / relative).read_text()).body:
@@ -102,12 +94,6 @@ def test_no_two_things_have_one_name():
     assert not twice
 
 
-def test_no_function_has_more_than_six_parameters_by_place():
-    many = []
-    for relative in FILES:
-        for node in ast.walk(ast.parse((ROOT / relative).read_text())):
-            if isinstance(node, ast.FunctionDef):
-                names = [a.arg for a in node.args.args if a.arg != "self"]
-                if len(names) > 6:
-                    many.append(f"{relative}: {node.name}")
-    assert not many
+ONCE = ("spread", "check", "read_batch", "draw", "share", "record")  # in the whole product
+TWINS = "brightness contrast saturation hue grayscale blur solarize".split()  # batch_views.py's
+OFTEN = ["main", "arguments", *TWINS]

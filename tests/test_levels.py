@@ -1,5 +1,6 @@
 """Images of more than 8 bits, no data, many bands: --levels and --bands."""
 
+import argparse
 import struct
 from functools import partial
 
@@ -17,15 +18,7 @@ from base.run import fail
 from images import files, read
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """No test inherits levels or bands, also not from a flag that an earlier one gave."""
-    monkeypatch.setenv(levels.LEVELS, "")
-    monkeypatch.setenv(levels.BANDS, "")
-
-
 def test_8_bits_stay_as_they_are(tmp_path, monkeypatch, capsys):
-    """Levels and bands concern other images only."""
     for name in ("x.png", "x.tif", "x.bmp", "x.ppm"):
         folder = tmp_path / name
         folder.mkdir()
@@ -50,7 +43,6 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_16_bits(tmp_path, monkeypatch, capsys, kind):
-    """Without levels the folder is refused, with what to choose."""
     twelve = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
     file = tmp_path / "x.tif"
     file.write_bytes(tiff(twelve, **KINDS[kind]))
@@ -63,7 +55,7 @@ def test_16_bits(tmp_path, monkeypatch, capsys, kind):
     assert np.abs(read.read_image(file) - expected[..., None]).max() == 0
 
 
-def test_deep_files_of_other_kinds(tmp_path):
+def test_deep_files_of_other_kinds(tmp_path, monkeypatch):
     """One sentence: no value of theirs is cut in silence."""
     values = RNG.integers(0, 4096, (20, 30)).astype(np.uint16)
     kinds = {
@@ -76,6 +68,20 @@ def test_deep_files_of_other_kinds(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(OSError, match=f"{name} cannot be read: more than 8 bits.*TIFF"):
             read.read_image(tmp_path / name)
+    # Aerial photographs: red, green, blue and infrared. The colours, unless bands are named.
+    values = RNG.integers(0, 256, (20, 30, 4), np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"])
+    assert (read.read_image(tmp_path / "x.tif") == values[..., :3]).all()
+    monkeypatch.setenv(levels.BANDS, "4 1 2")
+    assert (read.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
+    # It is named, and the package that has it.
+    data = bytearray(tiff(BANDS, photometric="minisblack", planarconfig="contig"))
+    place = data.index(struct.pack("<HHI", 259, 3, 1)) + 8
+    data[place] = 5  # LZW
+    (tmp_path / "x.tif").write_bytes(data)
+    monkeypatch.setenv(levels.BANDS, "3 2 1")
+    with pytest.raises(OSError, match="LZW.*imagecodecs"):
+        read.read_image(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("bands", [1, 3])
@@ -95,7 +101,7 @@ def test_types_that_need_levels(tmp_path, monkeypatch, capsys, dtype, bands):
     assert np.abs(read.read_image(tmp_path / "x.tif") - expected).max() <= 1
 
 
-def test_no_data(tmp_path, monkeypatch, recwarn):
+def test_no_data(tmp_path, monkeypatch, recwarn, capsys):
     """NaN and -9999 become black and leave the rest as it is."""
     values = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
     expected = (values * 255).round()
@@ -112,16 +118,13 @@ def test_no_data(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv(levels.LEVELS, "1 0")  # a negative
     flipped = read.read_image(tmp_path / "x.tif")[..., 0]
     assert flipped[0, 0] == 255 and flipped[9, 9] == 0
-
-
-def test_only_no_data(tmp_path, capsys, recwarn):
+    monkeypatch.setenv(levels.LEVELS, "")
     tifffile.imwrite(tmp_path / "x.tif", np.full((4, 4), np.nan, np.float32))
     assert "float32 values" in sentence(capsys, files.find_images, tmp_path)
     assert not recwarn.list
 
 
 def test_colours_of_16_bits(tmp_path, monkeypatch):
-    """In whichever order they are stored; opacity is left out."""
     values = RNG.integers(0, 65536, (20, 30, 4)).astype(np.uint16)
     rgb = values[..., :3]
     planes = np.moveaxis(rgb, 2, 0)
@@ -136,18 +139,14 @@ def test_colours_of_16_bits(tmp_path, monkeypatch):
         for name, data in deep.items():
             (tmp_path / name).write_bytes(data)
             assert np.abs(read.read_image(tmp_path / name) - expected).max() <= 1, name
-
-
-def test_turned_16_bits(tmp_path, monkeypatch):
-    """The camera's rotation is applied to deep images as well."""
+    # The camera's rotation is applied to deep images as well.
     monkeypatch.setenv(levels.LEVELS, "0 65535")
     values = RNG.integers(0, 65536, (20, 30, 3)).astype(np.uint16)
-    (tmp_path / "x.tif").write_bytes(
-        tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
-    )
+    turn = {"extratags": [(274, 3, 1, 6, True)]}
+    (tmp_path / "x.tif").write_bytes(tiff(values, photometric="rgb", **turn))
     turned = read.read_image(tmp_path / "x.tif")
     assert (turned == np.rot90((values / 257).round(), -1)).all()
-    (tmp_path / "gray.tif").write_bytes(tiff(values[..., 0], extratags=[(274, 3, 1, 6, True)]))
+    (tmp_path / "gray.tif").write_bytes(tiff(values[..., 0], **turn))
     assert read.read_image(tmp_path / "gray.tif").shape == (30, 20, 3)
 
 
@@ -175,26 +174,6 @@ def test_many_bands(tmp_path, monkeypatch, capsys, dtype, planar, compression):
     assert f"5 bands of {dtype}" in sentence(capsys, files.find_images, tmp_path)
 
 
-def test_bands_of_colours_with_infrared(tmp_path, monkeypatch):
-    """Aerial photographs: red, green, blue and infrared. The colours, unless bands are named."""
-    values = RNG.integers(0, 256, (20, 30, 4), np.uint8)
-    tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"])
-    assert (read.read_image(tmp_path / "x.tif") == values[..., :3]).all()
-    monkeypatch.setenv(levels.BANDS, "4 1 2")
-    assert (read.read_image(tmp_path / "x.tif") == values[..., [3, 0, 1]]).all()
-
-
-def test_a_compression_that_needs_another_package(tmp_path, monkeypatch):
-    """It is named, and the package that has it."""
-    data = bytearray(tiff(BANDS, photometric="minisblack", planarconfig="contig"))
-    place = data.index(struct.pack("<HHI", 259, 3, 1)) + 8
-    data[place] = 5  # LZW
-    (tmp_path / "x.tif").write_bytes(data)
-    monkeypatch.setenv(levels.BANDS, "3 2 1")
-    with pytest.raises(OSError, match="LZW.*imagecodecs"):
-        read.read_image(tmp_path / "x.tif")
-
-
 BAD = {
     levels.LEVELS: ["1", "0 0", "a b", "0 nan", "0 1 2"],
     levels.BANDS: ["1 2", "0 1 2", "x", "1.5", "1 2 3 4"],
@@ -209,8 +188,6 @@ def test_bad_levels_and_bands(monkeypatch, capsys, name, text):
 
 def test_flags_reach_every_process(tmp_path, monkeypatch):
     """--levels and --bands are in the environment, whichever way workers are started."""
-    import argparse
-
     p = argparse.ArgumentParser()
     levels.arguments(p)
     assert p.parse_args([]).levels is None

@@ -22,37 +22,27 @@ GOLDENS = Path(__file__).parent / "goldens" / "maskgit"
 TWELVE = maskgit.Sampling(shares("cosine", 12))
 
 
-@pytest.fixture(scope="module")
-def published():
-    """Tiny networks from files in the official format, and what the official code makes of them."""
-    tokenizer, transformer, _ = load_maskgit(GOLDENS)
-    return tokenizer, transformer, np.load(GOLDENS / "network.npz")
+tokenizer, transformer, _ = load_maskgit(GOLDENS)  # tiny networks in the official format
+GOLDEN = np.load(GOLDENS / "network.npz")  # what the official code makes of them
 
 
-def test_tokenizer_matches_the_official_code(published):
-    tokenizer, _, golden = published
-    image = torch.from_numpy(golden["image"]).permute(0, 3, 1, 2).contiguous().float() / 255
+def test_networks_match_the_official_code():
+    image = torch.from_numpy(GOLDEN["image"]).permute(0, 3, 1, 2).contiguous().float() / 255
     features = tokenizer.encoder(image).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(features, golden["features"], atol=1e-4)
-    assert (tokenizer.encode(image).numpy().reshape(2, 8, 8) == golden["encode_ids"]).all()
-    decoded = tokenizer.decode(torch.from_numpy(golden["decode_ids"]).long().flatten(1))
-    np.testing.assert_allclose(decoded.permute(0, 2, 3, 1).numpy(), golden["decoded"], atol=1e-4)
-
-
-def test_transformer_matches_the_official_code(published):
-    _, transformer, golden = published
-    ids = torch.from_numpy(golden["tokens"]).long()
+    np.testing.assert_allclose(features, GOLDEN["features"], atol=1e-4)
+    assert (tokenizer.encode(image).numpy().reshape(2, 8, 8) == GOLDEN["encode_ids"]).all()
+    decoded = tokenizer.decode(torch.from_numpy(GOLDEN["decode_ids"]).long().flatten(1))
+    np.testing.assert_allclose(decoded.permute(0, 2, 3, 1).numpy(), GOLDEN["decoded"], atol=1e-4)
+    ids = torch.from_numpy(GOLDEN["tokens"]).long()
     logits = transformer(ids[:, 1:], ids[:, 0] - 64).view(4, 64, 64)
-    np.testing.assert_allclose(logits.numpy(), golden["logits"], atol=1e-4)
+    np.testing.assert_allclose(logits.numpy(), GOLDEN["logits"], atol=1e-4)
     some = torch.rand(4, 64) < 0.3  # logits of some positions are those of all
     of_some = transformer(ids[:, 1:], ids[:, 0] - 64, some)
     np.testing.assert_allclose(of_some.numpy(), logits[some].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["it12", "it8", "edit12_start2", "gen16", "edge8"])
-def test_decoding_reproduces_the_official_trace(published, name):
-    """Token for token, from the recorded noise."""
-    _, transformer, _ = published
+def test_decoding_reproduces_the_official_trace(name):
     values = np.load(GOLDENS / "decoding.npz").items()
     golden = {key.split("/")[1]: value for key, value in values if name in key}
     steps, start = golden["steps"].tolist()
@@ -67,10 +57,7 @@ def test_decoding_reproduces_the_official_trace(published, name):
     def draw(step, logits, unknown):
         return (logits + sample[step - start][unknown]).argmax(1)
 
-    def noise(step):
-        return choice[step - start]
-
-    cosine = shares("cosine", steps)
+    noise, cosine = lambda step: choice[step - start], shares("cosine", steps)
     final = maskgit.decode(predict, ids[:, 1:], draw, noise, cosine, start)
     assert (np.stack(trace) == golden["trace"]).all()
     assert (final.numpy() == golden["final"]).all()
@@ -94,10 +81,9 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_are_those_of_the_paper(published, name):
+def test_schedules_are_those_of_the_paper(name):
     expected = [max(PAPER[name](step / 8), 1e-6) for step in range(1, 9)]
     np.testing.assert_allclose(shares(name, 8), expected, rtol=1e-5)
-    _, transformer, _ = published
     hidden = []
 
     def watched(tokens, labels, where):
@@ -119,18 +105,7 @@ def test_full_configuration_has_the_dissertations_227m_parameters():
     assert sum(p.numel() for network in networks for p in network.parameters()) == 226_972_780
 
 
-def test_cheap_draw_follows_the_softmax():
-    logits = torch.tensor(seed_rng(0, "logits").normal(size=24), dtype=torch.float32)
-    u = torch.from_numpy(seed_rng(0, "u").random(200_000, dtype=np.float32))
-    counts = torch.bincount(maskgit.inverse_cdf(logits.expand(len(u), -1), u), minlength=24).numpy()
-    expected = logits.double().softmax(0).numpy() * len(u)
-    assert chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
-    one = torch.full((4, 5), -torch.inf)
-    one[:, 3] = 0  # impossible codes are never drawn, not at the ends of the interval either
-    assert maskgit.inverse_cdf(one, torch.tensor([0.0, 0.3, 0.999, 1 - 2**-24])).tolist() == [3] * 4
-
-
-def test_narrowed_logits():
+def test_draws_from_narrowed_logits():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, 2.0], [5.0, 1.0, 1.0, 1.0, 1.0]])
     assert maskgit.narrow(logits) is logits  # the published draw, bit for bit
     kept = maskgit.narrow(logits, top_k=2).isfinite()
@@ -141,11 +116,18 @@ def test_narrowed_logits():
     torch.testing.assert_close(sharp, (2 * logits).softmax(1))
     cold = maskgit.narrow(logits, softmax_temperature=1e-30)
     assert (cold.softmax(1)[0] == torch.tensor([0.0, 1, 0, 0, 0])).all()
+    logits = torch.tensor(seed_rng(0, "logits").normal(size=24), dtype=torch.float32)
+    u = torch.from_numpy(seed_rng(0, "u").random(200_000, dtype=np.float32))
+    counts = torch.bincount(maskgit.inverse_cdf(logits.expand(len(u), -1), u), minlength=24).numpy()
+    expected = logits.double().softmax(0).numpy() * len(u)
+    assert chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
+    one = torch.full((4, 5), -torch.inf)
+    one[:, 3] = 0  # impossible codes are never drawn, not at the ends of the interval either
+    assert maskgit.inverse_cdf(one, torch.tensor([0.0, 0.3, 0.999, 1 - 2**-24])).tolist() == [3] * 4
 
 
-def test_sampling_flags_change_what_is_drawn(published):
+def test_sampling_flags_change_what_is_drawn():
     """The likeliest code alone needs no random number; the defaults are the plain softmax."""
-    _, transformer, _ = published
     tokens = torch.full((2, 64), maskgit.MASK)
     labels = torch.arange(2)
 
@@ -160,22 +142,7 @@ def test_sampling_flags_change_what_is_drawn(published):
     assert (draw(0) != draw(0, softmax_temperature=0.1)).any()
 
 
-def test_images_without_unknown_tokens_stay(published):
-    """A mask may leave nothing to predict in one image of a batch, or in all of them."""
-    _, transformer, _ = published
-    known = torch.from_numpy(seed_rng(1).integers(0, 64, (2, 64)))
-    labels = torch.arange(2)
-    half = known.clone()
-    half[1, :32] = maskgit.MASK
-    for tokens in (known, half):
-        rngs = [seed_rng(3, i) for i in range(2)]
-        filled = maskgit.sample(transformer, tokens, labels, rngs, TWELVE)
-        assert (filled[0] == known[0]).all() and (filled[1, 32:] == known[1, 32:]).all()
-        assert (filled >= 0).all()
-
-
-def test_known_tokens_never_change_and_batch_mates_do_not_matter(published):
-    _, transformer, _ = published
+def test_known_tokens_never_change_and_batch_mates_do_not_matter():
     tokens = torch.from_numpy(seed_rng(1).integers(0, 64, (5, 64)))
     masks = torch.from_numpy(np.stack([mask_of("random:0.5", 8, seed_rng(2, i)) for i in range(5)]))
     masked, labels = tokens.masked_fill(masks, maskgit.MASK), torch.arange(5)
@@ -190,17 +157,24 @@ def test_known_tokens_never_change_and_batch_mates_do_not_matter(published):
     rngs = [seed_rng(4, i) for i in range(5)]
     other = maskgit.sample(transformer, masked, labels, rngs, TWELVE)
     assert (other != together).any()
+    # A mask may leave nothing to predict in one image of a batch, or in all of them.
+    known = torch.from_numpy(seed_rng(1).integers(0, 64, (2, 64)))
+    labels = torch.arange(2)
+    half = known.clone()
+    half[1, :32] = maskgit.MASK
+    for tokens in (known, half):
+        rngs = [seed_rng(3, i) for i in range(2)]
+        filled = maskgit.sample(transformer, tokens, labels, rngs, TWELVE)
+        assert (filled[0] == known[0]).all() and (filled[1, 32:] == known[1, 32:]).all()
+        assert (filled >= 0).all()
 
 
-def test_center_leaves_the_ring_and_the_ring_is_its_opposite():
+def test_center_ring_and_random_masks():
     kept = ~mask_of("center", 16, None).reshape(16, 16)
     assert (~kept).sum() == 196
     assert kept[0].all() and kept[-1].all() and kept[:, 0].all() and kept[:, -1].all()
     assert (mask_of("ring", 16, None).reshape(16, 16) == kept).all()
     assert not mask_of("none", 16, None).any()
-
-
-def test_random_masks_have_their_share():
     shares = [mask_of("random:0.25", 16, seed_rng(0, i)).mean() for i in range(200)]
     assert abs(np.mean(shares) - 0.25) < 0.01
     first = seed_rng(0, 0).random((16, 16)) < 0.25  # as in every mirror so far
@@ -225,7 +199,16 @@ def test_a_block_is_one_rectangle_with_its_share(side, share):
         assert share in (0, 1) or len(tops) > 1 and len(heights) > 1
 
 
-def test_file_masks_take_the_centre_square_of_a_grey_image(tmp_path):
+def test_names_and_files_of_masks(tmp_path):
+    for name in ("center", "ring", "none", "random:0", "block:1", "file:some/folder"):
+        assert mask_name(name) == name
+    for wrong in ("centre", "random", "center:3", "none:", "", "checker", "random:1.5"):
+        with pytest.raises(argparse.ArgumentTypeError) as error:
+            mask_name(wrong)
+        assert "1.5" in str(error.value) or all(mask in str(error.value) for mask in MASKS)
+    for wrong in ("random:much", "block:"):
+        with pytest.raises(ValueError):
+            mask_name(wrong)
     wide = np.zeros((40, 80), np.uint8)
     wide[:20, 20:40] = 255  # the upper left quarter of the centre square
     Image.fromarray(wide).save(tmp_path / "wide.png")
@@ -236,19 +219,7 @@ def test_file_masks_take_the_centre_square_of_a_grey_image(tmp_path):
         assert (mask_of("file:anything", 4, None, tmp_path / "level.png") == predicted).all()
 
 
-def test_names_of_masks():
-    for name in ("center", "ring", "none", "random:0", "block:1", "file:some/folder"):
-        assert mask_name(name) == name
-    for wrong in ("centre", "random", "center:3", "none:", "", "checker", "random:1.5"):
-        with pytest.raises(argparse.ArgumentTypeError) as error:
-            mask_name(wrong)
-        assert "1.5" in str(error.value) or all(mask in str(error.value) for mask in MASKS)
-    for wrong in ("random:much", "block:"):
-        with pytest.raises(ValueError):
-            mask_name(wrong)
-
-
-def test_outpainting_positions_and_their_masks():
+def test_outpainting_positions_and_imagenet_labels():
     places = painting.positions(256)
     corners = [(top, left, 196) for top in (0, 30, 60) for left in (0, 30, 60)]
     assert list(places.values()) == corners
@@ -259,9 +230,6 @@ def test_outpainting_positions_and_their_masks():
         whole = canvas.reshape(16, 16, 16, 16).all((1, 3))
         assert (painting.uncovered(256, 16, top, left, side) == ~whole.ravel()).all()
     assert painting.positions(128)["lower-right"] == (30, 30, 98)
-
-
-def test_imagenet_labels_are_indices_among_all_1000_synsets():
     assert synset_index("n01440764/a.jpg") == 0 and synset_index("n15075141/a.jpg") == 999
     assert synset_index("train/n02119789/sub/a.jpg") == 278 and synset_index("cats/a.jpg") is None
 

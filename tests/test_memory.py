@@ -6,7 +6,6 @@ from functools import partial
 import memory
 import pytest
 import torch
-from conftest import ROOT  # noqa: F401 (it makes the stages and tools/ importable)
 
 from models.registry import METHODS
 
@@ -33,6 +32,8 @@ def test_a_training_step_of_known_size():
     assert step["peak"] == pytest.approx(18.86, abs=0.05)
     less = count("", 200, grad_checkpoint=True)
     assert less["peak"] == pytest.approx(8.3, abs=0.1)
+    # Whether the queue is full is a value, which tensors without data do not have.
+    assert count(f"{SMALL} --method swav --queue 16 --queue-start 0", 8)["peak"] > 0
 
 
 SMALL = "--backbone resnet10 --small-images --size 32 --batch-size 8 --local-size 16"
@@ -47,20 +48,12 @@ def test_every_method_and_more_images_need_more(method):
     assert small["kept"] < large["kept"]
 
 
-def test_swav_with_a_queue_from_the_start():
-    """Whether the queue is full is a value, which tensors without data do not have."""
-    assert count(f"{SMALL} --method swav --queue 16 --queue-start 0", 8)["peak"] > 0
-
-
-def test_the_model_is_left_alone():
+def test_the_model_is_left_alone_and_held_is_what_is_alive():
     args, model, build_optimizer = training(*SMALL.split())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     memory.count_step(model, build_optimizer, memory.crop_shapes(args, 8))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
-
-
-def test_held_is_what_is_alive():
     with memory.Held() as held:
         a = torch.empty(1000)
         b = a[:10]  # shares the storage

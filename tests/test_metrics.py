@@ -8,14 +8,16 @@ import pytest
 from conftest import call, refused, run
 from PIL import Image
 
+from base.run import seed_rng
 from evaluate.ssim import structural_similarity
+from images import views
+from images.files import find_images
 from images.pictures import write_image
+from images.read import read_image
 
-pytest_plugins = ["metric_fixtures"]
 SCRIPT = "07_metrics.py"
 
 
-# ---------------------------------------------------------------- SSIM
 def test_ssim_is_scikit_images(photographs):
     from skimage.metrics import structural_similarity as theirs
 
@@ -65,7 +67,6 @@ def test_ssim_under_two_processes(folders, tmp_path):
     assert one == two
 
 
-# ---------------------------------------------------------------- cost
 @pytest.fixture(scope="session")
 def mirrors(tiny):
     """Mirrors of the three hand-crafted augmentations, beside that of in-painting: {name: path}."""
@@ -78,6 +79,10 @@ def mirrors(tiny):
 
 
 COST = ("--images", 2, "--compare", 8, "--batch-size", 4, "--workers", 0, "--size", 64)
+
+
+def cost_rows(folder):
+    return json.loads((folder / "cost.json").read_text())["rows"]
 
 
 def test_cost(mirrors, backbone, tmp_path, capsys):
@@ -114,11 +119,10 @@ def test_cost(mirrors, backbone, tmp_path, capsys):
 
 
 def test_cost_is_what_fid_and_ssim_say(mirrors, tiny, backbone, tmp_path, capsys):
-    """The row of a mirror has the values of the two commands for its view."""
     flags = ("--size", 32, "--workers", 0)
     command = ("cost", mirrors["blur"], "--out", tmp_path / "cost", *COST, "--compare", 100)
     call(SCRIPT, *command, *flags, "--features", backbone)
-    row = json.loads((tmp_path / "cost" / "cost.json").read_text())["rows"]["blur"]
+    row = cost_rows(tmp_path / "cost")["blur"]
     assert row["images"] == 24
     view = mirrors["blur"] / "view0"
     capsys.readouterr()
@@ -130,34 +134,28 @@ def test_cost_is_what_fid_and_ssim_say(mirrors, tiny, backbone, tmp_path, capsys
 
 
 def test_cost_of_a_mirror_made_anew(mirrors, tiny, backbone, tmp_path):
-    """A row stands for one mirror; another one under the same name is measured again."""
     mirror = tmp_path / "blur"
     shutil.copytree(mirrors["blur"], mirror)
     command = ("cost", mirror, "--out", tmp_path / "cost", *COST, "--features", backbone)
     call(SCRIPT, *command)
-    first = json.loads((tmp_path / "cost" / "cost.json").read_text())
+    first = cost_rows(tmp_path / "cost")["blur"]
     shutil.rmtree(mirror)
     flags = ("--data", tiny["train"], "--out", mirror, "--size", 32, "--workers", 0, "--seed", 1)
     call("02_augment.py", "blur", *flags)
     call(SCRIPT, *command)
-    second = json.loads((tmp_path / "cost" / "cost.json").read_text())
-    assert second["rows"]["blur"]["ssim"] != first["rows"]["blur"]["ssim"]
+    assert cost_rows(tmp_path / "cost")["blur"]["ssim"] != first["ssim"]
 
 
 def test_cost_under_two_processes(mirrors, backbone, tmp_path):
-    """The same numbers, and the same command once more."""
     command = ("cost", mirrors["inpaint"], mirrors["jitter"], *COST, "--features", backbone)
     run(SCRIPT, *command, "--out", tmp_path / "one")
     run(SCRIPT, *command, "--out", tmp_path / "two", processes=2)
-    one, two = (
-        json.loads((tmp_path / n / "cost.json").read_text())["rows"] for n in ("one", "two")
-    )
+    one, two = (cost_rows(tmp_path / name) for name in ("one", "two"))
     for name in one:
         assert two[name]["ssim"] == pytest.approx(one[name]["ssim"], abs=1e-12)
         assert two[name]["fid"] == pytest.approx(one[name]["fid"], rel=1e-3)
     run(SCRIPT, *command, "--out", tmp_path / "two", processes=2)
-    again = json.loads((tmp_path / "two" / "cost.json").read_text())["rows"]
-    assert again == two
+    assert cost_rows(tmp_path / "two") == two
 
 
 def test_cost_bad_input(mirrors, tiny, backbone, tmp_path, capsys):
@@ -171,12 +169,6 @@ def test_cost_bad_input(mirrors, tiny, backbone, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["crop", "jitter", "blur"])
 def test_handcrafted_is_vicregs_first_view(name, mirrors, tiny):
-    """The stored image is what the views' own functions make of the same random numbers."""
-    from base.run import seed_rng
-    from images import views
-    from images.files import find_images
-    from images.read import read_image
-
     path = find_images(tiny["train"])[0]
     image = read_image(tiny["train"] / path)
     alone = {"crop": {"scale": (0.08, 1.0)}, "jitter": {"jitter_p": 1.0}, "blur": {"blur": 1.0}}

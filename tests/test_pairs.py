@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentence
-from photographs import photographs
+from image_files import photographs
 from torch.utils.data import DataLoader
 
 from base.run import seed_rng, write_json
@@ -22,7 +22,6 @@ SIMCLR = recipe_of("simclr")["views"]
 VICREG = recipe_of("vicreg")["views"]
 
 
-# ---------------------------------------------------------------- the data set
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Eight photographs, JPEG and PNG, and three mirrors: all of mirror m has the level 60 m."""
@@ -99,6 +98,12 @@ def test_both_views_generated(folders):
         stored = square(read_image(root / "real" / paths[i]), 48)
         expected = V.resized_crop(stored, (0, 0, 48, 48), 32)
         assert all((view.numpy() == expected).all() for view in views)
+    root, paths, mirrors = folders
+    settings = dict(mix=1.0, both_generated=True, partners=2, local_crops=4, local_size=8)
+    data = PairDataset(root / "nothing", paths, VICREG, 16, generated=mirrors, **settings)
+    for views, _, _ in items(data):
+        shown = [level(view) for view in views]
+        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[:3]) == {0, 1, 2}
 
 
 def test_control_takes_the_generated_image_s_way(folders):
@@ -123,10 +128,7 @@ def test_control_takes_the_generated_image_s_way(folders):
 
 
 def test_the_view_whose_place_is_taken(folders):
-    """VICReg's first view is always blurred and never solarized, its second one the reverse.
-
-    `choices` begin with what jitter does; blur is the one that differs between the two views.
-    """
+    """VICReg's first view is always blurred, its second one not: so they differ in `choices`."""
     root, paths, mirrors = folders
     looks = {}
     for replace in ("first", "second", "either"):
@@ -162,15 +164,6 @@ def test_device_path_and_collation(folders):
         assert x.shape[1] == 3 and ((x - y).abs().mean((1, 2, 3)) < 0.03).all()
 
 
-def test_local_crops_are_cut_from_the_partners_in_turn(folders):
-    root, paths, mirrors = folders
-    settings = dict(mix=1.0, both_generated=True, partners=2, local_crops=4, local_size=8)
-    data = PairDataset(root / "nothing", paths, VICREG, 16, generated=mirrors, **settings)
-    for views, _, _ in items(data):
-        shown = [level(view) for view in views]
-        assert shown[3:] == [shown[1], shown[2]] * 2 and set(shown[:3]) == {0, 1, 2}
-
-
 def test_small_images_in_memory_give_the_same_views(tmp_path):
     """The same choices, crops equal up to two levels: real, generated, control, local crops."""
     photos = photographs((32, 32))
@@ -199,13 +192,6 @@ def test_small_images_in_memory_give_the_same_views(tmp_path):
         assert all(map(torch.equal, choices, their_choices))
 
 
-def test_both_generated_needs_two_mirrors(folders, capsys):
-    root, paths, mirrors = folders
-    pairs = partial(PairDataset, mix=1.0, generated=mirrors[:1], both_generated=True)
-    said = sentence(capsys, pairs, root / "real", paths, SIMCLR, 16)
-    assert "needs 2 folders of generated views; --generated has 1" in said
-
-
 def test_bad_input_is_named(folders, tmp_path, capsys):
     root, paths, mirrors = folders
     for path in paths[:5]:
@@ -218,9 +204,12 @@ def test_bad_input_is_named(folders, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes((root / "real" / paths[0]).read_bytes()[:600])
     with pytest.raises(OSError, match="broken.jpg"):
         PairDataset(tmp_path, ["broken.jpg"], VICREG, 32)[(0, 0)]
+    root, paths, mirrors = folders
+    pairs = partial(PairDataset, mix=1.0, generated=mirrors[:1], both_generated=True)
+    said = sentence(capsys, pairs, root / "real", paths, SIMCLR, 16)
+    assert "needs 2 folders of generated views; --generated has 1" in said
 
 
-# ---------------------------------------------------------------- what --generated names
 def test_a_mirror_is_named_by_any_of_its_folders(tmp_path, monkeypatch):
     """Two strengths lie side by side, each with its views; augment.json is above both."""
     args = {"strength": [0.1, 0.2]}

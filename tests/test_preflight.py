@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, hashes, run_recipe
+from conftest import ROOT, hashes, run_recipe, stage_module
 from tiny import main as tiny_data
 
 TRANSFER = {"PLACES": "places365", "VOC": "voc", "COCO": "coco"}
@@ -14,7 +14,6 @@ SMALL = "--backbone resnet10 --size 32 --batch-size 12 --projector 16-16 --epoch
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The data of TINY=1, without a fault."""
     folder = tmp_path_factory.mktemp("whole")
     tiny_data(folder)
     return folder
@@ -43,7 +42,7 @@ def recipe(place, tmp_path):
 
 
 WHOLE = {"table4_mixing": ("imagenet/train: 32", "imagenet/val: 12", "GB are free")}
-WHOLE["table5_transfer"] = ("(places365): 33", "(voc07): 40", "(coco): 18")
+WHOLE["table5_transfer"] = ("(places365): 33", "(voc07): 40", "(coco): 48")
 
 
 @pytest.mark.parametrize(("name", "words"), WHOLE.items())
@@ -56,7 +55,6 @@ def test_all_is_there(recipe, tmp_path, name, words):
 
 
 def spoil(place, what):
-    """Plant one fault, by its name."""
     if what == "flat val":  # as ImageNet's own tar has it
         val = place / "imagenet/val"
         for file in list(val.rglob("*.jpg")):
@@ -64,15 +62,15 @@ def spoil(place, what):
         for folder in list(val.iterdir()):
             if folder.is_dir():
                 folder.rmdir()
-    elif what == "wildfire without valid, and 3 empty files":
+    elif what == WILDFIRE:
         for split in ("train", "test"):
             shutil.copytree(place / "imagenet/train", place / f"wildfire/{split}")
         for number in range(3):
             file = place / f"wildfire/train/n01440764/n01440764_train_{number}.jpg"
             assert file.stat().st_size
             file.write_bytes(b"")
-    elif what == "wildfire of 3 empty files":
-        spoil(place, "wildfire without valid, and 3 empty files")
+    elif what == EMPTY_WILDFIRE:
+        spoil(place, WILDFIRE)
         shutil.move(place / "wildfire/test", place / "wildfire/valid")
     elif what.endswith(" is empty"):
         Path(place, what.removesuffix(" is empty")).write_bytes(b"")
@@ -85,77 +83,46 @@ def spoil(place, what):
 LISTS = "weights/imagenet_subsets/10percent.txt"
 SWAV = "weights/swav_800ep_pretrain.pth.tar"
 FLAT = "is in no class folder: expected...imagenet/val/CLASS/image...valprep.sh"
+POOR = {"GCL_FREE_GB": "0.001", "LINEAR": "--typo"}
+ALL = ["only one of them has n01440764", "too small...GB are free"]
+ALL += ["10percent.txt...swav_800ep_pretrain.pth.tar...missing or empty...weights.sh"]
+ALL += ["04_linear_eval.py: error: unrecognized arguments: --typo"]
+UNET = "unet/diffusion_pytorch_model.safetensors"
+UNET_LACKS = ["diffusion_pytorch_model.safetensors: missing or empty...weights.sh"]
+NOBODY = ["nobody/nothing (in the hub's cache): missing or empty...weights.sh"]
+PART = ["imagenet (4 of 1,000 classes, 12 of 50,000 images in val): a part...PART=1 goes on"]
+WILDFIRE = "wildfire without valid, and 3 empty files"
+EMPTY_WILDFIRE = "wildfire of 3 empty files"
+TYPO = {"DATA": "/typo", "DEVICE": "cpu"}
+FIRE = {"DATA": "{place}/wildfire", "DEVICE": "cpu"}
+FIRES = FIRE | {"GCL_WEIGHTS": "/none"}
+WILDFIRE_LACKS = ["wildfire/valid is not a folder", "vgg16...missing or empty"]
+UNREAD = ["wildfire/train (2 of 16): images cannot be read...07_metrics.py check", "vgg16"]
+UNREAD += ["train (32, --batch-size 48)...(32, --batch-size 256)...smaller --batch-size is needed"]
+LACKS_97 = "train lacks 97 of the 100 classes"
+LATE = ["pt_inception-2015-12-05", "blip is not a folder", "sdxl is not...no model_index.json"]
 CASES = {  # name: (recipe, what is spoilt, {variable: value}, what a line of a fault says)
-    "all at once": (
-        "table4_mixing",
-        ["imagenet/val/n01440764", SWAV, LISTS],
-        {"GCL_FREE_GB": "0.001", "LINEAR": "--typo"},
-        [
-            "only one of them has n01440764",
-            "10percent.txt...swav_800ep_pretrain.pth.tar...missing or empty...weights.sh",
-            "too small...GB are free",
-            "04_linear_eval.py: error: unrecognized arguments: --typo",
-        ],
-    ),
+    "all at once": ("table4_mixing", ["imagenet/val/n01440764", SWAV, LISTS], POOR, ALL),
     "an empty file": ("table4_mixing", [f"{SWAV} is empty"], {}, [f"{SWAV[8:]}: missing or empty"]),
     "an empty file of the hub's kind": (
         "table7_summary",
-        ["sdxl/unet/diffusion_pytorch_model.safetensors is empty"],
+        [f"sdxl/{UNET} is empty"],
         {},
-        ["diffusion_pytorch_model.safetensors: missing or empty...weights.sh"],
+        UNET_LACKS,
     ),
-    "a model that is nowhere": (
-        "table7_summary",
-        [],
-        {"SDXL": "--model nobody/nothing"},
-        ["nobody/nothing (in the hub's cache): missing or empty...weights.sh"],
-    ),
-    "a part of ImageNet": (
-        "table4_mixing",
-        [],
-        {"PART": ""},
-        ["imagenet (4 of 1,000 classes, 12 of 50,000 images in val): a part...PART=1 goes on"],
-    ),
-    "wildfire": (
-        "figure33_satellite",
-        ["wildfire without valid, and 3 empty files", "imagenet/val"],
-        {"DATA": "{place}/wildfire", "DEVICE": "cpu", "GCL_WEIGHTS": "/none"},
-        ["wildfire/valid is not a folder", "vgg16...missing or empty"],
-    ),
-    "wildfire that cannot be read": (
-        "figure33_satellite",
-        ["wildfire of 3 empty files"],
-        {"DATA": "{place}/wildfire", "DEVICE": "cpu"},
-        [
-            "wildfire/train (2 of 16): images cannot be read...07_metrics.py check",
-            "vgg16",
-            "train (32, --batch-size 48)...(32, --batch-size 256)...smaller --batch-size is needed",
-        ],
-    ),
+    "a model that is nowhere": ("table7_summary", [], {"SDXL": "--model nobody/nothing"}, NOBODY),
+    "a part of ImageNet": ("table4_mixing", [], {"PART": ""}, PART),
+    "wildfire": ("figure33_satellite", [WILDFIRE, "imagenet/val"], FIRES, WILDFIRE_LACKS),
+    "wildfire that cannot be read": ("figure33_satellite", [EMPTY_WILDFIRE], FIRE, UNREAD),
     "a flat val": ("table4_mixing", ["flat val"], {}, [FLAT]),
-    "a flat val behind the links": (
-        "figure30_strength",
-        ["flat val"],
-        {},
-        [FLAT, "train lacks 97 of the 100 classes"],
-    ),
+    "a flat val behind the links": ("figure30_strength", ["flat val"], {}, [FLAT, LACKS_97]),
     "no places": ("table5_transfer", [], {"PLACES": "/typo"}, ["/typo (--data): not there"]),
     "no voc": ("table5_transfer", [], {"VOC": "/typo"}, ["/typo (--data): not there"]),
     "no coco": ("table5_transfer", [], {"COCO": "/typo"}, ["/typo (--data): not there"]),
     "another voc": ("table5_transfer", ["voc/VOCdevkit"], {}, ["VOCdevkit/VOC2007/ImageSets"]),
     "no data": ("table7_summary", [], {"DATA": "/typo"}, ["/typo/train...(--data): not there"]),
-    "what comes late": (
-        "table6_cost",
-        ["sdxl/model_index.json", "blip"],
-        {},
-        ["pt_inception-2015-12-05", "blip is not a folder", "sdxl is not...no model_index.json"],
-    ),
-    "the satellite study": (
-        "figure33_satellite",
-        [],
-        {"DATA": "/typo", "DEVICE": "cpu"},
-        ["/typo (--data): not there", "vgg16"],
-    ),
+    "what comes late": ("table6_cost", ["sdxl/model_index.json", "blip"], {}, LATE),
+    "the satellite study": ("figure33_satellite", [], TYPO, ["/typo (--data): not there", "vgg16"]),
     "digits": ("digits", [], {"GENERATOR": "typo.pth", "DATA": ""}, ["typo.pth (--weights)"]),
 }
 
@@ -173,7 +140,6 @@ def refused(recipe, tmp_path, name, faults, **environment):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_fault(recipe, place, tmp_path, case):
-    """A line for each kind of fault, not for each command that has it."""
     name, spoilt, environment, faults = CASES[case]
     for what in spoilt:
         spoil(place, what)
@@ -209,10 +175,8 @@ def test_no_gpu(recipe, tmp_path):
     assert "FAULT" not in recipe("table4_mixing", 0, DEVICE="cpu", CHECK="1", **small)
 
 
-def test_memory_is_that_of_the_readme(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "recipes")
-    import preflight
-
+def test_memory_is_that_of_the_readme():
+    preflight = stage_module("recipes/preflight.py")
     readme = (ROOT / "docs/costs.md").read_text()
     for name, (plain, less) in preflight.MEMORY.items():
         method, network = name.split()

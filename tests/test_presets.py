@@ -1,10 +1,8 @@
 """--preset cifar: solo-learn's settings for CIFAR-10."""
 
-import numpy as np
 import pytest
 import torch
-from conftest import run
-from PIL import Image
+from conftest import run, write_images
 
 from base.run_folder import read_log, run_arguments
 from models.barlow import barlow_loss
@@ -74,13 +72,10 @@ def test_clipped_ratio():
         torch.testing.assert_close(parameter.data, value, rtol=1e-5, atol=1e-8)
 
 
-def test_scaled_barlow_loss():
+def test_scaled_losses():
     x, y = torch.randn(2, 16, 8, generator=torch.manual_seed(0))
     torch.testing.assert_close(barlow_loss(x, y, scale=0.1)[0], 0.1 * barlow_loss(x, y)[0])
-
-
-def test_halved_simclr_loss():
-    """NT-Xent as solo-learn has it (solo/losses/simclr.py): the mean over all 2n rows."""
+    # NT-Xent as solo-learn has it (solo/losses/simclr.py): the mean over all 2n rows.
     head = recipe_of("simclr", preset="cifar")["head"]
     x, y = torch.randn(2, 7, 5, generator=torch.manual_seed(0), dtype=torch.float64)
     z = torch.nn.functional.normalize(torch.cat([x, y]), dim=1)
@@ -109,11 +104,7 @@ def test_stem(name, side):
 
 
 def test_flags_win_over_the_preset(tmp_path):
-    for number in range(8):
-        image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        path = tmp_path / f"data/a/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+    write_images(tmp_path / "data", ["a"])
     small = "--backbone resnet10 --batch-size 4 --epochs 2 --projector 16-16 --warmup-epochs 0"
     command = ["03_pretrain.py", "--data", tmp_path / "data", "--out", tmp_path / "run"]
     flags = ["--method", "simclr", "--preset", "cifar", *small.split(), "--workers", 0]

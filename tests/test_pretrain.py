@@ -26,7 +26,6 @@ def same(a, b):
 
 
 def train(tiny, out, *more, epochs=1, projector="16-16", **how):
-    """Train on the tiny data set with the settings of PRETRAIN."""
     words = f"03_pretrain.py --data {tiny['train']} --out {out} --epochs {epochs}"
     return run(words, "--projector", projector, *PRETRAIN, *more, **how)
 
@@ -51,13 +50,18 @@ def test_every_method_trains_from_the_command_line(tiny, tmp_path, method):
     assert made_by[0]["strategy"] == "inpaint" and made_by[0]["args"]["mask"] == "random:0.5"
 
 
-def test_standard_stem_loads_into_torchvision(tiny, tmp_path):
+def test_torchvisions_stem_and_a_loss_that_is_not_finite(tiny, tmp_path):
     flags = [flag for flag in PRETRAIN if flag != "--small-images"]
     words = f"03_pretrain.py --data {tiny['train']} --out {tmp_path}/r18 --epochs 1"
     run(words, *flags, *"--projector 16-16 --backbone resnet18 --size 64".split())
     model = torchvision.models.resnet18()
     model.fc = torch.nn.Identity()
     model.load_state_dict(load(tmp_path / "r18" / "backbone.pth"), strict=True)
+    more = "--learning-rate 1e25 --weight-decay 0 --checkpoint-minutes 0 --log-every 3"
+    done = train(tiny, tmp_path / "x", *more.split(), epochs=8, code=1)
+    assert "is not finite" in done.stderr and "Step " in done.stderr
+    checkpoint = load(tmp_path / "x" / "checkpoint.pth")
+    assert all(bad.isinf() for _, _, bad in checkpoint["meter"].values())
 
 
 def test_gamma_0_is_the_baseline_and_never_reads_a_generated_image(tiny, tmp_path):
@@ -87,14 +91,6 @@ def test_control_views_knn_and_init(tiny, tmp_path):
     assert args["views"] == 3 and len(steps(tmp_path / "views")) == 3
 
 
-def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
-    more = "--learning-rate 1e25 --weight-decay 0 --checkpoint-minutes 0 --log-every 3"
-    done = train(tiny, tmp_path / "x", *more.split(), epochs=8, code=1)
-    assert "is not finite" in done.stderr and "Step " in done.stderr
-    checkpoint = load(tmp_path / "x" / "checkpoint.pth")
-    assert all(bad.isinf() for _, _, bad in checkpoint["meter"].values())
-
-
 def test_two_processes_train_what_one_does(tiny, tmp_path):
     """Loss, terms and weights, with BatchNorm over both."""
     more = ("--generated", tiny["inpaint"], "--precision", "fp32")
@@ -112,9 +108,7 @@ def test_two_processes_train_what_one_does(tiny, tmp_path):
 
 
 def test_files_workers_and_memory(tiny, tmp_path):
-    """Workers that are not forked change nothing; images in memory, hardly anything.
-
-    test_every_stage.py sends the readers of all stages."""
+    """Workers that are not forked change nothing; images in memory, hardly anything."""
     more = ("--generated", tiny["inpaint"])
     train(tiny, tmp_path / "files", *more)
     train(tiny, tmp_path / "memory", *more, "--in-memory")

@@ -1,15 +1,13 @@
 """The README cannot rot: its commands are parsed by the real parsers, its examples are executed."""
 
 import argparse
-import importlib.util
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, call, hashes, run, write_images
+from conftest import PRETRAIN, ROOT, call, hashes, run, shell, stage_module, write_images
 
 from base.run import load
 from base.run_folder import run_arguments
@@ -24,7 +22,7 @@ COMMANDS_OF = sorted([*ROOT.glob("0*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob
 COMMANDS_OF = [script for script in COMMANDS_OF if "arguments(argv" in script.read_text()]
 
 
-def test_there_are_commands_and_short_examples():
+def test_commands_examples_files_and_lines():
     assert len(COMMANDS) >= 10
     things = ("generator", "strategy", "mask", "schedule", "method", "set")
     assert set(EXAMPLES) == {f"my_{thing}.py" for thing in things}
@@ -32,6 +30,15 @@ def test_there_are_commands_and_short_examples():
         code = [line for line in block.splitlines() if line.strip()]
         limit = 41 if name == "my_method.py" else 21
         assert len(code) <= limit, f"{name}: at most {limit - 1} lines and its name"
+    places = r"(?:recipes|models|docs|tests|extras)/[\w./]+"
+    for name in re.findall(rf"`(?:python )?({places}|\d\d_\w+\.py)", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / name).exists(), name
+    rows = re.findall(r"^\| `([\w/]+\.(?:py|sh))` \| (\d+) \|", README, re.M)
+    assert len(rows) >= 7
+    for name, lines in rows:
+        assert int(lines) == len((ROOT / name).read_text().splitlines()), name
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -41,22 +48,7 @@ def test_commands_parse(line, capsys):
     with pytest.raises(SystemExit) as stop:
         call(script, *arguments, "--help")
     assert stop.value.code == 0
-    call.modules[script.removesuffix(".py")].arguments(arguments)
-
-
-def test_files_it_names_exist():
-    places = r"(?:recipes|models|docs|tests|extras)/[\w./]+"
-    for name in re.findall(rf"`(?:python )?({places}|\d\d_\w+\.py)", README):
-        assert (ROOT / name).exists(), name
-    for name in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / name).exists(), name
-
-
-def test_the_route_of_an_evening_counts_its_lines():
-    rows = re.findall(r"^\| `([\w/]+\.(?:py|sh))` \| (\d+) \|", README, re.M)
-    assert len(rows) >= 7
-    for name, lines in rows:
-        assert int(lines) == len((ROOT / name).read_text().splitlines()), name
+    stage_module(script).arguments(arguments)
 
 
 @pytest.fixture
@@ -90,28 +82,21 @@ def test_a_generator_and_a_method_of_ones_own(example, tiny, tmp_path):
         assert said in example("my_method.py", *words, *flags, code=2)
 
 
-def test_a_strategy_of_ones_own(example, tiny, tmp_path):
+def test_strategies_masks_and_schedules_of_ones_own(example, tiny, tmp_path):
     flags = ["--data", tiny["train"], "--out", tmp_path / "gen", "--workers", 1]
     example("my_strategy.py", "jigsaw", *flags)
     assert len(list((tmp_path / "gen" / "view0").rglob("*.jpg"))) == 24
     assert (tmp_path / "gen" / "samples.png").exists()
     assert "is finished: 24 images" in example("my_strategy.py", "jigsaw", *flags)
-
-
-def test_a_mask_of_ones_own(example, tiny, tmp_path):
-    flags = ["--data", tiny["train"], "--out", tmp_path / "gen", "--workers", 0]
+    flags = ["--data", tiny["train"], "--out", tmp_path / "masked", "--workers", 0]
     weights = ["--weights", tiny["maskgit"], "--steps", 2]
     example("my_mask.py", "inpaint", "--mask", "checker", *weights, *flags)
-    assert len(list((tmp_path / "gen" / "view0").rglob("*.png"))) == 24
+    assert len(list((tmp_path / "masked" / "view0").rglob("*.png"))) == 24
     said = example("my_mask.py", "inpaint", "--mask", "chequer", *weights, *flags, code=2)
     assert "block:P, none, file:FOLDER, checker" in said
-
-
-def test_a_schedule_of_ones_own(example, tiny, tmp_path):
-    flags = ["--data", tiny["train"], "--out", tmp_path / "gen", "--workers", 0]
-    like_tiny = ["--weights", tiny["maskgit"], "--mask", "random:0.5", "--steps", 3]
-    example("my_schedule.py", "inpaint", "--schedule", "late", *like_tiny, *flags)
-    late, cosine = (hashes(m, "view0/**/*") for m in (tmp_path / "gen", tiny["inpaint"]))
+    late = ["--schedule", "late", *weights, "--mask", "random:0.5", "--steps", 3]
+    example("my_schedule.py", "inpaint", *late, *flags, "--out", tmp_path / "late")
+    late, cosine = (hashes(m, "view0/**/*") for m in (tmp_path / "late", tiny["inpaint"]))
     assert late.keys() == cosine.keys() and late != cosine
     assert "square,late" in example("my_schedule.py", "inpaint", "--help")
 
@@ -150,14 +135,12 @@ SUB |= {"train_augmenter.py": ["steer"]}
 @pytest.mark.parametrize("script", COMMANDS_OF, ids=lambda script: script.name)
 def test_help_needs_no_heavy_import(script):
     """Nor a network, nor that of a subcommand."""
-    words = [sys.executable, "-c", HELP, script, script.parent, *SUB.get(script.name, [])]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = [script, script.parent, *SUB.get(script.name, [])]
+    done = shell(sys.executable, "-c", HELP, *words)
     assert len(done.stdout.splitlines()) > 12
 
 
 def parsers_of(script, monkeypatch):
-    """The argparse parser of a script and those of its subcommands."""
     found = []
 
     def keep(parser, argv=None):
@@ -165,11 +148,8 @@ def parsers_of(script, monkeypatch):
         raise SystemExit
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
-    spec = importlib.util.spec_from_file_location("script", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with pytest.raises(SystemExit):
-        module.arguments([])
+        stage_module(script).arguments([])
     for action in found[0]._actions:
         if isinstance(action, argparse._SubParsersAction):
             found += action.choices.values()
@@ -189,7 +169,6 @@ def test_every_flag_is_explained_by_a_noun(script, monkeypatch):
 
 
 def takes(action, text):
-    """Whether a flag takes the text as its value."""
     try:
         value = action.type(text)
     except (ValueError, argparse.ArgumentTypeError, SystemExit):

@@ -1,54 +1,26 @@
-"""Every recipe is run with TINY=1, and every command of its full size is parsed by the stage that
-it is meant for.
-"""
+"""Every recipe is run with TINY=1, and every command of its full size is parsed by its stage."""
 
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
 import shutil
-import subprocess
 from collections import Counter
 
 import pytest
-from conftest import ROOT, run_recipe
+from conftest import ROOT, run_recipe, shell, stage_module
+from planted_results import cells
 from tiny import main as tiny_data
 
 from base.run_folder import run_arguments
 
-FULL = {
-    "DATA": "/data/imagenet",
-    "PLACES": "/p",
-    "VOC": "/v",
-    "COCO": "/c",
-    "DRY": "1",
-    "GPUS": "1",
-}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """One folder for all recipes, as for a user: what one has made the next one uses."""
-    return tmp_path_factory.mktemp("recipes")
-
-
-@pytest.fixture(scope="module")
-def recipe(place):
-    """recipe(name, code, **environment): run it with TINY=1, return what it printed."""
-
-    def start(name, code=0, **environment):
-        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
-        done = run_recipe(name, code, **tiny | environment)
-        return done.stdout if code == 0 else done.stderr
-
-    return start
+FULL = {"DATA": "/data/imagenet", "PLACES": "/p", "VOC": "/v", "COCO": "/c"}
+FULL |= {"DRY": "1", "GPUS": "1"}
 
 
 @pytest.fixture(scope="module")
 def once(recipe):
-    """The same for tests that share what a recipe has made."""
     return functools.cache(recipe)
 
 
@@ -61,71 +33,35 @@ def results(runs, evaluation):
     return arms
 
 
-def cells(runs, title, row):
-    """The cells of a row of a table of report.md, without its name."""
-    table = (runs / "report.md").read_text().split(f"### {title}")[1].split("###")[0]
-    line = next(line for line in table.splitlines() if line.startswith(f"| {row} "))
-    return [cell.strip() for cell in line.split("|")[2:-1]]
-
-
-# ---------------------------------------------------------------- with TINY=1
-FULLY = "linear 1percent 10percent"
-RUN = {  # recipe: (runs, evaluations, arms that have them, title in the report, rows with numbers)
-    "table4_mixing": (
-        "imagenet",
-        FULLY,
-        "baseline inpaint-gamma0.5-crop real-gamma0.5-crop reconstruction-gamma0.5-crop "
-        "random-label-gamma0.5-crop",
-        "Table 4",
-        "Non-Generative 0 %; In-Painting 50 %; Control: In-Painting 50 %, random label",
-    ),
-    "table3_pairing": (
-        "imagenet",
-        "linear",
-        "noise-gamma1-crop real-gamma1-crop",
-        "Table 3",
-        "ICGAN + Crop; Control: real image + Crop",
-    ),
-    "table2_features": (
-        "imagenet",
-        "linear",
-        "simclr-baseline simclr-gaussian simclr-steer-zoom simclr-navigator simclr-real",
-        "Table 2",
-        "SimCLR, real images; Gaussian (GenRep); Steering (GenRep); Navigator (COP-Gen); "
-        "Control: real image in both views",
-    ),
-    "table7_summary": (
-        "imagenet",
-        "linear",
-        "diffusion0.2-gamma0.5-crop-flip real-gamma0.5-crop-flip",
-        "Table 7",
-        "Traditional; In-Painting; Diffusion",
-    ),
-    "figure30_strength": (
-        "imagenet100",
-        "linear",
-        "dino-baseline dino-real dino-strength0.2",
-        "Figure 30",
-        "No generated view (gamma 0); Control: real image; Strength 0.2",
-    ),
-    "figure31_views": (
-        "imagenet100",
-        "linear",
-        "swav-baseline swav-views2 swav-real-views2 swav-reconstruction-views1",
-        "Figure 31",
-        "SwAV, 0 views; SwAV, 2 views; SwAV, 2 views, control: real image",
-    ),
+ARMS = {  # recipe: arms that have a result
+    "table4_mixing": "baseline inpaint-gamma0.5-crop real-gamma0.5-crop "
+    "reconstruction-gamma0.5-crop random-label-gamma0.5-crop",
+    "table3_pairing": "noise-gamma1-crop real-gamma1-crop",
+    "table2_features": "simclr-baseline simclr-gaussian simclr-steer-zoom simclr-navigator "
+    "simclr-real",
+    "table7_summary": "diffusion0.2-gamma0.5-crop-flip real-gamma0.5-crop-flip",
+    "figure30_strength": "dino-baseline dino-real dino-strength0.2",
+    "figure31_views": "swav-baseline swav-views2 swav-real-views2 swav-reconstruction-views1",
+}
+ROWS = {  # title in the report: rows with numbers
+    "Table 4": "Non-Generative 0 %; In-Painting 50 %; Control: In-Painting 50 %, random label",
+    "Table 3": "ICGAN + Crop; Control: real image + Crop",
+    "Table 2": "SimCLR, real images; Gaussian (GenRep); Steering (GenRep); Navigator (COP-Gen); "
+    "Control: real image in both views",
+    "Table 7": "Traditional; In-Painting; Diffusion",
+    "Figure 30": "No generated view (gamma 0); Control: real image; Strength 0.2",
+    "Figure 31": "SwAV, 0 views; SwAV, 2 views; SwAV, 2 views, control: real image",
 }
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_tiny(once, place, name):
-    study, evaluations, arms, title, rows = RUN[name]
-    once(name, **({} if evaluations == FULLY else {"SEMIS": ""}))
-    runs = place / "runs" / study
-    for evaluation in evaluations.split():
-        assert results(runs, evaluation) >= set(arms.split())
-    for row in rows.split("; "):
+@pytest.mark.parametrize("name, title", list(zip(ARMS, ROWS, strict=True)))
+def test_tiny(once, place, name, title):
+    whole = name == "table4_mixing"
+    once(name, **({} if whole else {"SEMIS": ""}))
+    runs = place / "runs" / ("imagenet100" if title.startswith("Figure") else "imagenet")
+    for evaluation in ["linear", "1percent", "10percent"] if whole else ["linear"]:
+        assert results(runs, evaluation) >= set(ARMS[name].split())
+    for row in ROWS[title].split("; "):
         assert cells(runs, title, row)[1], row
 
 
@@ -192,22 +128,16 @@ def test_quickstart(recipe, place):
     arms = {arm["generated view"] for arm in numbers["arms"] if arm["method"] == "simclr"}
     assert arms == {"none", "inpaint (mask random:0.5)", "same-class, oracle", "real, control"}
     assert "simclr: oracle minus baseline" in said and "supervised" in said and "What next" in said
-
-
-def test_quickstart_trains_its_generator_on_demand(place):
     environment = {"TINY": "1", "DRY": "1", "GENERATOR": "train", "TINY_RUNS": f"{place}/dry"}
     done = run_recipe("quickstart", **environment)
     assert "00_train_generator.py maskgit" in done.stdout
 
 
-def test_digits(recipe, place):
+def test_digits_and_satellite_tiles(recipe, place):
     recipe("digits")
     runs = place / "runs/digits"
     assert results(runs, "1labels") == results(runs, "cached") == {"baseline", "mask25"}
     assert "Paired differences" in (runs / "report.md").read_text()
-
-
-def test_figure33(recipe, place):
     recipe("figure33_satellite")
     runs = place / "runs/satellite"
     arms = {file.parent.name for file in runs.glob("linear-*/result.json")}
@@ -224,11 +154,8 @@ def test_dino_vit(recipe, place):
         assert (about["mix"], about["weight_decay_end"]) == (mix, 0.4)
 
 
-# ---------------------------------------------------------------- weights
 def test_weights(recipe, place):
-    """Without a network it ends with the address; with the files there it keeps their hashes and
-    notices a change.
-    """
+    """Without a network it ends with the address; files that are there keep their hashes."""
     tiny_data(place / "data")
     proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
     unplugged = dict.fromkeys(proxies, "http://127.0.0.1:9")
@@ -249,53 +176,39 @@ def test_weights(recipe, place):
 
 def test_imagenet100_of_other_data(tmp_path):
     (tmp_path / "train/cat").mkdir(parents=True)
-    env = {**os.environ, "DATA": str(tmp_path), "TINY": ""}
-    words = ["bash", "recipes/imagenet100.sh", tmp_path / "out"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env)
-    assert done.returncode == 1 and "lacks 100 of the 100 classes" in done.stderr
-    listed, known = (
-        {line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"}
-        for name in ("recipes/imagenet100.txt", "augment/imagenet_synsets.txt")
-    )
-    assert len(listed) == 100 and listed < known
+    script = "recipes/imagenet100.sh"
+    done = shell("bash", script, tmp_path / "out", code=1, DATA=str(tmp_path), TINY="")
+    assert "lacks 100 of the 100 classes" in done.stderr
+    classes = []
+    for name in ("recipes/imagenet100.txt", "augment/imagenet_synsets.txt"):
+        lines = (ROOT / name).read_text().splitlines()
+        classes.append({line for line in lines if line[0] != "#"})
+    assert len(classes[0]) == 100 and classes[0] < classes[1]
 
 
-# ---------------------------------------------------------------- at full size
 @functools.cache
 def parsed(name, **environment):
     """[(stage, its parsed arguments)] of every command that the recipe would run."""
     done = run_recipe(name, **FULL | {"TINY": ""} | environment)
     found = []
     for line in done.stdout.splitlines():
-        stage = line.startswith(("$ python 0", "$ python extras/"))
-        words = shlex.split(line) if stage else []
-        if words:
-            if words[2] not in parsed.stages:
-                spec = importlib.util.spec_from_file_location("stage", ROOT / words[2])
-                parsed.stages[words[2]] = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(parsed.stages[words[2]])
-            # A strategy of extras/ adds itself to those of stage 02.
-            strategy = words[2] == "extras/feature_noise.py"
-            stage = "02_augment.py" if strategy else words[2]
-            if stage not in parsed.stages:
-                parsed.stages[stage] = importlib.import_module("02_augment")
-            found.append((stage, parsed.stages[stage].arguments(words[3:])))
+        if line.startswith(("$ python 0", "$ python extras/")):
+            _, _, script, *words = shlex.split(line)
+            module = stage_module(script)
+            if script == "extras/feature_noise.py":  # it adds its strategy to those of stage 02
+                script, module = "02_augment.py", stage_module("02_augment.py")
+            found.append((script, module.arguments(words)))
     return found
 
 
-parsed.stages = {}
-# recipe: its encoders
-ARMS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
-ARMS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
-ARMS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
-EMBEDDED = {"figure33_satellite": 18}  # without DATA
+ENCODERS = dict(table2_features=5, table3_pairing=16, table4_mixing=27, table5_transfer=6)
+ENCODERS |= dict(table6_cost=5, table7_summary=9, figure30_strength=8, figure31_views=40)
+ENCODERS |= dict(figure33_satellite=24, dino_vit=3, digits=30)
+FULL_SIZES = [(*item, FULL["DATA"]) for item in ENCODERS.items()]
+FULL_SIZES.append(("figure33_satellite", 18, ""))  # the embedded images
 
 
-WITH_DATA = [(*item, FULL["DATA"]) for item in ARMS.items()]
-WITHOUT = [(*item, "") for item in EMBEDDED.items()]
-
-
-@pytest.mark.parametrize(("name", "arms", "data"), WITH_DATA + WITHOUT)
+@pytest.mark.parametrize(("name", "arms", "data"), FULL_SIZES)
 def test_full_size(name, arms, data):
     commands = parsed(name, DATA=data)
     trained = [args for stage, args in commands if stage == "03_pretrain.py"]
@@ -317,37 +230,28 @@ def test_full_size(name, arms, data):
 
 
 def trained(name):
-    """{name of the arm: its arguments} of the encoders of a recipe at full size."""
     arms = [args for stage, args in parsed(name) if stage == "03_pretrain.py"]
     return {args.out.split("/")[-1].removesuffix("-seed0"): args for args in arms}
 
 
+BOTH_GENERATED = {("simclr", 128, False, 0), ("simclr", 128, True, None)}  # 1 if both are generated
+STRENGTHS = {("dino", 0, ("crop",)), ("dino", 0.5, ("crop", "flip"))}
+TRANSFORMERS = {(mix, "vit_small_patch16", True, "dino") for mix in (0, 0.5)}
+VIEWS = {(1, 768, 0), (1, 768, 1), (2, 512, 1), (3, 384, 1)}
 VALUES = {  # recipe: (flags of its encoders, their values); settings that are easily mistaken
-    "table3_pairing": (["mix"], {(1,)}),
-    "table6_cost": (["pair", "mix"], {(("none",), 1)}),
-    "table2_features": (
-        ["method", "size", "both_generated", "mix"],
-        {("simclr", 128, False, 0), ("simclr", 128, True, None)},  # 1 if both are generated
-    ),
-    "figure30_strength": (
-        ["method", "mix", "pair"],
-        {("dino", 0, ("crop",)), ("dino", 0.5, ("crop", "flip"))},
-    ),
-    "dino_vit": (
-        ["mix", "backbone", "grad_checkpoint", "method"],
-        {(mix, "vit_small_patch16", True, "dino") for mix in (0, 0.5)},
-    ),
-    "figure31_views": (
-        ["views", "batch_size", "mix"],
-        {(1, 768, 0), (1, 768, 1), (2, 512, 1), (3, 384, 1)},
-    ),
+    "table3_pairing": ("mix", {(1,)}),
+    "table6_cost": ("pair mix", {(("none",), 1)}),
+    "table2_features": ("method size both_generated mix", BOTH_GENERATED),
+    "figure30_strength": ("method mix pair", STRENGTHS),
+    "dino_vit": ("mix backbone grad_checkpoint method", TRANSFORMERS),
+    "figure31_views": ("views batch_size mix", VIEWS),
 }
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_settings(name):
     flags, expected = VALUES[name]
-    values = [[getattr(args, flag) for flag in flags] for args in trained(name).values()]
+    values = [[getattr(args, flag) for flag in flags.split()] for args in trained(name).values()]
     rows = {tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in values}
     assert rows == expected
 
@@ -365,14 +269,38 @@ def test_settings_across_tables():
     labels = [args.label for args in augmented if args.strategy == "inpaint"]
     assert labels == [None, None, "random", 0]  # in-painting, reconstruction, and two controls
     controls = {"STUDY": "imagenet100", "SEMIS": "", "STRATEGIES": "inpaint", "GAMMAS": "0.5"}
-    [masked] = [
-        a
-        for s, a in parsed("table4_mixing", **controls)
-        if getattr(a, "mask", "") and "diffusion" in a.out
-    ]
+    commands = [args for _, args in parsed("table4_mixing", **controls) if hasattr(args, "mask")]
+    [masked] = [args for args in commands if args.mask and "diffusion" in args.out]
     assert masked.strategy == "diffusion" and masked.strength == [1] and masked.no_caption
     pools = [args.pool for _, args in parsed("table5_transfer") if hasattr(args, "pool")]
     assert pools == [6] * 6
     [diffusion] = [a for s, a in parsed("figure30_strength") if s == "02_augment.py"]
     for strength in diffusion.strength:  # exact: a whole number of steps
         assert int(diffusion.steps * strength) == pytest.approx(diffusion.steps * strength)
+
+
+SHOW = 'source recipes/start.sh; echo "$LAUNCH"'
+
+
+def start(python, folder, code=0, **environment):
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{python}\n")
+    script.chmod(0o755)
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "TINY": ""}
+    return shell("bash", "-c", SHOW, code=code, **environment)
+
+
+LAUNCH = [(0, "run python"), (1, "run python"), (3, "run torchrun --standalone --nproc_per_node=3")]
+
+
+@pytest.mark.parametrize(("seen", "launch"), LAUNCH)
+def test_as_many_processes_as_pytorch_sees_gpus(tmp_path, seen, launch):
+    assert start(f"echo {seen}", tmp_path).stdout.strip() == launch
+
+
+def test_the_user_decides_and_no_pytorch_is_one_sentence(tmp_path):
+    done = start("exit 1", tmp_path, GPUS="2")
+    assert done.stdout.strip().endswith("--nproc_per_node=2")
+    done = start("exit 1", tmp_path, code=1)
+    assert done.stderr.startswith("python has no torch: ")
+    assert len(done.stderr.splitlines()) == 1

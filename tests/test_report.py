@@ -4,29 +4,27 @@ import json
 import math
 
 import numpy as np
-import pytest
 from conftest import call, refused
 from planted_results import (
+    HUNDRED,
     IMAGENET,
-    IMAGENET100,
-    IMAGES,
     LINEAR,
     OWN,
     WILDFIRE,
     cells,
+    linear_differences,
     mirror,
+    reported,
     rows_of,
-    said_by,
     write_run,
 )
 
 from report.results import generation, read_runs
 from report.tables import TABLES, dissertation_table, entries, fill, select, table6
 
-SCRIPT = "07_metrics.py"
+REPORT = "07_metrics.py report"
 
 
-# ---------------------------------------------------------------- the dissertation's tables
 def test_rows_of_the_dissertation(tmp_path, capsys):
     runs = tmp_path / "runs"
     inpaint = mirror("inpaint", mask="center")
@@ -39,12 +37,11 @@ def test_rows_of_the_dissertation(tmp_path, capsys):
     voc = {"top1": {"mean": 80.0}, "map": {"mean": 75.0}}
     write_run(runs / "voc", 0, stage="06_transfer voc07", args={}, results=voc)
     diffusion = mirror("diffusion", strength=[0.2])
-    hundred = {"classes": IMAGENET100, "images": IMAGES["imagenet100"], "mix": 0.5}
-    pair = {"method": "dino", "pair": ["flip", "crop"]}
-    write_run(runs / "d", 70.0, **hundred, **pair, generated_by=diffusion)
-    views = {"method": "byol", "mix": 1.0, "views": 2, "batch_size": 512}
-    write_run(runs / "o", 71.0, **hundred | views, generated_by=mirror("outpaint"))
-    fire = {"classes": WILDFIRE, "images": IMAGES["wildfire"], "mix": 0.75, "size": 128}
+    pair = HUNDRED | {"method": "dino", "pair": ["flip", "crop"], "mix": 0.5}
+    write_run(runs / "d", 70.0, **pair, generated_by=diffusion)
+    views = HUNDRED | {"method": "byol", "mix": 1.0, "views": 2, "batch_size": 512}
+    write_run(runs / "o", 71.0, **views, generated_by=mirror("outpaint"))
+    fire = WILDFIRE | {"mix": 0.75, "size": 128}
     random = mirror("inpaint", mask="random:0.25")
     write_run(runs / "m", 98.0, **fire, generated_by=random)
     write_run(runs / "long", 99.0, **fire, generated_by=random, epochs=1000)
@@ -53,7 +50,7 @@ def test_rows_of_the_dissertation(tmp_path, capsys):
     supervised = {"stage": "05_semisup_eval", "args": scratch | {"architecture": "resnet50"}}
     write_run(runs / "s", 97.0, **fire, **supervised)
 
-    call(SCRIPT, "report", runs)
+    call(REPORT, runs)
     text = capsys.readouterr().out
     assert text.startswith("### Your arms")
     assert text.strip() == (runs / "report.md").read_text().strip()
@@ -88,8 +85,7 @@ def test_rows_of_the_dissertation(tmp_path, capsys):
 
 def test_everything_with_all(tmp_path, capsys):
     write_run(tmp_path / "base", 60.0)
-    call(SCRIPT, "report", tmp_path, "--all")
-    text = capsys.readouterr().out
+    text = reported(capsys, tmp_path, "--all")
     for about in TABLES.values():
         assert about["title"] in text
     assert cells(tmp_path, "Table 3", "Control: real image + Crop")[:2] == ["–", ""]
@@ -97,31 +93,26 @@ def test_everything_with_all(tmp_path, capsys):
 
 
 def test_the_folder_name_decides_nothing(tmp_path, capsys):
-    """Tiles in a folder called satellite are no wildfires, whatever their accuracy."""
     runs = tmp_path / "satellite"
-    own = {"classes": OWN, "images": (4000, 1000), "size": 128}
+    own = OWN | {"size": 128}
     write_run(runs / "base", 57.0, **own)
     masked = mirror("inpaint", mask="random:0.5", steps=6)
     write_run(runs / "masked", 59.0, **own, mix=0.5, generated_by=masked)
-    call(SCRIPT, "report", runs)
-    text = capsys.readouterr().out
-    cell = cells(runs, "Figure 33", "Mask 0.5, gamma 0.5")
-    assert cell == ["–", "59.00 [2]"]
+    text = reported(capsys, runs)
+    assert cells(runs, "Figure 33", "Mask 0.5, gamma 0.5") == ["–", "59.00 [2]"]
     assert "[2] other data: set, steps 6." in text
     assert cells(runs, "Figure 33", "No generated view (gamma 0)") == ["97.96", "57.00 [1]"]
     assert "Table 4" not in text and "Table 7" not in text
 
 
 def test_a_cell_says_what_differs(tmp_path, capsys):
-    """Network, length, size, batch, part of the data, validation images, cached features."""
     part = dict(list(IMAGENET.items())[:50] + list(IMAGENET.items())[900:950])
     small = {"backbone": "resnet10", "epochs": 2, "size": 32, "batch_size": 12}
     args = LINEAR | {"cache_features": True}
     write_run(tmp_path / "a", 61.0, **small, classes=part, images=(900, 300), args=args)
-    call(SCRIPT, "report", tmp_path)
-    assert cells(tmp_path, "Table 4", "Non-Generative 0 %")[1] == "61.00 [1]"
     said = "100 of 1,000 classes, resnet10, 2 epochs, 32 px, batch size 12, cached features"
-    assert f"[1] {said}." in capsys.readouterr().out
+    assert f"[1] {said}." in reported(capsys, tmp_path)
+    assert cells(tmp_path, "Table 4", "Non-Generative 0 %")[1] == "61.00 [1]"
 
 
 def test_published_before_cached(tmp_path):
@@ -135,32 +126,29 @@ def test_published_before_cached(tmp_path):
     assert len(select(results, row["arm"])) == 3
     groups = entries(results, row["arm"], "linear top1")
     assert sorted(group[0].values["top1"] for group in groups) == [60.0, 70.0]
-    call(SCRIPT, "report", tmp_path)
+    call(REPORT, tmp_path)
     assert cells(tmp_path, "Table 4", "Non-Generative 0 %")[1] == "60.00 [1] / 70.00 [2]"
     arms = rows_of(tmp_path, "Your arms")
     assert {row["other"] for row in arms} == {"local crops 0", "local crops 6"}
     assert {row["linear top-1, cached features"] for row in arms} == {"10.00", ""}
 
 
-# ---------------------------------------------------------------- arms and differences
 def test_paired_differences(tmp_path, capsys):
     """Only seeds that both arms have count; the interval is that of the t distribution."""
-    own = {"classes": OWN, "images": (4000, 1000)}
     masked = mirror("inpaint", mask="random:0.5")
     decoded = mirror("inpaint", mask="none")
     differences = {0: 1.0, 1: 2.5, 2: 3.0}
     for seed, difference in differences.items():
         level = 50 + 10 * seed
-        write_run(tmp_path / f"base{seed}", level, seed, **own)
-        more = {**own, "mix": 0.5}
+        write_run(tmp_path / f"base{seed}", level, seed, **OWN)
+        more = {**OWN, "mix": 0.5}
         write_run(tmp_path / f"arm{seed}", level + difference, seed, **more, generated_by=masked)
         write_run(tmp_path / f"real{seed}", level + 1, seed, **more, generated_by=["real"])
     write_run(tmp_path / "decoded", 70.5, 2, **more, generated_by=decoded)
     write_run(tmp_path / "arm7", 99.0, 7, **more, generated_by=masked)
-    write_run(tmp_path / "base8", 1.0, 8, **own, batch_size=400)
-    call(SCRIPT, "report", tmp_path)
-    rows = rows_of(tmp_path, "Paired differences")
-    rows = {row["generated view"]: row for row in rows if row["measured"] == "linear top-1"}
+    write_run(tmp_path / "base8", 1.0, 8, **OWN, batch_size=400)
+    call(REPORT, tmp_path)
+    rows = {view: row for (view, _), row in linear_differences(tmp_path).items()}
     arm = rows["inpaint (mask random:0.5)"]
     values = np.array(list(differences.values()))
     half = 4.302653 * values.std(ddof=1) / math.sqrt(3)
@@ -192,7 +180,7 @@ def test_controls_that_decide(tmp_path, capsys):
     write_run(tmp_path / "oracle", 70.0, **half, generated_by=mirror("same-class"))
     near = mirror("neighbour", backbone="runs/baseline-seed0")
     write_run(tmp_path / "near", 62.0, **half, generated_by=near)
-    call(SCRIPT, "report", tmp_path)
+    call(REPORT, tmp_path)
     expected = {
         "Non-Generative 0 %": "60.00",
         "In-Painting 50 %": "64.00",
@@ -204,12 +192,10 @@ def test_controls_that_decide(tmp_path, capsys):
     }
     for name, cell in expected.items():
         assert cells(tmp_path, "Table 4", name)[1] == cell, name
-    rows = [row for row in rows_of(tmp_path, "Paired") if row["measured"] == "linear top-1"]
-    found = {}
-    for row in rows:
-        found[row["generated view"], row["epochs"]] = list(row.values())[-3:]
-    equal = "minus baseline", "minus baseline of equal time", "minus random label"
-    assert tuple(list(rows[0])[-3:]) == equal
+    rows = linear_differences(tmp_path)
+    found = {about: list(row.values())[-3:] for about, row in rows.items()}
+    equal = ["minus baseline", "minus baseline of equal time", "minus random label"]
+    assert list(rows["none", "125"])[-3:] == equal
     assert found == {
         ("none", "125"): ["+1.50 (1)", "", ""],
         ("inpaint (mask center)", "100"): ["+4.00 (1)", "+2.50 (1)", "+3.00 (1)"],
@@ -231,7 +217,7 @@ def test_table2(tmp_path, capsys):
     write_run(tmp_path / "gaussian", 51.0, **both, generated_by=gaussian)
     write_run(tmp_path / "one", 1.0, **both | {"both_generated": False}, generated_by=steered)
     write_run(tmp_path / "real", 49.0, **both, generated_by=["real"])
-    call(SCRIPT, "report", tmp_path)
+    call(REPORT, tmp_path)
     assert cells(tmp_path, "Table 2", "SimCLR, real images")[:2] == ["49.44", "50.00"]
     assert cells(tmp_path, "Table 2", "Gaussian (GenRep)")[:2] == ["48.73", "51.00"]
     assert cells(tmp_path, "Table 2", "Steering (GenRep)")[:2] == ["51.19", "52.00"]
@@ -242,44 +228,38 @@ def test_table2(tmp_path, capsys):
 
 
 def test_a_difference_says_what_else_differs(tmp_path, capsys):
-    own = {"classes": OWN, "images": (4000, 1000)}
-    write_run(tmp_path / "base", 50.0, **own, batch_size=768)
-    more = {**own, "mix": 1.0, "views": 2, "batch_size": 512}
+    write_run(tmp_path / "base", 50.0, **OWN, batch_size=768)
+    more = {**OWN, "mix": 1.0, "views": 2, "batch_size": 512}
     write_run(tmp_path / "arm", 52.0, **more, generated_by=mirror("outpaint"))
-    call(SCRIPT, "report", tmp_path)
+    assert "[1] batch size 512 / 768." in reported(capsys, tmp_path)
     [row, _] = rows_of(tmp_path, "Paired differences")  # linear and kNN
     assert row["minus baseline"] == "+2.00 (1) [1]"
-    assert "[1] batch size 512 / 768." in capsys.readouterr().out
 
 
 def test_arms_are_compact(tmp_path, capsys):
     """Columns that are the same everywhere, or that follow from others, become a note."""
-    own = {"classes": OWN, "images": (4000, 1000)}
     beside = {"majority class": {"top1": {"mean": 12.5}}}
-    write_run(tmp_path / "base", 50.0, **own, batch_size=768, baselines=beside)
+    write_run(tmp_path / "base", 50.0, **OWN, batch_size=768, baselines=beside)
     masked = mirror("inpaint", mask="random:0.5")
-    write_run(tmp_path / "arm", 52.0, **own, mix=0.5, generated_by=masked, batch_size=512)
+    write_run(tmp_path / "arm", 52.0, **OWN, mix=0.5, generated_by=masked, batch_size=512)
     for labels in (5, 20):
         args = {"cache_features": True, "labels_per_class": labels, "draws": 10, "seeds": [0]}
         few = {"top1": {"mean": 30.0 + labels}}
-        more = {**own, "args": args, "baselines": beside, "batch_size": 768}
+        more = {**OWN, "args": args, "baselines": beside, "batch_size": 768}
         write_run(tmp_path / f"few{labels}", 0, **more, results=few)
     tuned = {"stage": "05_semisup_eval", "args": {"percent": 1}}
-    write_run(tmp_path / "one", 40.0, **own, batch_size=768, **tuned)
-    call(SCRIPT, "report", tmp_path)
+    write_run(tmp_path / "one", 40.0, **OWN, batch_size=768, **tuned)
+    text = reported(capsys, tmp_path)
     rows = rows_of(tmp_path, "Your arms")
     few = ["5 labels a class, top-1", "20 labels a class, top-1"]
     assert list(rows[0]) == ["generated view", "linear top-1", "kNN top-1", *few, "1 % top-1"]
     assert list(rows[0].values()) == ["none", "50.00", "50.00", "35.00", "50.00", "40.00"]
     assert list(rows[2].values()) == ["majority class", "12.50", "", "12.50", "12.50", ""]
-    text = said_by(capsys)
     assert "data set, method vicreg, network resnet50, epochs 100, gamma 0.5, pair crop" in text
 
 
 def test_the_oracle_decides_first(tmp_path, capsys):
-    """An oracle that is clearly better than the baseline, one that is not, one without a partner,
-    one of a single seed; and the measurement that was declared.
-    """
+    """One that is clearly better, one that is not, one without a partner, one of a single seed."""
     planted = {
         "simclr": ([50, 51, 52], [52, 53.1, 53.9]),
         "vicreg": ([50, 51, 52], [52, 50, 53]),
@@ -287,11 +267,10 @@ def test_the_oracle_decides_first(tmp_path, capsys):
         "swav": ([50], [60]),
     }
     few = {"args": {"labels_per_class": 10, "cache_features": True}}
-    own = {"classes": OWN, "images": (4000, 1000)}
     for method, tops in planted.items():
         for arm, values in zip((0.0, 0.5), tops, strict=True):
             made_by = mirror("same-class") if arm else []
-            more = own | {"method": method, "mix": arm, "generated_by": made_by}
+            more = OWN | {"method": method, "mix": arm, "generated_by": made_by}
             for seed, top1 in enumerate(values):
                 name = tmp_path / f"{method}{seed}{arm}"
                 top = {"results": {"top1": {"mean": top1}}}
@@ -302,34 +281,30 @@ def test_the_oracle_decides_first(tmp_path, capsys):
         # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
         ("10 l", "minus baseline +2.00 ± 0.25 (3) 10 labels a class, top-1. This budget can tell"),
     ):
-        call(SCRIPT, "report", tmp_path, "--decides", decides)
-        said = said_by(capsys)
+        said = reported(capsys, tmp_path, "--decides", decides)
         assert f"simclr: oracle {simclr}" in said
         assert "byol: oracle. No interval without two seeds" in said
         assert "swav: oracle minus baseline" in said and "(1)" in said
-    assert (
-        "vicreg: oracle minus baseline +0.67 ± 3.79 (3) 10 labels a class, top-1. It is not" in said
-    )
+    vicreg = "vicreg: oracle minus baseline +0.67 ± 3.79 (3) 10 labels a class, top-1. It is not"
+    assert vicreg in said
     assert "This budget cannot tell whether generated views help" in said
 
 
 def test_a_report_is_no_wider_than_a_page(tmp_path, capsys):
-    """With all tables, and arms that differ in many settings."""
     few = {"args": {"labels_per_class": 1, "cache_features": True}}
     for seed in (0, 1):
         for name in ("none", "random:0.25", "random:0.5"):
             made_by = mirror("inpaint", mask=name, steps=6, top_k=24, softmax_temperature=0.67)
-            half = {"mix": 0.5, "generated_by": made_by, "classes": IMAGENET100}
+            half = {"mix": 0.5, "generated_by": made_by, **HUNDRED}
             write_run(tmp_path / name / str(seed), 60.0, seed, **half)
             write_run(tmp_path / name / f"few{seed}", 60.0, seed, **half, **few)
-    call(SCRIPT, "report", tmp_path, "--all")
+    call(REPORT, tmp_path, "--all")
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 100
     assert "1 label a class, top-1" in text
 
 
-# ---------------------------------------------------------------- generated views, bad input
-def test_generation():
+def test_generation_and_the_dissertations_file():
     assert generation([]) == ("none", {})
     assert generation(["real"]) == ("real", {})
     twelve = mirror("inpaint", mask="random:0.5", steps=12, data="x")
@@ -341,19 +316,7 @@ def test_generation():
     two = mirror("diffusion", strength=[0.1, 0.2])
     assert generation(two) == ("diffusion", {"strength": "0.1 0.2"})
     assert generation(mirror("mine", colour="red")) == ("mine", {"colour": "red"})
-
-
-def test_nothing_and_foreign_files(tmp_path, capsys):
-    assert "holds no result.json" in refused(capsys, SCRIPT, "report", tmp_path, "--all")
-    assert not list(tmp_path.iterdir())  # images that were named by mistake stay alone
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "result.json").write_text("{}")
-    assert "x holds no result of" in refused(capsys, SCRIPT, "report", tmp_path)
-    assert "is not a folder" in refused(capsys, SCRIPT, "report", tmp_path / "missing")
-
-
-def test_dissertation_file():
-    """Each row has a value or a null for every column; the numbers are all there."""
+    # Each row has a value or a null for every column; the numbers are all there.
     for key, about in TABLES.items():
         for row in about["rows"]:
             assert len(row["values"]) == len(about["columns"]), (key, row["name"])
@@ -363,17 +326,18 @@ def test_dissertation_file():
     assert total == 4 * 2 + 14 * 6 + 13 * 6 + 2 * 2 + 4 * 3 + 6 * 4 + 3 + 5 + 5
     table2 = [row["values"] for row in TABLES["table2"]["rows"][:4]]
     assert table2 == [[49.44, 75.58], [48.73, 73.13], [51.19, 74.97], [53.25, 77.16]]
+    for key, about in TABLES.items():  # no two rows are one arm
+        arms = [json.dumps(row["arm"], sort_keys=True) for row in about["rows"] if row["arm"]]
+        assert len(arms) == len(set(arms)), key
 
 
-@pytest.mark.parametrize("key", TABLES)
-def test_no_two_rows_are_one_arm(key):
-    arms = [json.dumps(row["arm"], sort_keys=True) for row in TABLES[key]["rows"] if row["arm"]]
-    assert len(arms) == len(set(arms))
-
-
-def printed(cost, everything=False):
-    about = table6(cost, everything)
-    return dissertation_table(about, fill(about, []), everything)
+def test_nothing_and_foreign_files(tmp_path, capsys):
+    assert "holds no result.json" in refused(capsys, REPORT, tmp_path, "--all")
+    assert not list(tmp_path.iterdir())  # images that were named by mistake stay alone
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "result.json").write_text("{}")
+    assert "x holds no result of" in refused(capsys, REPORT, tmp_path)
+    assert "is not a folder" in refused(capsys, REPORT, tmp_path / "missing")
 
 
 def test_mirrors_of_other_data_are_not_printed_as_table_6():
@@ -381,6 +345,11 @@ def test_mirrors_of_other_data_are_not_printed_as_table_6():
     row = {"device": "CPU", "images": 100, "strategy": "inpaint", "fid": 1.7, "ssim": 0.4}
     row["latency_ms"] = 12.5
     cost = {"rows": {"mask50": row}, "features": {"features": "resnet10"}}
+
+    def printed(cost, everything=False):
+        about = table6(cost, everything)
+        return dissertation_table(about, fill(about, []), everything)
+
     assert "Table 6" not in printed(cost) and "98.93" not in printed(cost)
     assert "1.70" in printed(cost) and "resnet10 features" in printed(cost)
     assert "Table 6" in printed(cost, everything=True)
@@ -394,7 +363,7 @@ def test_arms_of_two_generators_are_two(tmp_path):
         made_by = mirror("inpaint", mask="random:0.5", weights=f"runs/{name}")
         made_by[0]["inputs"] = {"weights sha256": {"generator.pth": str(number)}}
         write_run(tmp_path / name, 60.0 + number, mix=0.5, generated_by=made_by)
-    call(SCRIPT, "report", tmp_path)
+    call(REPORT, tmp_path)
     arms = json.loads((tmp_path / "report.json").read_text())["arms"]
     assert len(arms) == 2
     assert {row["other"].split()[1] for row in arms} == {"long", "short"}

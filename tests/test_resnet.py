@@ -124,9 +124,6 @@ def test_several_networks_in_one_file(reference, tmp_path, capsys):
         assert torch.equal(network(images), expected)
     assert info["left_out"] == {"queue": 1, "fc": 1, "encoder_k": len(state) + 1}
     assert "0 of them fit" in sentence(capsys, load_backbone, f"{file}:encoder")
-
-
-def test_dinos_student_can_be_asked_for(reference, tmp_path):
     state, images, expected = reference
     other = {key: torch.zeros_like(value) for key, value in state.items()}
     torch.save({"student": state, "teacher": other}, tmp_path / "dino.pth")

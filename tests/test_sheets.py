@@ -3,30 +3,17 @@
 import json
 
 import numpy as np
-import pytest
 import torch
-from conftest import refused, run, run_recipe, write_images
+from conftest import refused, run, write_images
 from PIL import Image
 
 from images.pictures import square
 from images.read import read_image
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """recipe(name, **environment): run it with TINY=1; returns (what it printed, its folders)."""
-    place = tmp_path_factory.mktemp("sheets")
-
-    def start(name, **environment):
-        tiny = {"TINY": "1", "TINY_DATA": f"{place}/data", "TINY_RUNS": f"{place}/runs"}
-        return run_recipe(name, **tiny | environment).stdout, place
-
-    return start
-
-
-def test_masks(recipe):
+def test_masks(recipe, place):
     """A sheet of masks, and the observation of the text that adjacent tokens change more."""
-    _, place = recipe("figure_masks")
+    recipe("figure_masks")
     for name in ("digits", "tiles"):
         out = place / "runs/masks" / name
         sheet = Image.open(out / "masks.png")
@@ -38,9 +25,9 @@ def test_masks(recipe):
         assert means["center"] < means["block"] and means["bright"] < 1
 
 
-def test_figures(recipe):
+def test_figures(recipe, place):
     """Every sheet is there and has its rows; those of Figure 15 need trained augmenters."""
-    _, place = recipe("table2_features", DRY="1")
+    recipe("table2_features", DRY="1")
     augmenters = place / "data/generated/imagenet/augmenters"
     torch.manual_seed(0)
     for name in ("zoom", "navigator"):

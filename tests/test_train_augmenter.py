@@ -1,9 +1,8 @@
 """extras/train_augmenter.py: steering vectors and navigators of IC-GAN's feature map."""
 
-import importlib.util
+import importlib
 import math
 import shutil
-from pathlib import Path
 
 import feature_noise
 import pytest
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import call, refused
 from conftest import run as stage
-from icgan_release import rngs, unit, write_photographs, write_release
+from icgan_release import rngs, unit
 from test_icgan import strategy
 
 from augment import noise
@@ -19,18 +18,8 @@ from base import run, run_folder, training
 from base.weights import load_strictly
 from models.biggan import Generator
 
-ROOT = Path(__file__).resolve().parent.parent
+train_augmenter = importlib.import_module("train_augmenter")
 HELD_OUT = 32  # feature maps
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    return write_release(tmp_path_factory.mktemp("icgan"))
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 def small_generator():
@@ -44,18 +33,10 @@ def small_generator():
     return generator.requires_grad_(False)
 
 
-def load_trainer():
-    file = ROOT / "extras" / "train_augmenter.py"
-    spec = importlib.util.spec_from_file_location("train_augmenter", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def trainer(monkeypatch):
     """extras/train_augmenter.py on random feature maps, with a SimCLR model of one convolution."""
-    module = load_trainer()
+    module = train_augmenter
 
     def small_backbone(name, small_images):
         layers = [torch.nn.Conv2d(3, 32, 4, 2), torch.nn.BatchNorm2d(32), torch.nn.ReLU()]
@@ -82,7 +63,6 @@ def trainer(monkeypatch):
     monkeypatch.setattr(noise, "load_icgan", load_icgan)
 
     def train(out, *flags):
-        """Returns {name: network or optimizer} of the training."""
         flags = [*flags, "--data", "none", "--out", str(out), "--precision", "fp32"]
         module.main(module.arguments(flags), torch.device("cpu"))
         return kept
@@ -91,7 +71,6 @@ def trainer(monkeypatch):
 
 
 def held_out(seed):
-    """Noise vectors and feature maps that are not trained on."""
     generator = small_generator()
     z = noise.noise_vectors(rngs(HELD_OUT, "held out", seed), generator.z_width)
     return generator, z, unit(160, 64, seed)[:HELD_OUT]
@@ -103,8 +82,6 @@ NAVIGATE = ("navigator", "--batch-size", "16", "--learning-rate", "5e-3", "--fea
 
 @pytest.mark.parametrize("kind", ["brightness", "zoom", "shift"])
 def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
-    """On held-out feature maps, for three seeds."""
-    stage = load_trainer()
     for seed in range(3):
         flags = ("--edit", kind, "--seed", str(seed), "--steps", "50")
         trainer(tmp_path / str(seed), *STEER, *flags)
@@ -114,17 +91,17 @@ def test_steering_comes_closer_to_the_edit(kind, trainer, tmp_path):
         plain = generator(z, feature)
         steered, unsteered = 0, 0
         for sign in (-1.0, 1.0):
-            amount = torch.full((HELD_OUT,), sign * stage.EDIT_STRENGTH)
-            target, mask = stage.edit(kind, plain, amount)
+            amount = torch.full((HELD_OUT,), sign * train_augmenter.EDIT_STRENGTH)
+            target, mask = train_augmenter.edit(kind, plain, amount)
             moved = generator(z, steering(feature, sign))
-            steered += stage.distance(moved, target, mask).mean()
-            unsteered += stage.distance(plain, target, mask).mean()
+            steered += train_augmenter.distance(moved, target, mask).mean()
+            unsteered += train_augmenter.distance(plain, target, mask).mean()
         assert steered < 0.99 * unsteered
 
 
 def test_edits():
     """Brighter by a share of the range, moved right, magnified; the mask is set inside."""
-    edit = load_trainer().edit
+    edit = train_augmenter.edit
     image = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
     amount = torch.full((1,), 0.25)
     brighter, mask = edit("brightness", image, amount)
@@ -141,7 +118,6 @@ def test_edits():
 
 def test_navigator_is_harder_than_noise(trainer, tmp_path):
     """On held-out feature maps, for three seeds, its step bounded by the norm of the noise."""
-    stage = load_trainer()
     for seed in range(3):
         flags = ("--seed", str(seed), "--steps", "70")
         simclr = trainer(tmp_path / str(seed), *NAVIGATE, *flags)["simclr"].eval()
@@ -152,20 +128,19 @@ def test_navigator_is_harder_than_noise(trainer, tmp_path):
         noisy = feature_noise.add_noise(feature, 0.05, rngs(HELD_OUT, "noise", seed))
         losses = []
         for moved in (noisy, navigator(feature)):
-            batches = zip(*(x.split(16) for x in (z, feature, moved)), strict=True)
-            with torch.no_grad():
-                of_batches = [
-                    stage.contrast(simclr, generator(z, f), generator(z, m), rngs(16, "crop", seed))
-                    for z, f, m in batches
-                ]
+            of_batches = []
+            for part, f, m in zip(z.split(16), feature.split(16), moved.split(16), strict=True):
+                images = generator(part, f), generator(part, m), rngs(16, "crop", seed)
+                with torch.no_grad():
+                    of_batches.append(train_augmenter.contrast(simclr, *images))
             losses.append(sum(of_batches) / len(of_batches))
         assert losses[1] > losses[0] + 0.05
 
 
-@pytest.mark.parametrize(
-    "flags, file, stop",
-    [((*STEER, "--edit", "zoom"), "direction.pt", 4), (NAVIGATE, "navigator.pt", 8)],
-)
+INTERRUPTED = [((*STEER, "--edit", "zoom"), "direction.pt", 4), (NAVIGATE, "navigator.pt", 8)]
+
+
+@pytest.mark.parametrize("flags, file, stop", INTERRUPTED)
 def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, monkeypatch, capsys):
     """Stopped within the fourth of six steps and begun again: as if it had not been stopped."""
     flags, step, calls = (*flags, "--steps", "6"), torch.optim.Adam.step, []
@@ -191,35 +166,24 @@ def test_interrupted_training_continues(flags, file, stop, trainer, tmp_path, mo
     assert "is finished" in capsys.readouterr().out
 
 
-def test_training_commands(photographs, release, tmp_path, capsys):
-    """Both commands as a user gives them; what they write is what the strategy takes."""
-    common = ("--data", photographs, "--weights", release, "--workers", 0, "--steps", 2)
-    steer = ("steer", "--edit", "shift", "--batch-size", 2, *common, "--out", tmp_path / "s")
-    stage("extras/train_augmenter.py", *steer)
-    navigator = ("navigator", *common)
-    call("extras/train_augmenter.py", *navigator, "--batch-size", 2, "--out", tmp_path / "n")
+def test_training_commands(parts, release, tmp_path, capsys):
+    """What they write is what the strategy takes; a finished run is refused with other images."""
+    data = shutil.copytree(parts, tmp_path / "data")
+    common = ("--data", data, "--weights", release, "--workers", 0, "--steps", 2)
+    steer = ("extras/train_augmenter.py steer --edit shift --batch-size 2", *common, "--out")
+    stage(*steer, tmp_path / "s")
+    navigator = ("extras/train_augmenter.py navigator --batch-size 2", *common, "--out")
+    call(*navigator, tmp_path / "n")
     files = ("--steer", tmp_path / "s/direction.pt", "--navigator", tmp_path / "n/navigator.pt")
-    made = strategy(photographs, release, "feature-noise", *files)
+    made = strategy(data, release, "feature-noise", *files)
     assert made.record["files"]["navigator"] == run.file_hash(tmp_path / "n/navigator.pt")
-    for flags in (("--batch-size", 1), ("--batch-size", 50)):
-        flags = (*navigator, *flags, "--out", tmp_path / "x")
-        assert "--batch-size" in refused(capsys, "extras/train_augmenter.py", *flags, code=2)
-    flags = (*navigator, "--batch-size", 2, "--out", photographs / "x")
-    assert "lies inside --data" in refused(capsys, "extras/train_augmenter.py", *flags)
-    several = stage("extras/train_augmenter.py", *steer, processes=2, code=1)
+    for size in (1, 50):
+        flags = (tmp_path / "x", "--batch-size", size)
+        assert "--batch-size" in refused(capsys, *navigator, *flags, code=2)
+    assert "lies inside --data" in refused(capsys, *navigator, data / "x")
+    several = stage(*steer, tmp_path / "s", processes=2, code=1)
     assert "start it with python, not with torchrun" in several.stderr
-
-
-def test_other_images_than_at_the_start(photographs, release, tmp_path, capsys):
-    """A finished run says so; with other images or weights it is refused."""
-    data = tmp_path / "data"
-    shutil.copytree(photographs, data)
-    command = ("extras/train_augmenter.py", "steer", "--edit", "shift", "--data", data)
-    command = (*command, "--weights", release, "--workers", 0, "--steps", 1, "--batch-size", 2)
-    command = (*command, "--out", tmp_path / "s")
-    call(*command)
-    capsys.readouterr()
-    call(*command)
+    call(*steer, tmp_path / "s")
     assert "is finished" in capsys.readouterr().out
     (data / "class0" / "0.png").rename(data / "class0" / "other.png")
-    assert "list of images was" in refused(capsys, *command, code=2)
+    assert "list of images was" in refused(capsys, *steer, tmp_path / "s", code=2)

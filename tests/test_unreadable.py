@@ -44,7 +44,6 @@ def cut(*names):
         Path(name).write_bytes(data[: len(data) // 2])
 
 
-# ---------------------------------------------------------------- the rule itself
 @pytest.fixture
 def three(tmp_path):
     for i, value in enumerate((10, 20, 30)):
@@ -68,11 +67,13 @@ def test_the_next_image_stands_in(three, capsys):
     assert noted["list"] == "train" and noted["file"] == str(three / "2.png") and noted["reason"]
 
 
-def test_a_long_name_does_not_widen_the_others():
+def test_long_names_and_rounded_shares():
     paths = ["x" * 250, *(f"{i}.png" for i in range(1000))]
     files = ImageList("", paths)
     assert [files.path(i) for i in range(len(files))] == paths
     assert len(pickle.dumps(files)) < 20_000
+    assert unreadable.allowed(0.001, 999) == 0 and unreadable.allowed(0.001, 1000) == 1
+    assert unreadable.allowed(0.29, 100) == 29 and unreadable.allowed(0, 10**6) == 0
 
 
 def test_too_many_end_the_run(three):
@@ -93,11 +94,6 @@ def test_too_many_end_the_run(three):
     lists = {name: list(files) for name, files in read_record(record).items()}
     both = [str(three / "1.png"), str(three / "2.png")]
     assert lists == {"data": both, "val": both[:1]}
-
-
-def test_the_share_is_rounded_down():
-    assert unreadable.allowed(0.001, 999) == 0 and unreadable.allowed(0.001, 1000) == 1
-    assert unreadable.allowed(0.29, 100) == 29 and unreadable.allowed(0, 10**6) == 0
 
 
 def readers(folder, files):
@@ -164,15 +160,10 @@ def test_no_other_pair_changes(root):
     assert not equal(found[place], sound[place])
 
 
-# ---------------------------------------------------------------- the stages
 SHARE = "--max-unreadable 0.2"
-NOTED = {  # which lists a stage reads, by its number
-    "00": {"data": [CUT]},
-    "03": {"data": [CUT]},
-    "04": {"train": [CUT], "val": [CUT_VAL]},
-    "05": {"train": [CUT], "val": [CUT_VAL]},
-    "06": {"train": [CUT], "val": [CUT_VAL]},
-}
+EVALUATED = {"train": [CUT], "val": [CUT_VAL]}
+NOTED = {"00": {"data": [CUT]}, "03": {"data": [CUT]}}  # which lists a stage reads
+NOTED |= dict.fromkeys(("04", "05", "06"), EVALUATED)
 COMMANDS = [*RESULTS, LAYER, f"{LINEAR} --knn --labels-per-class 2", f"{TRAIN} --in-memory"]
 
 
@@ -207,7 +198,6 @@ def test_every_stage_leaves_it_out(root, capsys, command):
 
 
 def test_features_of_the_others_do_not_change(root):
-    """They are taken out of a matrix, and the labels that stay belong to them."""
     backbone = load_backbone("runs/base")[0]
     crop = partial(features.centre_crop, size=32)
     files, names = labelled.read_folder("data/train")
@@ -227,10 +217,7 @@ def test_features_of_the_others_do_not_change(root):
 
 
 def test_interrupted_and_shared_runs_are_one(root):
-    """03 on two processes, killed, and continued on one: the losses and the record of one run.
-
-    The learning rate is 0, so that the losses are those of the views alone.
-    """
+    """Killed on two processes, continued on one: the losses are of the views alone, at rate 0."""
     cut(CUT)
     here = os.getcwd()
     whole = f"{TRAIN} {SHARE} --epochs 3 --learning-rate 0 --checkpoint-minutes 0 --precision fp32"
@@ -259,7 +246,6 @@ def test_a_mended_image_is_used_again(root, capsys):
 
 
 def test_the_oracle_passes_over_it(root):
-    """Neither strategy takes an unreadable image for another one's partner."""
     cut(CUT)
     common = ["--data", "data/train", "--size", "32", "--workers", "0", *SHARE.split()]
     call("02_augment.py", "same-class", *common, "--out", "same", "--views", 3)
@@ -274,9 +260,7 @@ def test_the_oracle_passes_over_it(root):
             assert partner[0] == path[0] and partner != path
 
 
-# ---------------------------------------------------------------- 07 check
 def test_check(root, capsys):
-    """All such images by name; nothing is written."""
     check = ["07_metrics.py", "check", "data/train", "data/val"]
     call(*check)
     assert "data/val: 0 of 9 images cannot be read" in capsys.readouterr().out

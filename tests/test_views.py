@@ -1,7 +1,4 @@
-"""Views against PIL and torchvision: reference values and distributions.
-
-goldens/ssl/augmentations.npz: PIL 13.0.0 and torchvision 0.29.1 on one image at fixed parameters.
-"""
+"""Views against PIL 13.0.0 and torchvision 0.29.1: reference values and distributions."""
 
 import random
 from functools import partial
@@ -11,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from photographs import photographs
+from image_files import photographs
 from PIL import Image, ImageFilter, ImageOps
 from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision import transforms as T
@@ -45,7 +42,6 @@ def parameters(**factors):
     return params
 
 
-# ---------------------------------------------------------------- reference values
 # largest |bias|, mean and maximum difference in levels: (one image by OpenCV, a batch by torch)
 TOLERANCE = {
     "brightness": ((0.01, 0.01, 1), (0, 0, 0)),
@@ -89,9 +85,8 @@ def test_crops_are_those_of_one_image(interpolation):
     boxes, flips, _ = zip(*drawn, strict=True)
     lines = torch.from_numpy(images.transpose(0, 1, 3, 2).copy())
     for size in (32, 20, 40):
-        crops = batch_views.resized_crops(
-            lines, torch.tensor(boxes), torch.tensor(flips).long(), size, interpolation
-        )
+        choices = torch.tensor(boxes), torch.tensor(flips).long()
+        crops = batch_views.resized_crops(lines, *choices, size, interpolation)
         assert crops.shape == (len(images), size, size, 3) and crops.is_contiguous()
         for crop, image, box, flip in zip(crops, images, boxes, flips, strict=True):
             one = V.resized_crop(image, box, size, interpolation)
@@ -100,24 +95,18 @@ def test_crops_are_those_of_one_image(interpolation):
             assert difference.max() <= 2 and difference.mean() < 0.15
 
 
-def test_normalisation_and_flip_match_torchvision():
+def test_batch_and_single_image_agree():
     norm = V.FIRST["mean"], V.FIRST["std"]
     view, neutral = (torch.from_numpy(value)[None] for value in (GOLDEN["view"], V.NEUTRAL))
     out = batch_views.colour_and_normalise(view, neutral, *norm)
     np.testing.assert_allclose(out[0].numpy(), GOLDEN["to_tensor_normalised"], rtol=0, atol=1e-6)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert (cv2.flip(GOLDEN["view"], 1) == GOLDEN["hflip"]).all()
-
-
-def test_blur_kernel_is_a_gaussian_of_its_sigma():
     for sigma in (0.1, 0.7, 1.3, 1.45, 2.0):
         taps = V.blur_kernel(sigma)
         assert taps.sum() == pytest.approx(1) and (taps > -1e-12).all()
         assert (taps * np.arange(-6, 7) ** 2).sum() == pytest.approx(sigma**2)
-
-
-def test_batch_and_single_image_agree():
-    """Same choices, same image up to rounding: all operations in any order, or none."""
+    # Same choices, same image up to rounding: all operations in any order, or none.
     rng = np.random.default_rng(0)
     images = [V.resized_crop(photo, (0, 0, 375, 375), 96) for photo in photographs()] * 8
     strong = SIMCLR[0] | dict(blur=0.5, solarize=0.2)
@@ -132,7 +121,6 @@ def test_batch_and_single_image_agree():
     assert (batch[3] == images[3]).all()
 
 
-# ---------------------------------------------------------------- distributions
 def test_crops_follow_the_law_of_torchvision():
     rng = np.random.default_rng(0)
     official = partial(T.RandomResizedCrop.get_params, ratio=[3 / 4, 4 / 3])
@@ -208,9 +196,10 @@ def statistics(view):
     return [*levels, *sharpness, left.mean() - right.mean()]
 
 
-@pytest.mark.parametrize(
-    "method, view", [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0), ("swav", 1)]
-)
+VIEWS = [("vicreg", 0), ("vicreg", 1), ("dino", 2), ("simclr", 0), ("swav", 1)]
+
+
+@pytest.mark.parametrize("method, view", VIEWS)
 def test_distribution_is_the_published_one(method, view):
     """Moments and Kolmogorov-Smirnov over views of photographs; both halves that apply colour."""
     random.seed(0)

@@ -1,21 +1,21 @@
 """DINO with a vision transformer: against the official code, through the stages.
 
-goldens/vit/official.npz was computed with facebookresearch/dino @ 7c446df: a transformer of width
-128 with two heads, three blocks and patches of 4 px, made for images of 16 px; and the schedule of
-the weight decay in two epochs of five steps.
+goldens/vit/official.npz is of facebookresearch/dino @ 7c446df: width 128, two heads, three blocks,
+patches of 4 px, images of 16 px; and the weight decay in two epochs of five steps.
 """
 
 import importlib
-import json
 from functools import partial
 
 import memory
 import numpy as np
+import operations
 import pytest
 import torch
 from conftest import ROOT, call, refused, run, sentence, write_images
+from evaluation_study import result
+from test_memory import count
 
-from base.run_folder import read_log
 from evaluate import features, linear
 from models import vit
 from models.dino import PUBLISHED
@@ -32,26 +32,17 @@ TRAIN = (
 ).split()
 
 
-# ---------------------------------------------------------------- against other code
-def official_shapes():
-    """{DINO's name: shape} of the network of the reference values."""
+def official_state():
     shapes = {"cls_token": (1, 1, 128), "pos_embed": (1, 17, 128)}
-    shapes |= {"patch_embed.proj.weight": (128, 3, 4, 4), "patch_embed.proj.bias": (128,)}
-    shapes |= {"norm.weight": (128,), "norm.bias": (128,)}
+    layers = {"patch_embed.proj": (128, 3, 4, 4), "norm": (128,)}
     for number in range(3):
         block = f"blocks.{number}."
-        matrices = {"attn.qkv": (384, 128), "attn.proj": (128, 128)}
-        matrices |= {"mlp.fc1": (512, 128), "mlp.fc2": (128, 512)}
-        for name, shape in matrices.items():
-            shapes |= {f"{block}{name}.weight": shape, f"{block}{name}.bias": shape[:1]}
-        for name in ("norm1", "norm2"):
-            shapes |= {f"{block}{name}.weight": (128,), f"{block}{name}.bias": (128,)}
-    return shapes
-
-
-def official_state():
+        layers |= {f"{block}attn.qkv": (384, 128), f"{block}attn.proj": (128, 128)}
+        layers |= {f"{block}mlp.fc1": (512, 128), f"{block}mlp.fc2": (128, 512)}
+        layers |= {f"{block}norm1": (128,), f"{block}norm2": (128,)}
+    for name, shape in layers.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     rng = np.random.default_rng(0)
-    shapes = official_shapes()
     return {name: torch.from_numpy(rng.normal(0, 0.2, shapes[name])) for name in sorted(shapes)}
 
 
@@ -81,7 +72,6 @@ def test_the_official_network(tmp_path):
 
 
 def dino_names(weights):
-    """transformers' weights of a ViTModel under the names of DINO's files."""
     state = {
         "cls_token": weights["embeddings.cls_token"],
         "pos_embed": weights["embeddings.position_embeddings"],
@@ -127,18 +117,7 @@ def test_small_against_transformers(tmp_path):
         assert torch.equal(network(images), tokens[:, 0])
 
 
-def test_torchvision_reads_what_is_written():
-    from torchvision.models import VisionTransformer
-
-    network = vit.VisionTransformer(128, 2, patch=4, side=4).eval()
-    other = VisionTransformer(16, 4, 2, 2, 128, 512).eval()
-    other.heads = torch.nn.Identity()
-    other.load_state_dict(network.state_dict(), strict=True)
-    images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(network(images), other(images))
-
-
-def test_initial_weights():
+def test_initial_weights_and_torchvisions():
     """Normal numbers with sd 0.02, cut off at 2; no biases; the convolution as PyTorch makes it."""
     torch.manual_seed(0)
     network, width = build_backbone("vit_tiny_patch16")
@@ -150,10 +129,23 @@ def test_initial_weights():
             assert value.unique().tolist() == [float("ln" in name and name.endswith("weight"))]
         else:
             assert value.std().item() == pytest.approx(0.02, rel=0.2), name
+    from torchvision.models import VisionTransformer
+
+    network = vit.VisionTransformer(128, 2, patch=4, side=4).eval()
+    other = VisionTransformer(16, 4, 2, 2, 128, 512).eval()
+    other.heads = torch.nn.Identity()
+    other.load_state_dict(network.state_dict(), strict=True)
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(network(images), other(images))
+    network = vit.VisionTransformer(128, 2, patch=4, side=4)
+    network.blocks = 2
+    other = random_like(network)
+    assert other.blocks == 2 and not torch.equal(other.class_token, network.class_token)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in other.state_dict().items()}
 
 
-# ---------------------------------------------------------------- training
-def test_weight_decay_rises():
+def test_weight_decay_and_drop_path():
     recipe = recipe_of("dino", "vit_tiny_patch16")
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     optimizer = build_optimizer(module, recipe)
@@ -165,10 +157,7 @@ def test_weight_decay_rises():
         if step < 5:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001 * step / 4)
     assert recipe_of("dino", "resnet50") == PUBLISHED
-
-
-def test_drop_path():
-    """The rates are the official ones, both branches are left out, the teacher leaves out none."""
+    # The rates are the official ones, both branches are left out, the teacher leaves out none.
     network = vit.VisionTransformer(128, 3, patch=4, side=4, drop_path=0.1)
     rates = [block.dropout.p for block in network.encoder.layers]
     torch.testing.assert_close(torch.tensor(rates).double(), GOLD["drop_path"], rtol=1e-6, atol=0)
@@ -183,28 +172,13 @@ def test_drop_path():
     assert (before - after).abs().max() > 1e-3
 
 
-def test_random_of_the_same_kind():
-    network = vit.VisionTransformer(128, 2, patch=4, side=4)
-    network.blocks = 2
-    other = random_like(network)
-    assert other.blocks == 2 and not torch.equal(other.class_token, network.class_token)
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    assert shapes == {name: value.shape for name, value in other.state_dict().items()}
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """Class folders, and DINO's training of a small transformer on them."""
+def vit_study(tmp_path_factory):
     root = tmp_path_factory.mktemp("vit")
     write_images(root / "data/train")
     write_images(root / "data/val", each=4, seed=1)
     run("03_pretrain.py", "--data", root / "data/train", "--out", root / "run", *TRAIN)
     return root
-
-
-def steps(folder):
-    watched = ("step", "loss", "gradient", "lr")
-    return [{name: line[name] for name in watched} for line in read_log(folder, "step")]
 
 
 def gradients(method, grad_checkpoint=False):
@@ -229,45 +203,26 @@ def test_every_method_has_all_gradients(method):
         torch.testing.assert_close(value, plain[name])
 
 
-def test_memory_and_operations(monkeypatch):
+def test_memory_and_operations():
     """Less memory with --grad-checkpoint; ViT-S/16 has 4.6 billion multiply-adds (DeiT's table)."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    import operations
-
     assert operations.resnet("vit_small_patch16", 224) == pytest.approx(2 * 4.6e9, rel=0.01)
     build_network = partial(vit.VisionTransformer, 128, 4, patch=4, side=8)
     model = build_method("vicreg", build_network(), 128, projector="16-16")
     crops = [(8, 3, 32, 32)] * 2, []
 
-    def build(module):
-        return build_optimizer(module, recipe_of("dino", "vit_tiny_patch4"))
-
+    build = partial(build_optimizer, recipe=recipe_of("dino", "vit_tiny_patch4"))
     plain = memory.count_step(model, build, crops)
     less = memory.count_step(model, build, crops, grad_checkpoint=True)
     assert less["kept"] < 0.5 * plain["kept"]
     forward = operations.forward(build_network, operations.pixels(32))
     assert memory.count_flop(model, crops) == pytest.approx(16 * 3 * forward, rel=0.02)
-
-
-def test_memory_that_the_costs_quote():
-    """The first number of the row; the other five take half a minute."""
-    pretrain = importlib.import_module("03_pretrain")
-    words = "--data D --out O --method dino --backbone vit_small_patch16"
-    args = pretrain.arguments(words.split())
-    recipe = pretrain.complete(args)
-    model = pretrain.build_model(args, recipe, normalisation=None)
-    shapes = memory.crop_shapes(args, 200)
-    step = memory.count_step(model, lambda module: build_optimizer(module, recipe), shapes)
+    # The first number of the row; the other five take half a minute.
+    step = count("--method dino --backbone vit_small_patch16", 200)
     row = f"| dino --backbone vit_small_patch16 | 6 | {step['peak']:.1f} / "
     assert row in (ROOT / "docs/costs.md").read_text()
 
 
-# ---------------------------------------------------------------- evaluations
-def result(out):
-    return json.loads((out / "result.json").read_text())
-
-
-def test_evaluations(study, tmp_path, monkeypatch):
+def test_evaluations(vit_study, tmp_path, monkeypatch):
     """A linear layer sees the last four [CLS] tokens, kNN the last one, as in DINO's code."""
     widths = {}
 
@@ -282,7 +237,7 @@ def test_evaluations(study, tmp_path, monkeypatch):
 
     watch(features, "knn")
     watch(linear, "fit_linear")
-    flags = ["--data", study / "data", "--backbone", study / "run", "--workers", 0]
+    flags = ["--data", vit_study / "data", "--backbone", vit_study / "run", "--workers", 0]
     few = ["--epochs", 1, "--batch-size", 8, "--knn"]
     call("04_linear_eval.py", *flags, *few, "--out", tmp_path / "linear")
     call("04_linear_eval.py", *flags, *few, "--out", tmp_path / "cached", "--cache-features")
@@ -297,13 +252,10 @@ def test_evaluations(study, tmp_path, monkeypatch):
     assert 0 <= result(tmp_path / "folder")["results"]["top1"]["mean"] <= 100
 
 
-def test_refused(study, tmp_path, capsys):
-    def says(script, *flags):
-        return refused(capsys, script, *flags, "--workers", 0, code=2)
-
+def test_refused(vit_study, tmp_path, capsys):
     def training(*flags):
-        data = ["--data", study / "data/train", "--out", tmp_path / "x"]
-        return says("03_pretrain.py", *data, *TRAIN, *flags)
+        data = ["--data", vit_study / "data/train", "--out", tmp_path / "x"]
+        return refused(capsys, "03_pretrain.py", *data, *TRAIN, *flags, code=2)
 
     assert "choose a multiple of 8" in training("--size", 36)
     assert "choose a multiple of 8" in training("--local-size", 4)

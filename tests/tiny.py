@@ -1,9 +1,7 @@
-"""What TINY=1 needs. Nothing is downloaded, and the numbers that come out mean nothing.
+"""What TINY=1 needs: little images in the layouts of ImageNet, Places365, VOC2007 and COCO, and
+networks with random weights in the published formats.
 
     python tests/tiny.py data/tiny
-
-It makes little images in the layouts of ImageNet, Places365, VOC2007 and COCO, and networks with
-random weights in the published formats.
 """
 
 import json
@@ -30,7 +28,6 @@ TRAIN = 8  # images a class
 VAL = 3
 
 
-# ---------------------------------------------------------------- images
 def picture(path, kind, number, size=(36, 40)):
     """Write stripes whose direction and colour show the class `kind`; size: (height, width)."""
     rng = np.random.default_rng([kind, number])
@@ -53,32 +50,38 @@ def class_folders(root, classes):
 
 
 def voc(root):
-    """VOC2007. Image i holds every fifth class, from class i on, so that no class is rare."""
+    """VOC2007, its lists with Windows' line ends. Image i holds every fifth class, from i on."""
     base = root / "VOCdevkit/VOC2007"
     (base / "Annotations").mkdir(parents=True)
     (base / "ImageSets/Main").mkdir(parents=True)
-    for split in ("trainval", "test"):
+    for split, first in (("trainval", 0), ("test", 100)):
         names = [f"{split}{i:02d}" for i in range(20)]
         for i, name in enumerate(names):
-            picture(base / f"JPEGImages/{name}.jpg", i % 5, i)
+            picture(base / f"JPEGImages/{name}.jpg", i % 5, first + i)
             objects = ""
             for kind in VOC[i % 5 :: 5]:
                 objects += f"<object><name>{kind}</name><difficult>0</difficult></object>"
             (base / f"Annotations/{name}.xml").write_text(f"<annotation>{objects}</annotation>")
-        (base / f"ImageSets/Main/{split}.txt").write_text("\n".join(names) + "\n")
+        (base / f"ImageSets/Main/{split}.txt").write_text("\r\n".join(names) + "\r\n")
+    return base
 
 
 def coco(root):
-    """COCO 2014 with three categories; each image has one object."""
-    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "fork"}, {"id": 3, "name": "tv"}]
-    for split, count in (("train", 12), ("val", 6)):
+    """COCO 2014 with three categories: image i holds those of the bits of i. Returns val's file."""
+    kinds = enumerate(("cup", "fork", "tv"))
+    categories = [{"id": 10 * k + 10, "name": name} for k, name in kinds]
+    for split, count, first in (("train", 32, 0), ("val", 16, 100)):
         images, annotations = [], []
         for i in range(count):
-            picture(root / f"{split}2014/{i}.jpg", i % 3, i)
-            images.append({"id": i, "file_name": f"{i}.jpg"})
-            annotations.append({"image_id": i, "category_id": i % 3 + 1, "iscrowd": 0})
+            picture(root / f"{split}2014/{i}.jpg", i % 8, first + i)
+            images.append({"id": 1000 + i, "file_name": f"{i}.jpg"})
+            for k in range(3):
+                if i >> k & 1:
+                    about = {"image_id": 1000 + i, "category_id": 10 * k + 10, "iscrowd": 0}
+                    annotations.append(about)
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_json(root / f"annotations/instances_{split}2014.json", content)
+    return root / "annotations/instances_val2014.json"
 
 
 def subset_lists(folder):
@@ -89,7 +92,6 @@ def subset_lists(folder):
         (folder / f"{percent}percent.txt").write_text("\n".join(names) + "\n")
 
 
-# ---------------------------------------------------------------- weights
 def flax_array(array):
     """An array as flax.serialization writes it: an extension of type 1."""
     content = (array.shape, array.dtype.name, array.tobytes())
@@ -117,10 +119,8 @@ def icgan(folder):
     from torchvision.models.resnet import Bottleneck, ResNet
 
     with tarfile.open(folder / "icgan_biggan_imagenet_res256.tar.gz", "w:gz") as tar:
-        tar.add(
-            TESTS / "goldens/icgan/release/G_ema_best0.pth",
-            "icgan_biggan_imagenet_res256/G_ema_best0.pth",
-        )
+        file = "icgan_biggan_imagenet_res256/G_ema_best0.pth"
+        tar.add(TESTS / "goldens/icgan/release/G_ema_best0.pth", file)
     torch.manual_seed(0)
     state = {"module.prototypes.weight": torch.zeros(3)}
     for name, tensor in ResNet(Bottleneck, [1, 1, 1, 1]).state_dict().items():
@@ -129,7 +129,6 @@ def icgan(folder):
     torch.save(state, folder / "swav_800ep_pretrain.pth.tar")
 
 
-# ---------------------------------------------------------------- all
 def main(out):
     if (out / "ready").exists():
         return

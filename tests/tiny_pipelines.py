@@ -1,10 +1,7 @@
-"""Tiny model folders with random weights, of the classes and file layout of the published ones.
+"""Tiny models with random weights, in the layout of the published ones: blip, sdxl (64 px) and
+ddim (32 px, as of extras/train_diffusion.py).
 
-    python tests/tiny_pipelines.py OUT     writes OUT/blip, OUT/sdxl, OUT/ddim
-
-blip stands for Salesforce/blip-image-captioning-base, sdxl (64 px) for stabilityai/sdxl-turbo, and
-ddim (32 px) for a folder made by extras/train_diffusion.py. What they generate is noise; everything
-around it is real.
+    python tests/tiny_pipelines.py OUT
 """
 
 import json

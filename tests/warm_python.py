@@ -1,10 +1,7 @@
-"""`python` for tests that start hundreds of processes: what is heavy is imported once, every
-command is a fork of that.
+"""`python` for tests: what is heavy is imported once, every command is a fork of that.
 
-A command still is the main program of a process of its own, with its own arguments, environment,
-folder and streams; only the seconds of imports are shared. Whoever kills the `python` that was
-started kills the fork with it. warm(folder) gives the folder of such a `python`, to be put on the
-PATH.
+A command is a process of its own, with its arguments, environment, folder and streams. Whoever
+kills the `python` that was started kills the fork with it. warm(folder) gives its folder.
 """
 
 import contextlib
@@ -47,7 +44,6 @@ def warm(folder):
         server.wait()
 
 
-# ---------------------------------------------------------------- the `python` on the PATH
 def client(address, arguments):
     if (
         arguments[0].startswith("-") and arguments[0] != "-c"
@@ -65,7 +61,6 @@ def client(address, arguments):
         return int(answers.readline() or 137)  # nothing: it was killed
 
 
-# ---------------------------------------------------------------- what is forked
 def serve(address):
     exec(HEAVY, {})
     with socket.socket(socket.AF_UNIX) as listener:
