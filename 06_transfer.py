@@ -61,14 +61,6 @@ def arguments(argv=None):
         )
         if data_set.svm:
             c.add_argument(
-                "--costs",
-                type=cli.above_zero,
-                nargs="+",
-                default=list(COSTS),
-                help="the values of C, of which each SVM takes one by 3-fold cross-validation on "
-                "trainval",
-            )
-            c.add_argument(
                 "--pool",
                 type=cli.positive,
                 help="side of the average pooling of the last feature map, with stride 1; 6 is "
@@ -112,7 +104,7 @@ def vissl_machines(args, x, rows, test, data, device):
     train = x.cpu().numpy()
     test = test.cpu().numpy()
     labels = data.train.labels[rows]
-    scores, chosen = multi_label.svm_scores(train, labels, test, args.costs, args.seed)
+    scores, chosen = multi_label.svm_scores(train, labels, test, COSTS, args.seed)
     of_class = dict(zip(data.classes, chosen, strict=True))
     return torch.from_numpy(scores), {"svm_c": of_class}
 

@@ -225,16 +225,14 @@ def far_apart(points, k, rng):
     chance that grows with the squared distance to the nearest of those before it.
     """
     candidates = points[rng.permutation(len(points))[: START_POINTS_PER_CODE * k]]
-    lengths = candidates.square().sum(1)
     chosen = [0]
-    least = torch.full_like(lengths, torch.inf)
+    least = torch.inf
     for draw in rng.random(k - 1):
-        last = candidates[chosen[-1]]
-        distances = lengths - 2 * candidates @ last + last.square().sum()
-        least = torch.minimum(least, distances.clamp(min=0))
+        distances = (candidates - candidates[chosen[-1]]).square().sum(1)
+        least = distances.clamp(max=least)
         summed = least.double().cumsum(0)
-        drawn = torch.searchsorted(summed, draw * summed[-1], right=True)
-        chosen.append(min(int(drawn), len(candidates) - 1))
+        drawn = torch.searchsorted(summed, draw * summed[-1])
+        chosen.append(int(drawn))
     return candidates[chosen]
 
 

@@ -48,9 +48,13 @@ def versions():
         revision = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     except OSError:  # there is no git
         revision = ""
-    packages = {"torch": torch.__version__}  # with the kind of its build
-    packages |= {name: version(name) for name in ("torchvision", "numpy")}  # nothing is imported
-    return {"python": sys.version.split()[0], **packages, "git": revision}
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),  # nothing is imported for it
+        "numpy": version("numpy"),
+        "git": revision,
+    }
 
 
 def write_or_check(path, identity, what, extra=None, finished=False):

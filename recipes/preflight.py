@@ -191,13 +191,11 @@ def loads(subcommand, flags):
     if model and subcommand not in ("vqgan", "maskgit") and not is_made(model):
         marker = "model_index.json" if subcommand == "diffusion" else "config.json"
         folder = answer(model_folder, model, marker, f"a folder with {marker}", in_cache)
-        files = Path(folder or "/absent").glob("*/*.safetensors")
-        fault_of_absent(files)
+        fault_of_absent(Path(folder or "/absent").glob("*/*.safetensors"))
     if flags.get("weights") or flags.get("perceptual_weight") == 0:
         return
     if flags.get("features", "inception") == "inception":
-        names = LOADS.get(subcommand, "").split()
-        fault_of_absent(map(cached, names))
+        fault_of_absent(map(cached, LOADS.get(subcommand, "").split()))
 
 
 def fault_of_absent(files):

@@ -107,10 +107,7 @@ def test_a_maskgit_that_goes_on_reads_no_image_again(tiny, tmp_path):
 
 @pytest.mark.parametrize("start", ["random", "kmeans"])
 def test_two_processes_train_the_tokenizer_as_one(tiny, tmp_path, start):
-    """With the discriminator, whose weight is a ratio of gradients of the whole batch.
-
-    At a high learning rate a discriminator makes much of the last digit.
-    """
+    """With the discriminator; at a high learning rate it makes much of the last digit."""
     more = ["--start-from", start, "--epochs", 2, "--precision", "fp32", "--gan-weight", 0.5]
     more += ["--learning-rate", 3e-4]
     train(tiny["train"], tmp_path / "one", *more, script=RESTARTS)
