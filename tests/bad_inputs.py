@@ -283,7 +283,9 @@ OTHER_TOOLS = [
 
 
 # ---------------------------------------------------------------- kind 6: where, who else, how many
-CAPTION = "01_caption.py --data data/train --out captions.jsonl --model typo"
+CAPTION = "01_caption.py --data data/train --out out.jsonl --batch-size 24 --workers 0 --model"
+BLIP = spoil.put("blip/config.json", b'{"model_type": "blip"}')
+CAPTIONS = spoil.all_of(BLIP, spoil.writer("out.jsonl"))
 REPORT = "07_metrics.py report"
 SHEET = "07_metrics.py sheet data/train gen/view0 --out"
 MEASURED = "04_linear_eval.py --data ../data --backbone ../runs/base --cache-features"
@@ -304,7 +306,7 @@ BESIDE_IT = "04_linear_eval.py --data ../../data --backbone . --cache-features"
 NEIGHBOUR = f"{AUGMENT.replace('blur', 'neighbour')} {PART}"
 SURROUNDINGS = [
     *each("two writers", OUT, WRITTEN, (VQ, TRAIN, LAYER, TUNE), nothing),
-    Case("two writers, 01", spoil.writer("captions.jsonl"), CAPTION, WRITTEN),
+    Case("two writers, 01", CAPTIONS, f"{CAPTION} blip", WRITTEN),
     Case("two writers, 02", spoil.writer("out/augment.json"), AUGMENT, WRITTEN),
     Case("a mirror and its writer", OWN_MIRROR, f"{AUGMENT} --out gen", WRITTEN),
     Case("two writers, 07", spoil.writer("runs/report.json"), f"{REPORT} runs", WRITTEN),
@@ -342,7 +344,6 @@ LABELS = f"{PAINT} --weights {Path(__file__).parent}/goldens/maskgit"
 DENOISE = "02_augment.py diffusion --data data/train --out out --workers 0 --strength 0 --model"
 COSTS = "07_metrics.py cost gen --out out --images 2 --workers 0"
 NEAR = "02_augment.py neighbour --data data/train --out out --size 32 --workers 0 --backbone"
-CAPTION = "01_caption.py --data data/train --out out.jsonl --batch-size 24 --workers 0 --model"
 DENOISER = "extras/train_diffusion.py --data data/train --out out --size 16 --epochs 1 --width 32 "
 DENOISER += "--multipliers 1 1 --blocks 1 --ema 0.9 --workers 0 --batch-size"
 LACKING = {  # name: (the command, words of the sentence, what the user then gives)
