@@ -160,6 +160,9 @@ def main(args, device):
     if out.is_dir() or out.suffix != ".jsonl":
         run.fail(f"--out {out} must be the name of a .jsonl file.", 2)
     paths = find_images(args.data)
+    folder = None if out.exists() else blip_folder(args.model)  # before anything is written
+    if parallel.rank() == 0:
+        run.lock(out)
 
     # ---- what is left to do; a batch's file is named after its images
     done = read_captions(out) if out.exists() else {}
@@ -175,13 +178,11 @@ def main(args, device):
     settings = {"stage": STAGE} | {name: getattr(args, name) for name in SETTINGS}
     # The model of a finished run is only looked at in a folder: a hub id would need the network.
     if left or Path(args.model).expanduser().is_dir():
-        folder = blip_folder(args.model)
+        folder = folder or blip_folder(args.model)
         settings["model_sha256"] = weights.folder_hash(folder)
     file = out.with_suffix(".args.json")
     if file.exists() and (done or parts.exists()):
         run_folder.check_identity(file, {"args": {}, "inputs": settings})
-    if parallel.rank() == 0:
-        run.lock(out)
     parallel.barrier()  # every process has looked before any process writes
 
     # ---- caption

@@ -110,11 +110,6 @@ def is_made(path):
     return any(str(folder) in made for folder in (path, *path.parents))
 
 
-def is_there(path):
-    """Whether a command that reads it will find it."""
-    return is_whole(path) or is_made(path)
-
-
 def batch_of(args):
     """The images of a step, over all processes."""
     return args.batch_size or 4 * IMAGES[args.views]
@@ -157,7 +152,8 @@ def follow(stage, subcommand, args):
             continue
         values = flags.get(flag)
         for path in values if isinstance(values, list) else [values]:
-            if isinstance(path, str) and path not in WORDS and not is_there(path):
+            named = isinstance(path, str) and path not in WORDS
+            if named and not is_whole(path) and not is_made(path):
                 kind = KINDS.get(flag, "not there, or an empty file")
                 fault(kind, f"{path} (--{flag.replace('_', '-')})")
     loads(subcommand, flags)
@@ -171,10 +167,8 @@ def follow(stage, subcommand, args):
     if "eval_on" in flags:
         read_classes(args.data, args.eval_on)
     if stage == "06_transfer" and os.path.exists(args.data):
-        data = answer(labelled.SETS[args.dataset].read, args.data)
-        if data:
-            number = len(data.train.files) + len(data.val.files)
-            images[f"{args.data} ({args.dataset})"] = number
+        if data := answer(labelled.SETS[args.dataset].read, args.data):
+            images[f"{args.data} ({args.dataset})"] = len(data.train.files) + len(data.val.files)
     side = flags.get("size") or made.get(flags.get("tokenizer"))
     if stage == "02_augment":
         side = made.get(flags.get("weights")) or flags.get("store_size") or side or PUBLISHED_SIDE
@@ -235,11 +229,9 @@ def read_classes(root, val):
         kind = "a part of the data set; PART=1 goes on with it"
         fault(kind, f"{source} ({', '.join(lacks)})")
     share = min(1, kept / len(classes))
-    for name, split in (("train", data.train), (val, data.val)):
-        files = split.files
+    for name, files in (("train", data.train.files), (val, data.val.files)):
         images[os.path.join(root, name)] = int(len(files) * share)
-        some = tuple(evenly(files, LOOKED_AT))
-        answer(look_at, os.path.join(source, name), some)
+        answer(look_at, os.path.join(source, name), tuple(evenly(files, LOOKED_AT)))
 
 
 def look_at(folder, files):
