@@ -373,7 +373,7 @@ def main(args, device):
     out = run_folder.open_run(args, f"00_train_generator {args.model}", RESULT, inputs=inputs)
     if out is None:
         return
-    files = listed(paths, args, "data", args.data)
+    files = listed(paths, args.max_unreadable, args.out, root=args.data)
     result = train(args, device, out, files, total, ready)
     if parallel.rank() == 0:
         run.save(out / RESULT, result)

@@ -201,8 +201,7 @@ def main(args, device):
     bar.close()
 
     # ---- report
-    for failed_there in parallel.everyone(failed):
-        failed |= failed_there
+    failed = parallel.union(failed)
     if parallel.rank() == 0:
         lines = [json.dumps({"path": path, "reason": failed[path]}) for path in sorted(failed)]
         run.write_text(out / "failed.jsonl", "\n".join([*lines, ""]))

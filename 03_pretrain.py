@@ -336,6 +336,10 @@ def main(args, device):
             f"rate {peak:.4g}, mixing rate {args.mix}"
         )
 
+    crop = features.crop_of(args.method, args.size)
+    probe = features.Extraction(
+        crop, device, args.precision, args.workers, args.max_unreadable, args.out
+    )
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
     clock, clock_step = time.time(), first
@@ -384,7 +388,7 @@ def main(args, device):
             quantities = ["loss", *terms, "embedding_std", "effective_rank"]
             curves(out / "curves.png", run_folder.read_log(out, "step"), quantities)
         if args.knn and (done == total or done % (KNN_EVERY * per_epoch) == 0):
-            top1 = features.knn_probe(model.encoder(), args, device)
+            top1 = features.knn_probe(model.encoder(), args.knn, probe)
             run_folder.log(out, event="knn", epoch=done // per_epoch, top1=top1)
             if parallel.rank() == 0:
                 print(f"epoch {done // per_epoch}: kNN top-1 {top1:.1f} %")

@@ -145,12 +145,13 @@ from models import resnet, vit
 
 
 # ---------------------------------------------------------------- the published protocol
-def published(args, backbone, data, crop, device):
+def published(args, backbone, data, how):
     """(results, guesses of each seed, data) of a layer trained on random crops.
 
     The data that is returned has the part of val that could be read.
     """
-    val, data = features.extract_val(backbone, data, args, crop, device)
+    val, data = features.extract_val(backbone, data, how)
+    device = how.device
     state = run_folder.load_checkpoint(args.out)
     done = state["done"] if state else []
 
@@ -169,7 +170,7 @@ def published(args, backbone, data, crop, device):
         history, _ = sgd.train(
             layer,
             forward,
-            listed(data.train.files, args, "train"),
+            listed(data.train.files, args.max_unreadable, args.out, "train"),
             data.train.labels,
             measure,
             out=args.out,
@@ -197,31 +198,30 @@ def published(args, backbone, data, crop, device):
         scores = F.linear(val, weight.to(device), bias.to(device))
         guesses.append(scores.argmax(1))
     if args.knn:
-        train, rows = features.extract_split(backbone, data.train, "train", args, crop, device)
+        train, rows = features.extract_split(backbone, data.train, "train", how)
         results |= nearest(backbone, train, rows, val, data)
     return results, guesses, data
 
 
 # ---------------------------------------------------------------- features computed once
-def cached(every, network, data, crop, device, knn=False):
+def cached(every, network, data, how, knn=False):
     """[(results, guesses of each seed or draw, data)] of logistic regressions on features of
     `network`, one for each of `measurements`; data as for `published`.
     """
-    first, *others = every
-    val, data = features.extract_val(network, data, first, crop, device)
-    train, rows = features.extract_split(network, data.train, "train", first, crop, device)
+    val, data = features.extract_val(network, data, how)
+    train, rows = features.extract_split(network, data.train, "train", how)
     if parallel.rank() == 0:
-        for args in others:
-            run_folder.copy_record(first.out, args.out)
+        for args in every[1:]:
+            run_folder.copy_record(how.out, args.out)
     near = nearest(network, train, rows, val, data) if knn else {}
-    mean, sd = linear.standardise(train, device)
+    mean, sd = linear.standardise(train, how.device)
     val = (val - mean) / sd
     measured = []
     for args in every:
         accuracies = []
         guesses = []
         decays = []
-        for W, decay in regressions(args, train, rows, data, device):
+        for W, decay in regressions(args, train, rows, data, how.device):
             scores = linear.scores(W, val)
             accuracies.append(features.accuracy(scores, data.val.labels))
             guesses.append(scores.argmax(1))
@@ -276,7 +276,7 @@ class ColourStatistics(torch.nn.Module):
         return torch.cat([pixels.mean(2), pixels.std(2)], 1)
 
 
-def baselines(every, backbone, data, crop, device):
+def baselines(every, backbone, data, how):
     """What the numbers must be held against, by the same protocol: [{name: results}], one for each
     of `measurements`.
     """
@@ -289,7 +289,7 @@ def baselines(every, backbone, data, crop, device):
         "random-init network": resnet.random_like(backbone),
     }
     for name, network in networks.items():
-        found = cached(every, network, data, crop, device)
+        found = cached(every, network, data, how)
         for beside, (results, _, _) in zip(measured, found, strict=True):
             beside[name] = results
     return measured
@@ -341,22 +341,24 @@ def main(args, device):
         rate = vit.LINEAR_RATE if transformer else LEARNING_RATES.get(method, 0.3)
         if transformer or method in SCALED:
             rate *= args.batch_size / 256
-    interpolation = features.INTERPOLATION.get(method, "bilinear")
+    crop = features.crop_of(method, args.size)
     for one in every:
         one.learning_rate = rate
-        one.interpolation = interpolation
-    crop = partial(features.centre_crop, size=args.size, interpolation=interpolation)
+        one.interpolation = crop.keywords["interpolation"]
+    how = features.Extraction(
+        crop, device, args.precision, args.workers, args.max_unreadable, args.out
+    )
 
     if args.cache_features:
-        measured = cached(every, backbone, data, crop, device, args.knn)
+        measured = cached(every, backbone, data, how, args.knn)
         protocol = "logistic regression"
     else:
-        measured = [published(args, backbone, data, crop, device)]
+        measured = [published(args, backbone, data, how)]
         protocol = "published"
     data = measured[0][-1]
     beside = [{}] * len(every)
     if args.baselines:
-        beside = baselines(every, backbone, data, crop, device)
+        beside = baselines(every, backbone, data, how)
     for one, (results, guesses, _), found in zip(begun, measured, beside, strict=True):
         if parallel.rank() == 0:
             for name, of_baseline in found.items():

@@ -205,21 +205,28 @@ def main(args, device):
     model = model.to(device, memory_format=torch.channels_last)
     network = parallel.data_parallel(model, device)
     backbone, head = model
-    centre = partial(features.centre_crop, size=args.size)
+    how = features.Extraction(
+        features.crop_of(None, args.size),
+        device,
+        args.precision,
+        args.workers,
+        args.max_unreadable,
+        args.out,
+    )
 
     def forward(pixels):
         with run.autocast(device, args.precision):
             return network(features.normalise(pixels, device, backbone)).float()
 
     def measure():
-        x, read = features.extract_val(backbone, data, args, centre, device)
+        x, read = features.extract_val(backbone, data, how)
         with torch.no_grad():
             return head(x), read.val
 
     history, (scores, val) = sgd.train(
         model,
         forward,
-        listed(files, args, "train"),
+        listed(files, args.max_unreadable, args.out, "train"),
         labels,
         measure,
         out=begun.out,

@@ -24,10 +24,12 @@ folder     The same for any DATA/train/CLASS, DATA/val/CLASS.
 The dissertation calls its VOC07 and COCO numbers "top-1". The usual measure is mAP. Both are
 printed; top-1 here is the share of images whose highest-scoring class is one of their classes.
 
-VOC07 is as in VISSL: images resized to 256 and then to 224 x 224, features of length 1, C from
-eleven values by the average precision of three folds, positives weighted twice, "difficult" objects
-absent in training and not counted in the test. Its mAP interpolates the precision over all points
-(map); the 11-point rule of 2007 stands beside it (map_11point). What differs unless asked for:
+VOC07 is as in VISSL (facebookresearch/vissl: svm_utils/svm_trainer.py, svm_utils/evaluate.py and
+eval_resnet_8gpu_transfer_voc07_svm.yaml): images resized to 256 and then to 224 x 224, features of
+length 1, C from eleven values by the average precision of three folds, positives weighted twice,
+"difficult" objects absent in training and not counted in the test. Its mAP interpolates the
+precision over all points (map); the 11-point rule of 2007 stands beside it (map_11point). What
+differs unless asked for:
 * VISSL pools the last feature map by 6 x 6 with stride 1, which leaves 2 x 2 x 2048 features at
   224 px: --pool 6. Without it the features are those of all other evaluations, 2048.
 * VISSL's SVMs have no seed; ours have --seed.
@@ -74,10 +76,18 @@ def arguments(argv=None):
 
 if __name__ == "__main__":
     args = arguments()
+import warnings
+
+import joblib
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import precision_recall_curve
+from sklearn.model_selection import GridSearchCV
+from sklearn.svm import LinearSVC
 
-from evaluate import features, linear, multi_label
+from base.parallel import local_world, rank, union, world
+from evaluate import features, linear
 from evaluate.evaluation import summary
 from models import resnet
 
@@ -94,19 +104,105 @@ def pool(backbone, side, size):
         run.fail(f"--pool {side} is larger than the last feature map of a {size} px image.", 2)
 
 
+# ---------------------------------------------------------------- average precision
+def average_precisions(guess, truth):
+    """{"plain", "interpolated", "11point"}: average precision in 0..1 of scores (n) and labels (n).
+
+    With the precisions and recalls at every distinct score:
+    plain: the sum of precision x gained recall, as in scikit-learn.
+    interpolated: the same, each precision replaced by the best one at that recall or more (VISSL).
+    11point: the mean of these over the recalls 0, 0.1, ..., 1 (the rule of VOC2007).
+    truth: 0 and 1. All are nan without a 1.
+    """
+    if not np.any(truth):
+        return dict.fromkeys(("plain", "interpolated", "11point"), np.nan)
+    precision, recall, _ = precision_recall_curve(truth, guess)  # recall falls from 1 to 0
+    gained = -np.diff(recall)
+    precision, recall = precision[:-1], recall[:-1]
+    best = np.maximum.accumulate(precision)
+    levels = np.linspace(0, 1, 11) - 1e-9
+    at_levels = [best[recall >= level].max() for level in levels]
+    return {
+        "plain": float(gained @ precision),
+        "interpolated": float(gained @ best),
+        "11point": float(np.mean(at_levels)),
+    }
+
+
+def average_results(guess, labels, classes, kind):
+    """(results, {class: average precision in percent, None without an image}).
+
+    guess (n, classes): scores. labels (n, classes): 1, 0, or -1 for what is not counted. kind: the
+    average precision that "map" is the mean of; "map_11point" stands beside it. "top1" is the share
+    of the images whose highest score, of the classes that are counted, is that of a present one.
+    """
+    main = []
+    eleven = []
+    for scores, present in zip(guess.T, labels.T, strict=True):
+        counted = present >= 0
+        found = average_precisions(scores[counted], present[counted])
+        main.append(100 * found[kind])
+        eleven.append(100 * found["11point"])
+    some = (labels == 1).any(1)
+    best = np.where(labels >= 0, guess, -np.inf).argmax(1)
+    correct = labels[some, best[some]] == 1
+    results = {
+        "map": summary([np.nanmean(main)]),
+        "map_11point": summary([np.nanmean(eleven)]),
+        "top1": summary([100 * correct.mean()]),
+    }
+    by_class = {}
+    for name, value in zip(classes, main, strict=True):
+        by_class[name] = None if np.isnan(value) else round(float(value), 4)
+    return results, by_class
+
+
+# ---------------------------------------------------------------- linear SVMs
+def support_vectors(train, present, test, costs, seed):
+    """(scores (m,) of the test rows, chosen C) of one class.
+
+    C is the one with the best average precision, the mean over three folds in the order of the
+    images. present (n,): 0 and 1; a difficult image counts as 0 here. One thread of a process at a
+    time: liblinear has one random generator for all, and warning filters are of the process too.
+    """
+    machine = LinearSVC(
+        class_weight={0: 1, 1: 2},
+        loss="squared_hinge",
+        intercept_scaling=1.0,
+        dual=True,
+        max_iter=2000,
+        tol=1e-4,
+        random_state=seed % 2**32,
+    )
+    search = GridSearchCV(machine, {"C": costs}, scoring="average_precision", cv=3)
+    with warnings.catch_warnings():
+        # The largest costs need more than VISSL's 2000 steps.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search.fit(train, present)
+    return search.decision_function(test), search.best_params_["C"]
+
+
 # ---------------------------------------------------------------- classifiers
 def vissl_machines(args, x, rows, test, data, device):
-    """(scores float64 (n, classes) of the test images, {"svm_c": the C of each class}): VISSL's
-    SVMs.
+    """(scores float64 (n, classes) of the test images, {"svm_c": the C of each class}), on every
+    process: VISSL's SVMs.
 
-    x (m, d): features of the training images `rows`; test (n, d): of the test images.
+    x (m, d): features of the training images `rows`; test (n, d): of the test images. The classes
+    are shared out to the processes.
     """
-    train = x.cpu().numpy()
-    test = test.cpu().numpy()
-    labels = data.train.labels[rows]
-    scores, chosen = multi_label.svm_scores(train, labels, test, COSTS, args.seed)
-    of_class = dict(zip(data.classes, chosen, strict=True))
-    return torch.from_numpy(scores), {"svm_c": of_class}
+    of_length_one = [part / (part.norm(dim=1, keepdim=True) + 1e-5) for part in (x, test)]
+    train, test = [part.cpu().numpy() for part in of_length_one]
+    present = (data.train.labels[rows] == 1).astype(np.int64)
+    of_class = dict(zip(data.classes, present.T, strict=True))
+    mine = data.classes[rank() :: world()]
+    jobs = max(1, joblib.cpu_count() // local_world())
+    fit = joblib.delayed(support_vectors)
+    each = (fit(train, of_class[name], test, COSTS, args.seed) for name in mine)
+    fits = joblib.Parallel(jobs)(each)
+    fit_of = union(dict(zip(mine, fits, strict=True)))
+    scores = [fit_of[name][0] for name in data.classes]
+    chosen = {name: fit_of[name][1] for name in data.classes}
+    return torch.from_numpy(np.stack(scores, 1)), {"svm_c": chosen}
 
 
 def regression(args, x, rows, test, data, device):
@@ -140,10 +236,17 @@ def main(args, device):
     svm = data_set.svm
     classify = vissl_machines if svm else regression
     crop = features.squash if svm else features.centre_crop
-    common = (args, partial(crop, size=args.size), device)
-    test, data = features.extract_val(backbone, data, *common)
+    how = features.Extraction(
+        partial(crop, size=args.size),
+        device,
+        args.precision,
+        args.workers,
+        args.max_unreadable,
+        args.out,
+    )
+    test, data = features.extract_val(backbone, data, how)
     # Each process fits some of the machines.
-    x, rows = features.extract_split(backbone, data.train, "train", *common, everywhere=svm)
+    x, rows = features.extract_split(backbone, data.train, "train", how, everywhere=svm)
     scores, chosen = classify(args, x, rows, test, data, device)
 
     # ---------------------------------------------------------------- the result
@@ -155,7 +258,7 @@ def main(args, device):
         return
     kind = "interpolated" if svm else "plain"
     scores = scores.numpy()
-    results, by_class = multi_label.measure(scores, data.val.labels, data.classes, kind)
+    results, by_class = average_results(scores, data.val.labels, data.classes, kind)
     chosen["average_precision"] = by_class
     what = "average precision"
     evaluation.conclude(begun, data, results, by_class, what, **chosen)

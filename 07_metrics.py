@@ -136,7 +136,6 @@ def arguments(argv=None):
         ),
         size=(cli.positive, 256, "side of Figure 13's images"),
     )
-    c.set_defaults(seed=0)
 
     manual = "Every result below RUNS: your arms, then the dissertation's tables and figures."
     c = cli.subparser(commands, "report", manual)
@@ -181,7 +180,7 @@ from pathlib import Path
 
 import numpy as np
 
-from base import parallel
+from base import parallel, run_folder
 from images.files import evenly, find_images, matched, mirror_root, read_ahead
 from images.pictures import contact_sheet
 from images.unreadable import allowed, say, why_unreadable
@@ -306,9 +305,52 @@ def ssim(args, device):
 # ---------------------------------------------------------------- cost
 def cost(args, device):
     """Measure the mirrors that cost.json has no row for; print Table 6."""
-    from report.cost import measure
+    from evaluate.frechet import load_features, warn_if_few
+    from images.pairs import mirrors_of
+    from report.cost import made_by, measure_row, name_of, ratios
+    from report.results import read_runs
+    from report.tables import dissertation_table, fill, table6
 
-    measure(args, device)
+    _, descriptions = mirrors_of(args.mirrors, 1)
+    names = [name_of(folder) for folder in args.mirrors]
+    if len(set(names)) < len(names):
+        run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
+    for mirror in descriptions:
+        run.keep_apart(mirror["args"]["data"], out=args.out)
+    out = Path(args.out)
+    file = out / "cost.json"
+    content = run.read_json(file) if file.exists() else {"rows": {}}
+    rows = content["rows"]
+    missing = []
+    for name, folder, mirror in zip(names, args.mirrors, descriptions, strict=True):
+        if rows.get(name, {}).get("made_by") != made_by(mirror):
+            missing.append((name, folder))
+    if missing:
+        features = load_features(
+            args.features, args.weights, args.size, args.precision, args.batch_size, device
+        )
+    parallel.barrier()  # every process has read the file before process 0 writes
+    if parallel.rank() == 0:
+        compared = ("size", "compare", "images", "batch_size", "features", "precision")
+        flags = {name: getattr(args, name) for name in compared}
+        identity = {"stage": "07_metrics cost", "args": flags}
+        run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
+    parallel.barrier()
+    moments = {}
+    how = (args.workers, args.max_unreadable)
+    for name, folder in missing:
+        rows[name] = measure_row(folder, features, moments, args.compare, args.images, how)
+        warn_if_few(rows[name]["images"], features, folder)
+        content["features"] = features.settings
+        if parallel.rank() == 0:
+            run.write_json(file, content)
+    if parallel.rank() == 0:
+        content["ratios"] = ratios(rows, args.runs)
+        run.write_json(file, content)
+        about = table6(content)
+        results = read_runs(args.runs) if args.runs else []
+        print(dissertation_table(about, fill(about, results)))
+    parallel.barrier()
 
 
 # ---------------------------------------------------------------- sheet and report
@@ -333,7 +375,7 @@ def sheet(args, device):
     originals = [read_square(Path(args.data, path), size) for path in paths]
     rows = {"original": originals}
     if not made:
-        rows |= augmented(originals, paths, args)
+        rows |= augmented(originals, paths)
     for title, view, images in zip(titles, args.views, made, strict=True):
         if args.tokens:
             if gray := predicted(args.data, view, originals, paths, args.tokens):

@@ -11,7 +11,7 @@ from functools import partial
 
 from augment.strategy import Strategy, read_square, views_argument
 from base import cli, run
-from base.parallel import everyone, rank, world
+from base.parallel import rank, union, world
 
 
 def size_argument(p):
@@ -33,11 +33,11 @@ def neighbour_arguments(p):
 
 
 # ---------------------------------------------------------------- hand-crafted
-def handcrafted(name, args, device):
-    """crop: of 8 to 100 % of the area. jitter: of colours. blur: of sigma 0.1 to 2 pixels."""
-    import numpy as np
-    import torch
+def changed(name, image, path, seed):
+    """A square image after the hand-crafted change `name`, random by (seed, path, name).
 
+    crop: of 8 to 100 % of the area. jitter: of colours. blur: of sigma 0.1 to 2 pixels.
+    """
     from images import views
 
     probability_one = {
@@ -47,15 +47,20 @@ def handcrafted(name, args, device):
     }
     nothing = {"scale": None, "jitter_p": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
     augmentation = views.FIRST | nothing | probability_one[name]
+    side = len(image)
+    rng = run.seed_rng(seed, path, name)
+    box, _, choices = views.draw_choices(augmentation, side, side, rng)
+    return views.colour(views.resized_crop(image, box, side), choices)
 
-    def make(image, path):
-        side = len(image)
-        rng = run.seed_rng(args.seed, path, name)
-        box, _, choices = views.draw_choices(augmentation, side, side, rng)
-        return views.colour(views.resized_crop(image, box, side), choices)
+
+def handcrafted(name, args, device):
+    """The Strategy that makes one view by `changed`."""
+    import numpy as np
+    import torch
 
     def generate(images, paths):
-        made = [make(*pair) for pair in zip(images.numpy(), paths, strict=True)]
+        pairs = zip(images.numpy(), paths, strict=True)
+        made = [changed(name, image, path, args.seed) for image, path in pairs]
         return torch.from_numpy(np.array([made]))
 
     read = partial(read_square, size=args.size)
@@ -154,8 +159,7 @@ def neighbour(args, device):
             cosines = x[begin : begin + 1024] @ x.T
             for row, indices in enumerate(cosines.topk(args.views + 1, 1).indices.tolist(), begin):
                 nearest[read[row]] = [read[index] for index in indices if index != row]
-        for part in everyone(nearest):
-            nearest.update(part)
+        nearest.update(union(nearest))
 
     record = {"backbone sha256": info["sha256"]}
     return others(partial(nearest_of, nearest=nearest), args, record, prepare)

@@ -161,6 +161,14 @@ def everyone(value):
     return values
 
 
+def union(part):
+    """One dict of the processes' dicts, on every process. A key has the same value everywhere."""
+    whole = {}
+    for other in everyone(part):
+        whole |= other
+    return whole
+
+
 def collect(values, rows, n):
     """(n, ...) on every process, from each process's `values` (m, ...) at its `rows` (m,)."""
     whole = values.new_zeros(n, *values.shape[1:])

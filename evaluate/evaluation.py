@@ -1,7 +1,6 @@
 """An evaluation from its arguments to its result: what 04, 05 and 06 have in common.
 
-Used by these, and by evaluate/multi_label.py for its numbers. Light at import: the arguments need
-neither torch nor matplotlib.
+Light at import: the arguments need neither torch nor matplotlib.
 """
 
 import argparse

@@ -6,7 +6,9 @@ process keeps the features of its images, and what is summed over images is summ
 processes: any number of processes gives the same result.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +23,6 @@ from images.pictures import STRIP, without_ends
 from images.unreadable import BLACK, listed
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and sd of pixels in [0, 1]
-INTERPOLATION = {"dino": "bicubic"}  # of a method's centre crops: its eval_linear.py, eval_knn.py
 TRAIN_ROWS = 1024  # in one product of the nearest neighbours: 200 MiB of cosines for ImageNet
 
 
@@ -51,6 +52,12 @@ def centre_crop(image, epoch, index, *, size, interpolation="bilinear"):
     top = round((height - size) / 2)
     left = round((width - size) / 2)
     return resized[top : top + size, left : left + size]
+
+
+def crop_of(method, size):
+    """`centre_crop` as a method's own evaluation makes it: DINO's eval_linear.py, eval_knn.py."""
+    interpolation = "bicubic" if method == "dino" else "bilinear"
+    return partial(centre_crop, size=size, interpolation=interpolation)
 
 
 def squash(image, epoch, index, *, size):
@@ -211,11 +218,40 @@ def extract(
     return collected, every_row
 
 
-def extract_val(backbone, data, args, crop, device):
+class Extraction(NamedTuple):
+    """How a stage makes features of labelled images.
+
+    crop, device, precision, workers: as for `extract`. share: of the images that may be unreadable.
+    out: the run folder, where these are recorded.
+    """
+
+    crop: Callable
+    device: torch.device
+    precision: str
+    workers: int
+    share: float
+    out: str
+
+
+def extract_split(backbone, split, name, how, everywhere=False):
+    """`extract` for a labelled split. how: the Extraction. name: of its unreadable images' list."""
+    return extract(
+        backbone,
+        listed(split.files, how.share, how.out, name),
+        how.crop,
+        how.device,
+        how.precision,
+        how.workers,
+        what=f"{name} features",
+        everywhere=everywhere,
+    )
+
+
+def extract_val(backbone, data, how):
     """(features of the images of val that can be read, on every process, the Labelled with these
     alone in val).
     """
-    val, rows = extract_split(backbone, data.val, "val", args, crop, device, everywhere=True)
+    val, rows = extract_split(backbone, data.val, "val", how, everywhere=True)
     return val, data._replace(val=data.val.take(rows))
 
 
@@ -229,25 +265,8 @@ def refuse_infinite(file_of, finite):
     if bad:
         run.fail(
             f"The features of {len(bad)} images are not finite (NaN or infinite), the first is "
-            f"{min(bad)}. Try --precision fp32, or another backbone."
+            f"{min(bad)}: the network's weights are damaged, or --precision fp32 is needed."
         )
-
-
-def extract_split(backbone, split, name, args, crop, device, **options):
-    """`extract` for a labelled split, whose unreadable images are recorded as the list `name`.
-
-    args: of a stage, for --precision, --workers, --max-unreadable and --out.
-    """
-    return extract(
-        backbone,
-        listed(split.files, args, name),
-        crop,
-        device,
-        args.precision,
-        args.workers,
-        what=f"{name} features",
-        **options,
-    )
 
 
 # ---------------------------------------------------------------- nearest neighbours
@@ -306,18 +325,15 @@ def side_by_side(x):
     return every.transpose(0, 1).flatten(1)
 
 
-def knn_probe(backbone, args, device):
-    """kNN top-1 in percent, from args.knn/train to args.knn/val; the backbone's mode is put back.
+def knn_probe(backbone, folder, how):
+    """kNN top-1 in percent, from folder/train to folder/val; the backbone's mode is put back.
 
-    args: those of 03_pretrain.py.
+    how: the Extraction.
     """
-    data = read_splits(args.knn)
+    data = read_splits(folder)
     training = backbone.training
-    interpolation = INTERPOLATION.get(args.method, "bilinear")
-    crop = partial(centre_crop, size=args.size, interpolation=interpolation)
-    common = (args, crop, device)
-    train, rows = extract_split(backbone, data.train, "knn train", *common)
-    val, val_rows = extract_split(backbone, data.val, "knn val", *common, everywhere=True)
+    train, rows = extract_split(backbone, data.train, "knn train", how)
+    val, val_rows = extract_split(backbone, data.val, "knn val", how, everywhere=True)
     backbone.train(training)
     labels = data.train.labels[rows]
     votes = knn(train, labels, val, len(data.classes))

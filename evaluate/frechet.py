@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from base import parallel, run
-from evaluate.features import normalise
+from evaluate.features import normalise, refuse_infinite
 from images.files import read_ahead
 from images.pictures import square
 from images.read import UnreadableImage, read_image
@@ -202,14 +202,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             finite.append(rows.isfinite().all(1))
             names += batch
     check_failed(failed, len(files), max_unreadable)
-    infinite = torch.cat(finite).logical_not().nonzero()
-    here = [names[number] for number in infinite.flatten().tolist()]
-    bad = sum(parallel.everyone(here), [])
-    if bad:
-        run.fail(
-            f"The features of {bad[0]} are not finite: the network's weights are damaged, or "
-            "--precision fp32 is needed."
-        )
+    refuse_infinite(lambda i: names[i], torch.cat(finite))
     return moments.result()
 
 

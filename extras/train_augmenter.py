@@ -213,7 +213,7 @@ def read_squares(files, indices):
 
 def encode(args, device, encoder, paths):
     """Feature maps (N, D) of the images, on the device; the next readable image stands in."""
-    files = listed(paths, args, "data", args.data)
+    files = listed(paths, args.max_unreadable, args.out, root=args.data)
     n = len(files)
     batches = np.array_split(np.arange(n), math.ceil(n / 64))
     read = functools.partial(read_squares, files)

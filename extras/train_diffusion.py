@@ -185,7 +185,7 @@ def main(args, device):
     per_epoch = len(paths) // args.batch_size
     total = max(1, round(args.epochs * per_epoch))
     warm_up = max(1, WARM_UP * total)
-    files = listed(paths, args, "data", args.data)
+    files = listed(paths, args.max_unreadable, args.out, root=args.data)
     read = functools.partial(read_noised, files, args.size, args.seed)
     order = run.batches(len(files), args.batch_size, args.seed, state.step, total)
     loader = read_ahead(order, read, args.workers, device)

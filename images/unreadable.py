@@ -46,9 +46,7 @@ def check_failed(failed, n, share):
     """Name the files that could not be read, {file: why} of this process; too many end the run.
 
     n: the number of files. Every process must call this. Returns those of all processes."""
-    everywhere = {}
-    for part in parallel.everyone(failed):
-        everywhere |= part
+    everywhere = parallel.union(failed)
     if parallel.rank() == 0:
         for _, reason in sorted(everywhere.items()):
             say(reason)
@@ -145,6 +143,6 @@ class ImageList:
         raise OSError(too_many(self.met, len(self), self.share, where))
 
 
-def listed(files, args, name, root=""):
-    """The ImageList of a stage that has a run folder: --max-unreadable and --out say the rest."""
-    return ImageList(root, files, args.max_unreadable, Path(args.out, RECORD), name)
+def listed(files, share, out, name="data", root=""):
+    """The ImageList of a stage whose run folder is `out`; share: its --max-unreadable."""
+    return ImageList(root, files, share, Path(out, RECORD), name)

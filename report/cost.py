@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from augment.registry import STRATEGIES
 from base import cli, parallel, run, run_folder
 from evaluate import linear
-from evaluate.frechet import frechet_distance, load_features, moments_of_files, warn_if_few
+from evaluate.frechet import frechet_distance, moments_of_files
 from evaluate.ssim import similarities
 from images.files import class_of, evenly, matched, mirror_root
 from images.pairs import mirrors_of
 from images.read import UnreadableImage
-from report.results import files_below, read_runs
-from report.tables import dissertation_table, fill, table6
+from report.results import files_below
 
 WARM_UP = 10  # batches
 
@@ -126,17 +125,19 @@ def name_of(folder):
     return str(Path(folder).resolve().relative_to(mirror_root(folder).parent))
 
 
-def measure_row(folder, features, moments, args, device):
+def measure_row(folder, features, moments, most, timed, how):
     """All that Table 6 says of one mirror: of one of its views, drawn for each image, and their
-    originals. moments: {originals: (theirs, their features)}, from the mirrors before this one.
+    originals.
 
-    args: --compare, --images, --size, --batch-size, --workers, --max-unreadable.
+    features: an Extractor. moments: {originals: (theirs, their features)}, from the mirrors before
+    this one. most: images that are compared; timed: that are generated. how: processes that read,
+    and the share of unreadable images.
     """
     views, (mirror,) = mirrors_of([folder], 1)
     data = mirror["args"]["data"]
     name = name_of(folder)
-    how = (args.workers, args.max_unreadable)
-    compared = evenly(matched(data, views[0]), args.compare)
+    device = features.device
+    compared = evenly(matched(data, views[0]), most)
     originals = []
     stored = []
     for original, generated in compared:
@@ -154,21 +155,19 @@ def measure_row(folder, features, moments, args, device):
         moments[tuple(originals)] = measured(originals, "originals")
     (images, *of_originals), rows = moments[tuple(originals)]
     (_, *of_generated), stored_rows = measured(stored, name)
-    every_row = {}
-    for part in parallel.everyone(rows | stored_rows):
-        every_row |= part
-    timed = evenly([original for original, _ in compared], args.images)
+    every_row = parallel.union(rows | stored_rows)
+    again = evenly([original for original, _ in compared], timed)
     row = {
         "fid": frechet_distance(*of_originals, *of_generated),
-        "ssim": float(np.nanmean(similarities(pairs, args.size, name, *how))),
+        "ssim": float(np.nanmean(similarities(pairs, features.size, name, *how))),
         **kept(pairs, every_row, data, device),
         "images": images,
         "strategy": mirror["strategy"],
         "made_by": made_by(mirror),
-        "timed": len(timed),
+        "timed": len(again),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
     }
-    return row | time_of(mirror, data, timed, args.batch_size, device)
+    return row | time_of(mirror, data, again, features.batch_size, device)
 
 
 def made_by(mirror):
@@ -202,46 +201,3 @@ def ratios(rows, runs):
             # One image: seconds of generating, over those of 100 epochs, in percent.
             shares["generation_share"] = inpaint["batch_ms"] / 1000 * speed
     return shares
-
-
-def measure(args, device):
-    """Measure the mirrors that cost.json has no row for; print Table 6."""
-    _, descriptions = mirrors_of(args.mirrors, 1)
-    names = [name_of(folder) for folder in args.mirrors]
-    if len(set(names)) < len(names):
-        run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
-    for mirror in descriptions:
-        run.keep_apart(mirror["args"]["data"], out=args.out)
-    out = Path(args.out)
-    file = out / "cost.json"
-    cost = run.read_json(file) if file.exists() else {"rows": {}}
-    missing = []
-    for name, folder, mirror in zip(names, args.mirrors, descriptions, strict=True):
-        if cost["rows"].get(name, {}).get("made_by") != made_by(mirror):
-            missing.append((name, folder))
-    if missing:
-        features = load_features(
-            args.features, args.weights, args.size, args.precision, args.batch_size, device
-        )
-    parallel.barrier()  # every process has read the file before process 0 writes
-    if parallel.rank() == 0:
-        compared = ("size", "compare", "images", "batch_size", "features", "precision")
-        flags = {name: getattr(args, name) for name in compared}
-        identity = {"stage": "07_metrics cost", "args": flags}
-        run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
-    parallel.barrier()
-    moments = {}
-    for name, folder in missing:
-        row = measure_row(folder, features, moments, args, device)
-        warn_if_few(row["images"], features, folder)
-        cost["rows"][name] = row
-        cost["features"] = features.settings
-        if parallel.rank() == 0:
-            run.write_json(file, cost)
-    if parallel.rank() == 0:
-        cost["ratios"] = ratios(cost["rows"], args.runs)
-        run.write_json(file, cost)
-        about = table6(cost)
-        results = read_runs(args.runs) if args.runs else []
-        print(dissertation_table(about, fill(about, results)))
-    parallel.barrier()

@@ -54,21 +54,19 @@ AUGMENTATIONS = {  # of uint8 (3, S, S) tensors
 }
 
 
-def augmented(originals, paths, args):
+def augmented(originals, paths):
     """{title: images}: the augmentations of stage 02, then those that stand above."""
-    images = torch.from_numpy(np.stack(originals))
     columns = {}
     for title, name in {"cropping": "crop", "color jitter": "jitter", "blur": "blur"}.items():
-        strategy = real_images.handcrafted(name, args, None)
-        (view,) = strategy.generate(images, paths)
-        columns[title] = view.numpy()
-    torch.manual_seed(args.seed)  # for the noise
+        pairs = zip(originals, paths, strict=True)
+        columns[title] = [real_images.changed(name, image, path, 0) for image, path in pairs]
+    torch.manual_seed(0)  # for the noise
+    images = torch.from_numpy(np.stack(originals))
     for title, change in AUGMENTATIONS.items():
-        changed = []
+        columns[title] = []
         for image in images.permute(0, 3, 1, 2):
             image = change(image).clamp(0, 255).byte()
-            changed.append(image.permute(1, 2, 0).numpy())
-        columns[title] = changed
+            columns[title].append(image.permute(1, 2, 0).numpy())
     return columns
 
 

@@ -1,5 +1,8 @@
 """Logistic regression, kNN, SVMs, average precision, against other computations."""
 
+import importlib
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +11,14 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from evaluate import features, linear, multi_label
+from evaluate import features, linear
 from evaluate.evaluation import confusion, per_class, summary
 from evaluate.features import accuracy, knn
 from evaluate.linear import DECAYS, fit_linear, held_out, logistic_regression, scores, standardise
+from images.labelled import Labelled, Split
 
 CPU = torch.device("cpu")
+transfer = importlib.import_module("06_transfer")
 
 
 def noisy_classes(n, width=40, classes=5, seed=0):
@@ -122,40 +127,43 @@ def vissls(guess, truth):
 
 def test_average_precision():
     # ranks of the two positives 1 and 3: precisions 1 and 2/3, recalls 1/2 and 1
-    found = multi_label.average_precisions([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
+    found = transfer.average_precisions([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
     assert found["plain"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert found["11point"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-    equal = multi_label.average_precisions([0.5, 0.5, 0.5], [1, 0, 0])
+    equal = transfer.average_precisions([0.5, 0.5, 0.5], [1, 0, 0])
     assert list(equal.values()) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    none = multi_label.average_precisions([0.5, 0.1], [0, 0])
+    none = transfer.average_precisions([0.5, 0.1], [0, 0])
     assert all(np.isnan(value) for value in none.values())
     rng = np.random.default_rng(0)
     for _ in range(20):
         guess, truth = rng.integers(0, 15, 60) / 3, rng.random(60) < 0.3
-        found = multi_label.average_precisions(guess, truth)
+        found = transfer.average_precisions(guess, truth)
         assert found["plain"] == pytest.approx(average_precision_score(truth, guess))
         guess = rng.random(60)
-        found = multi_label.average_precisions(guess, truth)
+        found = transfer.average_precisions(guess, truth)
         assert found["interpolated"] == pytest.approx(vissls(guess, truth))
         assert found["interpolated"] >= found["plain"]
     # -1 is not counted: neither in the precision nor for top-1
     guess = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.7]])
     labels = np.array([[-1, 1], [1, 0], [0, 1]])
-    results, by_class = multi_label.measure(guess, labels, ["a", "b"], "plain")
+    results, by_class = transfer.average_results(guess, labels, ["a", "b"], "plain")
     assert by_class["a"] == 100 and by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
     assert results["top1"]["mean"] == 100
-    results, by_class = multi_label.measure(guess, labels, ["a", "b"], "interpolated")
+    results, by_class = transfer.average_results(guess, labels, ["a", "b"], "interpolated")
     assert by_class["b"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
 
 
-def test_svms_are_vissls():
+def test_svms_are_vissls(monkeypatch):
     """The procedure of its svm_trainer.py: C by cross_val_score, difficult images as negatives."""
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(60, 8)), rng.normal(size=(20, 8))
     labels = (train[:, :2] + rng.normal(size=(60, 2)) > 0.5).astype(np.int64)
     labels[:3, 0] = -1
     costs = [0.01, 1.0, 1000.0]  # at the last one 2,000 steps are too few: it needs its seed
-    guess, chosen = multi_label.svm_scores(train, labels, test, costs, seed=0)
+    monkeypatch.setattr(transfer, "COSTS", costs)
+    data = Labelled(["a", "b"], Split([], labels), None)
+    inputs = torch.from_numpy(train), range(60), torch.from_numpy(test), data, CPU
+    guess, chosen = transfer.vissl_machines(Namespace(seed=0), *inputs)
 
     def unit(x):
         return x / (np.linalg.norm(x, axis=1)[:, None] + 1e-5)
@@ -172,6 +180,6 @@ def test_svms_are_vissls():
             quality.append(folds.mean())
             machines.append(machine.fit(unit(train), targets))
         best = int(np.argmax(quality))
-        assert chosen[kind] == costs[best]
+        assert chosen["svm_c"]["ab"[kind]] == costs[best]
         expected = machines[best].decision_function(unit(test))
         assert guess[:, kind] == pytest.approx(expected, abs=1e-6)

@@ -1,6 +1,5 @@
 """Crops, extraction and labels, against other computations."""
 
-import argparse
 import itertools
 from functools import partial
 
@@ -41,20 +40,9 @@ def test_centre_crop_is_torchvisions(shape):
     assert distance.max() <= 2 and (distance > 1).mean() < 1e-4  # resized twice, rounded twice
 
 
-def test_a_probe_crops_as_its_method_does(monkeypatch):
-    ways = {}
-
-    def stop(backbone, split, name, args, crop, *others):
-        ways[args.method] = crop.keywords["interpolation"]
-        raise StopIteration
-
-    monkeypatch.setattr(features, "read_splits", lambda root: labelled.Labelled([], None, None))
-    monkeypatch.setattr(features, "extract_split", stop)
-    for method in ("dino", "vicreg"):
-        args = argparse.Namespace(method=method, knn="", size=32)
-        with pytest.raises(StopIteration):
-            features.knn_probe(torch.nn.Identity(), args, CPU)
-    assert ways == {"dino": "bicubic", "vicreg": "bilinear"}
+def test_an_evaluation_crops_as_its_method_does():
+    for method, way in {"dino": "bicubic", "vicreg": "bilinear", None: "bilinear"}.items():
+        assert features.crop_of(method, 32).keywords == {"size": 32, "interpolation": way}
 
 
 def test_random_crop_depends_on_its_names_only():

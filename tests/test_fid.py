@@ -164,7 +164,7 @@ def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monke
     monkeypatch.setattr(ResNet, "forward", broken)
     options = ("--features", backbone, "--workers", 0, "--size", 32)
     said = refused(capsys, SCRIPT, "fid", folders / "a", folders / "b", *options)
-    assert f"{folders / 'a' / 'class0' / '06.png'} are not finite" in said
+    assert f"{folders / 'a' / 'class0' / '06.png'}: the network's" in said
     monkeypatch.undo()
     bad = {"mu": np.full(256, np.nan), "sigma": np.eye(256), "settings": "{}"}
     np.savez(tmp_path / "nan.npz", **bad)
