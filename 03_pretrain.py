@@ -342,7 +342,7 @@ def main(args, device):
     )
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)
     bar.unit = " images"
-    clock, clock_step = time.time(), first
+    clock, clock_step = time.monotonic(), first
     order = run.batches(len(data), args.batch_size, args.seed, first, total)
     if args.in_memory:
         loader = small_loader(data, order, args.workers, device)
@@ -375,8 +375,8 @@ def main(args, device):
         bar.update(args.batch_size)
         epoch_ends = done % per_epoch == 0
         if done % args.log_every == 0 or epoch_ends:
-            speed = (done - clock_step) * args.batch_size / (time.time() - clock)
-            clock, clock_step = time.time(), done
+            speed = (done - clock_step) * args.batch_size / (time.monotonic() - clock)
+            clock, clock_step = time.monotonic(), done
             event = {"step": done, "epoch": done / per_epoch, **meter.read()}
             event |= embedding_stats(embedding)
             event |= {"lr": optimizer.param_groups[0]["lr"], "images_per_second": speed}

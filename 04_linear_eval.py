@@ -248,8 +248,7 @@ def regressions(args, train, rows, data, device):
         return
     for seed in args.seeds:
         held = linear.held_out(labels, seed)[rows]
-        W, decay, _ = linear.fit_linear(train, mine, classes, held, device)
-        yield W, decay
+        yield linear.fit_linear(train, mine, classes, held, device)[:2]
 
 
 def draw_labels(args, data, draw):

@@ -260,8 +260,7 @@ def main(args, device):
     scores = scores.numpy()
     results, by_class = average_results(scores, data.val.labels, data.classes, kind)
     chosen["average_precision"] = by_class
-    what = "average precision"
-    evaluation.conclude(begun, data, results, by_class, what, **chosen)
+    evaluation.conclude(begun, data, results, by_class, "average precision", **chosen)
 
 
 if __name__ == "__main__":

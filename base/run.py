@@ -50,6 +50,8 @@ def _interrupt(number, frame):
 
 def launch(main, args):
     """Run a stage: start its processes, call main(args, device), turn failures into sentences."""
+    if sys.getfilesystemencoding() != "utf-8":
+        fail("File names are not read as UTF-8 here: set PYTHONUTF8=1.", 2)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # a service may start a stage with closed streams
             setattr(sys, name, open(os.devnull, "w"))

@@ -202,7 +202,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             finite.append(rows.isfinite().all(1))
             names += batch
     check_failed(failed, len(files), max_unreadable)
-    refuse_infinite(lambda i: names[i], torch.cat(finite))
+    refuse_infinite(names.__getitem__, torch.cat(finite))
     return moments.result()
 
 

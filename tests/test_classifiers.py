@@ -132,8 +132,7 @@ def test_average_precision():
     assert found["11point"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
     equal = transfer.average_precisions([0.5, 0.5, 0.5], [1, 0, 0])
     assert list(equal.values()) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    none = transfer.average_precisions([0.5, 0.1], [0, 0])
-    assert all(np.isnan(value) for value in none.values())
+    assert all(map(np.isnan, transfer.average_precisions([0.5, 0.1], [0, 0]).values()))
     rng = np.random.default_rng(0)
     for _ in range(20):
         guess, truth = rng.integers(0, 15, 60) / 3, rng.random(60) < 0.3

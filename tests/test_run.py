@@ -63,6 +63,11 @@ def test_errors_from_outside_are_sentences(capsys, error, words):
         assert "the same command continues" not in found
 
 
+def test_names_must_be_utf8():
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert "set PYTHONUTF8=1." in start("07_metrics.py check .", code=2, env=env, cold=True).stderr
+
+
 def test_our_own_faults_stay_tracebacks():
     def main(args, device):
         raise RuntimeError("shapes do not fit")
