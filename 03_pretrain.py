@@ -337,7 +337,7 @@ def main(args, device):
         )
 
     crop = features.crop_of(args.method, args.size)
-    probe = features.Extraction(
+    probe = features.Settings(
         crop, device, args.precision, args.workers, args.max_unreadable, args.out
     )
     bar = run.progress(total * args.batch_size, args.method, first * args.batch_size)

@@ -344,7 +344,7 @@ def main(args, device):
     for one in every:
         one.learning_rate = rate
         one.interpolation = crop.keywords["interpolation"]
-    how = features.Extraction(
+    how = features.Settings(
         crop, device, args.precision, args.workers, args.max_unreadable, args.out
     )
 

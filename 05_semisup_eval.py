@@ -205,7 +205,7 @@ def main(args, device):
     model = model.to(device, memory_format=torch.channels_last)
     network = parallel.data_parallel(model, device)
     backbone, head = model
-    how = features.Extraction(
+    how = features.Settings(
         features.crop_of(None, args.size),
         device,
         args.precision,

@@ -236,7 +236,7 @@ def main(args, device):
     svm = data_set.svm
     classify = vissl_machines if svm else regression
     crop = features.squash if svm else features.centre_crop
-    how = features.Extraction(
+    how = features.Settings(
         partial(crop, size=args.size),
         device,
         args.precision,

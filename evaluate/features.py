@@ -218,7 +218,7 @@ def extract(
     return collected, every_row
 
 
-class Extraction(NamedTuple):
+class Settings(NamedTuple):
     """How a stage makes features of labelled images.
 
     crop, device, precision, workers: as for `extract`. share: of the images that may be unreadable.
@@ -234,7 +234,7 @@ class Extraction(NamedTuple):
 
 
 def extract_split(backbone, split, name, how, everywhere=False):
-    """`extract` for a labelled split. how: the Extraction. name: of its unreadable images' list."""
+    """`extract` for a labelled split. how: the Settings. name: of its unreadable images' list."""
     return extract(
         backbone,
         listed(split.files, how.share, how.out, name),
@@ -328,7 +328,7 @@ def side_by_side(x):
 def knn_probe(backbone, folder, how):
     """kNN top-1 in percent, from folder/train to folder/val; the backbone's mode is put back.
 
-    how: the Extraction.
+    how: the Settings.
     """
     data = read_splits(folder)
     training = backbone.training
