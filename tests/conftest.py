@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,7 @@ class Ranks:
             process = subprocess.Popen(
                 [str(warm_python()), *words],
                 cwd=ROOT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=open(self.folder / f"stdout{rank}", "wb"),
                 stderr=open(self.folder / f"stderr{rank}", "wb"),
                 env=environment,
@@ -105,10 +106,13 @@ class Ranks:
         return None if None in codes else 0
 
     def kill(self):
-        """SIGKILL for all processes."""
+        """SIGKILL for all processes, and the forks behind them: they are gone afterwards."""
         for process in self.running:
             process.kill()
             process.wait()
+            ends = select.poll()
+            ends.register(process.stdin, 0)
+            ends.poll(60_000)  # until nobody holds the other end
 
     def end(self, timeout):
         """SIGTERM to all processes, as by torchrun; what subprocess.run returns."""
@@ -194,7 +198,6 @@ def run_killed(script, *args, when, processes=1, delay=0.0):
         time.sleep(delay)
         killed = ranks.poll() is None
         ranks.kill()
-    time.sleep(0.2)  # the forks and their workers die by themselves
     return killed
 
 

@@ -150,7 +150,6 @@ def test_stopped_and_continued(name, processes, number, places, uninterrupted, t
             done = ranks.end(600)  # a busy machine takes its time
             assert done.returncode == 128 + number, done.stderr[-2000:]
             assert "Stopped by SIGTERM" in done.stderr and "Traceback" not in done.stderr
-    time.sleep(0.2)  # what was forked from the killed processes dies by itself
     run(*words, processes=processes)
     assert equal(left(name, out), whole)
     before = hashes(out, "[!.]*", "*/*")

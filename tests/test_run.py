@@ -272,8 +272,7 @@ def test_a_second_writer_and_a_signal(writer):
     said = second.communicate()[1]
     assert second.returncode == 1 and f"is being written by process {number} of" in said
     first.kill()  # its lock goes with it
-    first.wait()
-    time.sleep(0.2)
+    first.communicate()
     assert writer(0).communicate()[1] == ""
     for number in (signal.SIGINT, signal.SIGTERM):
         process = writer(60)

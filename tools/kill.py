@@ -94,7 +94,6 @@ def trial(rng, name, places, expected, seconds, out):
         if ended:
             break
         stops += 1
-        time.sleep(0.2)  # what was forked from the killed processes dies by itself
     run(*words)
     found = stages.left(name, out)
     names = sorted(found.keys() | expected.keys())
