@@ -265,7 +265,7 @@ def train_vqgan(args, device, out, files, total, vgg16):
 def tokens_of(args, out, files, tokenizer):
     """The tokens of the images, int32 (n, 2, tokens), encoded when the run begins."""
     file = out / TOKENS
-    if file.exists():
+    if file.exists() and (out / "checkpoint.pth").exists():  # else the log has begun anew
         return run.load(file)
     tokens = generator_training.tokenize(tokenizer, files, args.workers, args.precision)
     if parallel.rank() == 0:

@@ -61,10 +61,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from images.files import evenly, find_images, read_ahead, read_failures
+from images.files import evenly, find_images, read_ahead, read_failures, stem_of
 from images.pictures import contact_sheet, square, stored_suffix, write_image
 from images.read import UnreadableImage, read_image
-from images.unreadable import allowed, check_failed
+from images.unreadable import allowed, check_failed, why_unreadable
 
 
 # ---------------------------------------------------------------- what there is
@@ -99,17 +99,9 @@ def known_failures(args):
     failed = {}
     for path, reason in read_failures(args.out).items():
         image = Path(args.data, path)
-        try:
-            if os.path.lexists(image):
-                read_image(image)
-        except UnreadableImage:
+        if os.path.lexists(image) and why_unreadable(image):
             failed[path] = reason
     return failed
-
-
-def stored_name(path, suffix):
-    """The image CLASS/name.jpg is stored as CLASS/name with the suffix of generated images."""
-    return path.rpartition(".")[0] + suffix
 
 
 def unfinished_batches(folder, paths, batch_size, suffix, failed):
@@ -124,7 +116,7 @@ def unfinished_batches(folder, paths, batch_size, suffix, failed):
             made.add(name)
     numbers = set()
     for i, path in enumerate(paths):
-        if stored_name(path, suffix) not in made and path not in failed:
+        if stem_of(path) + suffix not in made and path not in failed:
             numbers.add(i // batch_size)
     return numbers
 
@@ -193,7 +185,7 @@ def main(args, device):
             if readable:
                 generated = strategy.generate(images, readable).flatten(0, 1).numpy()
                 list(writing)  # waits for the batch before this one, and raises its errors
-                names = [stored_name(path, suffix) for path in readable]
+                names = [stem_of(path) + suffix for path in readable]
                 files = [out / view / name for view in strategy.views for name in names]
                 writing = pool.map(write_missing, zip(files, generated, strict=True))
             bar.update()
@@ -214,7 +206,7 @@ def main(args, device):
             rows = []
             for path in evenly(good, 6):
                 original = square(read_image(Path(args.data, path)), strategy.size)
-                name = stored_name(path, suffix)
+                name = stem_of(path) + suffix
                 rows.append([original, *(read_image(out / view / name) for view in strategy.views)])
             contact_sheet(out / "samples.png", rows, ["original", *strategy.views])
         if not work:

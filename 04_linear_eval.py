@@ -248,7 +248,7 @@ def regressions(args, train, rows, data, device):
         return
     for seed in args.seeds:
         held = linear.held_out(labels, seed)[rows]
-        yield linear.fit_linear(train, mine, classes, held, device)[:2]
+        yield linear.fit_linear(train, mine, classes, held, device)
 
 
 def draw_labels(args, data, draw):

@@ -7,7 +7,7 @@
 
 Reads ROOT/train/CLASS/*.jpg, ROOT/val/CLASS/*.jpg and a backbone (as 04_linear_eval.py). Writes
 OUT/result.json, OUT/result.png and OUT/subset.txt: the training images that were used, one path
-below ROOT/train a line, which --subset-file takes again (a path with line breaks is a JSON string).
+below ROOT/train a line, which --subset-file takes again.
 The same command continues at the last finished epoch, and returns at once when the run is finished.
 
 Without --subset-file the subset has the same number of images of each class, drawn by

@@ -216,7 +216,7 @@ def regression(args, x, rows, test, data, device):
         groups = np.zeros(len(labels))  # the held-out tenth is then not stratified
     held = linear.held_out(groups, args.seed)[rows]
     classes = len(data.classes)
-    W, decay, _ = linear.fit_linear(x, labels[rows], classes, held, device)
+    W, decay = linear.fit_linear(x, labels[rows], classes, held, device)
     scores = linear.scores(W, (test - mean) / sd)
     return scores.cpu(), {"weight_decay": decay}
 

@@ -155,7 +155,7 @@ def arguments(argv=None):
         type=cli.above_zero,
         metavar="POINTS",
         help="exit with 1 unless the oracle's linear top-1 is so far above that of the real image "
-        "in each of two or more seeds: else the study cannot tell a good partner from a bad one",
+        "in each of the first two seeds: else the study cannot tell a good partner from a bad one",
     )
     c.add_argument(
         "--decides",

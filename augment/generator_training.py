@@ -298,7 +298,7 @@ def steps(state, batches, per_epoch, total, means, draw):
             terms = means()
             run_folder.log(state.out, event="epoch", epoch=done / per_epoch, step=done, **terms)
             bar.set_postfix(terms)
-            if pictures.due(step, total):
+            if done < total and pictures.due():
                 draw()
         state.save_if_due(step, total)
     bar.close()

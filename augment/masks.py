@@ -13,7 +13,6 @@ after the share `done` of the steps. One's own is one more entry of SCHEDULES.
 
 import argparse
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +114,11 @@ def mask_of(text, side, rng, file=None):
 
 def mask_files(folder, data):
     """{image: grey image} of all images below `data`; one without a grey image ends the run."""
-    from images.files import find_images
+    from images.files import find_images, stem_of
 
-    files = {os.path.splitext(name)[0]: Path(folder, name) for name in find_images(folder)}
+    files = {stem_of(name): Path(folder, name) for name in find_images(folder)}
     paths = find_images(data)
-    grey = {path: files.get(os.path.splitext(path)[0]) for path in paths}
+    grey = {path: files.get(stem_of(path)) for path in paths}
     missing = [path for path in paths if grey[path] is None]
     if missing:
         run.fail(

@@ -92,7 +92,7 @@ def load_encoder(path):
 
     state, _ = read_state(path)
     encoder = backbone_from_state(state, path)
-    return encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return encoder.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def load_icgan(path, device):

@@ -3,7 +3,7 @@
 crop, jitter and blur are one augmentation of VICReg's first view each, made with probability 1
 (Table 6). same-class takes another image of the same class. It uses the labels, so it is no method
 but a ceiling: no generator makes a better positive. neighbour takes the image that an encoder finds
-most similar, without labels. Used by 02 alone.
+most similar, without labels. Used by 02 and report/sheet.py.
 """
 
 import os

@@ -22,18 +22,15 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
         return f"{text} (default: %(default)s)"
 
 
-def parser(doc, **kwargs):
+def parser(doc):
     """An argparse parser in the style of the house: the script's docstring is its manual."""
-    return argparse.ArgumentParser(
-        description=doc, formatter_class=_Help, allow_abbrev=False, **kwargs
-    )
+    return argparse.ArgumentParser(description=doc, formatter_class=_Help, allow_abbrev=False)
 
 
 def subparser(commands, name, doc):
     """The same for a subcommand; `commands` is what `parser.add_subparsers` returned."""
-    first_line = doc.strip().splitlines()[0]
     return commands.add_parser(
-        name, help=first_line, description=doc, formatter_class=_Help, allow_abbrev=False
+        name, help=doc, description=doc, formatter_class=_Help, allow_abbrev=False
     )
 
 

@@ -49,7 +49,7 @@ def _interrupt(number, frame):
 
 
 def launch(main, args):
-    """Run a stage: start its processes, call main(args, device), turn failures into sentences."""
+    """Run a stage: join the other processes, call main(args, device), say failures in sentences."""
     if sys.getfilesystemencoding() != "utf-8":
         fail("File names are not read as UTF-8 here: set PYTHONUTF8=1.", 2)
     for name in ("stdout", "stderr"):
@@ -186,8 +186,7 @@ def progress(total, what, done=0):
 
 # ---------------------------------------------------------------- seeds and order
 def _digest(size, *names):
-    # Names that are not UTF-8 hold surrogates; they must have a digest as well.
-    text = repr(names).encode("utf-8", "surrogateescape")
+    text = repr(names).encode()  # names that are not UTF-8 stand there as escapes
     return hashlib.blake2b(text, digest_size=size).digest()
 
 

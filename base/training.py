@@ -59,15 +59,14 @@ class Meter:
 
 
 class Clock:
-    """Says when something is due: every `minutes`, never at the last step."""
+    """Says when something is due: every `minutes`."""
 
     def __init__(self, minutes):
         self.seconds = 60 * minutes
         self.last = time.monotonic()
 
-    def due(self, step, total):
-        """After step number `step` (from 0) of `total`."""
-        if step + 1 == total or time.monotonic() - self.last <= self.seconds:
+    def due(self):
+        if time.monotonic() - self.last <= self.seconds:
             return False
         self.last = time.monotonic()
         return True
@@ -87,7 +86,7 @@ class Resumable:
         self.parts = parts
         self.clock = Clock(minutes)
         self.step, self.meter = 0, Meter()
-        self.stop = parallel.Stop()
+        self.stop = None  # before the first step nothing is lost
         saved = run_folder.load_checkpoint(out)
         if saved is None:
             return
@@ -100,22 +99,20 @@ class Resumable:
         self.meter = Meter(saved["meter"], device)
 
     def save_if_due(self, step, total):
-        """After step number `step` (from 0) of `total`; returns True if a checkpoint was written.
+        """After step number `step` (from 0) of `total`, but not after the last one.
 
         Where a value was not finite, nothing is: the next line of the log ends the run. After
         SIGINT or SIGTERM it is written at once, and run.Interrupt raised.
         """
+        self.stop = self.stop or parallel.Stop()
         if step + 1 == total:
             self.stop.end()
-            return False
+            return
         stopped = self.stop.due(step)
-        due = self.clock.due(step, total) or stopped
-        written = due and self.meter.finite()
-        if written:
+        if (self.clock.due() or stopped) and self.meter.finite():
             self.save(step)
         if stopped:
             raise run.Interrupt(self.stop.number)
-        return written
 
     def save(self, step):
         """Write a checkpoint after step number `step`."""

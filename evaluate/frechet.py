@@ -197,7 +197,8 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             rows = features.network(stacks)
             moments.add(rows)
             if keep is not None:
-                keep.update(zip(batch, rows.float().cpu(), strict=True))
+                # Of a view of its batch, all would be sent to the other processes.
+                keep.update(zip(batch, map(torch.clone, rows.float().cpu()), strict=True))
             # Whether they are finite is looked at later: nothing waits for the device here.
             finite.append(rows.isfinite().all(1))
             names += batch

@@ -140,7 +140,7 @@ def start_of(x, y, weight, classes, device):
 
 
 def fit_linear(x, y, classes, held, device, decays=DECAYS):
-    """(W (classes, d + 1), the chosen weight decay, {decay: loss on the held-out rows}).
+    """(W (classes, d + 1), the chosen weight decay).
 
     x (n, d) standardised, y, held (n,) bool: of this process; y as in `loss_and_gradient`. y and
     held can be of numpy. Each weight decay is fitted without the held-out rows, from the solution
@@ -161,7 +161,7 @@ def fit_linear(x, y, classes, held, device, decays=DECAYS):
     best = min(losses, key=losses.get)
     everything = torch.ones_like(held)
     W = logistic_regression(x, y, everything, best, path[best], tolerance)
-    return W, best, losses
+    return W, best
 
 
 def fit_few(x, y, classes, n, device):

@@ -39,7 +39,6 @@ def arguments(argv=None):
     steering = cli.subparser(
         commands, "steer", "A direction of the feature map for one hand-crafted edit."
     )
-    steering.set_defaults(steps=1000, batch_size=16)
     steering.add_argument(
         "--edit",
         required=True,
@@ -49,22 +48,21 @@ def arguments(argv=None):
     navigator = cli.subparser(
         commands, "navigator", "A layer that makes the hardest positive pairs."
     )
-    navigator.set_defaults(steps=2000, batch_size=32)
     navigator.add_argument(
         "--feature-noise",
         type=cli.from_zero,
         default=0.01,
         help="standard deviation of the Gaussian noise whose norm bounds the navigator's step",
     )
-    for c in (steering, navigator):
+    for c, steps, batch_size in ((steering, 1000, 16), (navigator, 2000, 32)):
         c.add_argument("--data", required=True, help="folder tree of images")
         noise.weights_argument(c)
         c.add_argument("--out", required=True, help="run folder")
         cli.numbers(
             c,
             images=(cli.positive, 10000, "images to use, chosen at random"),
-            steps=(cli.positive, None, "training steps"),
-            batch_size=(cli.positive, None, "images in a step"),
+            steps=(cli.positive, steps, "training steps"),
+            batch_size=(cli.positive, batch_size, "images in a step"),
             learning_rate=(cli.from_zero, 1e-3, "Adam's learning rate"),
             seed=(int, 0, "seed of everything random"),
         )
@@ -76,16 +74,16 @@ def arguments(argv=None):
 if __name__ == "__main__":
     args = arguments()
 
-import functools
 import math
 
 import feature_noise
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from augment import generator_training
 from base import parallel, training
-from images.files import find_images, read_ahead
+from evaluate.features import read_batches
+from images.files import find_images
 from images.unreadable import listed
 from models.method import mlp
 from models.resnet import build_backbone
@@ -202,27 +200,21 @@ def contrast(simclr, plain, moved, rngs):
 
 
 # ---------------------------------------------------------------- training
-def read_squares(files, indices):
-    """Images of an ImageList -> uint8 (B, 256, 256, 3), as the encoder of IC-GAN's demo wants."""
-    squares = []
-    for index in indices:
-        image, _ = files.read_or_next(index)
-        squares.append(noise.demo_square(image))
-    return torch.from_numpy(np.stack(squares))
+def demo_square(image, epoch, index):
+    """A crop for `features.read_batches`: what the encoder of IC-GAN's demo wants."""
+    return noise.demo_square(image)
 
 
 def encode(args, device, encoder, paths):
     """Feature maps (N, D) of the images, on the device; the next readable image stands in."""
     files = listed(paths, args.max_unreadable, args.out, root=args.data)
-    n = len(files)
-    batches = np.array_split(np.arange(n), math.ceil(n / 64))
-    read = functools.partial(read_squares, files)
-    features = []
-    for squares in read_ahead(batches, read, args.workers, device):
+    batches = generator_training.parts(range(len(files)))
+    maps = []
+    for squares, _ in read_batches(files, batches, demo_square, args.workers, device):
         squares = squares.to(device, non_blocking=True)
         with torch.no_grad(), run.autocast(device, args.precision):
-            features.append(noise.encode(encoder, squares))
-    return torch.cat(features)
+            maps.append(noise.encode(encoder, squares))
+    return torch.cat(maps)
 
 
 def train(args, device, out, generator, features):

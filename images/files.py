@@ -218,8 +218,8 @@ def matched(a, b, common=False):
 
 def evenly(items, number):
     """At most `number` of the items, at equal distances over the whole list."""
-    step = max(1, len(items) // number)
-    return items[::step][:number]
+    n = min(number, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 # ---------------------------------------------------------------- reading ahead

@@ -190,21 +190,20 @@ def read_listing(path):
 class DataSet(NamedTuple):
     """What 06 measures features on.
 
-    sentence: for --help. measure: the name of its number in a report. read: folder -> `Labelled`.
-    svm: VISSL's linear SVMs, not logistic regression.
+    sentence: for --help. read: folder -> `Labelled`. svm: VISSL's linear SVMs, not logistic
+    regression.
     """
 
     sentence: str
-    measure: str
     read: Callable
     svm: bool = False
 
 
 SETS = {
-    "places365": DataSet("Places365 (standard): top-1 and top-5.", "Places365 top-1", read_places),
-    "voc07": DataSet("PASCAL VOC 2007: mAP.", "VOC07 mAP", read_voc, True),
-    "coco": DataSet("COCO as a multi-label task: mAP.", "COCO mAP", read_coco),
-    "folder": DataSet("Any class folders: top-1, top-5.", "transfer top-1", read_splits),
+    "places365": DataSet("Places365 (standard): top-1 and top-5.", read_places),
+    "voc07": DataSet("PASCAL VOC 2007: mAP.", read_voc, True),
+    "coco": DataSet("COCO as a multi-label task: mAP.", read_coco),
+    "folder": DataSet("Any class folders: top-1, top-5.", read_splits),
 }
 
 

@@ -1,4 +1,4 @@
-"""Pairs: a real view and its partners, some of which are generated images. Used by 03 alone.
+"""Pairs: a real view and its partners, some of which are generated images. Used by 03 and 07.
 
 They are read from files one by one, or, where all images are small, kept in memory: then the crops
 of a whole batch are made at once.
@@ -50,12 +50,13 @@ def mirrors_of(generated, mix):
         folders += views_of(mirror)
         noted = run.read_json(root / "augment.json")
         noted.pop("versions", None)
-        if "data" in noted["args"]:  # as it was typed, and where
-            noted["args"]["data"] = os.path.join(noted.get("folder", ""), noted["args"]["data"])
+        args = noted.setdefault("args", {})
+        if "data" in args:  # as it was typed, and where
+            args["data"] = os.path.join(noted.get("folder", ""), args["data"])
         noted["folder"] = str(mirror)
         for part in mirror.resolve().relative_to(root).parts:
             if part.startswith("strength"):  # one of several strengths that lie side by side
-                noted["args"]["strength"] = [float(part.removeprefix("strength"))]
+                args["strength"] = [float(part.removeprefix("strength"))]
         made_by.append(noted)
     return folders, made_by
 
@@ -268,6 +269,7 @@ class SmallPairs:
     def __init__(self, pairs, device):
         self.pairs = pairs
         self.device = device
+        self.sides = {}
         images = {}
         kinds = [REAL]
         if pairs.mix > 0:
@@ -278,19 +280,18 @@ class SmallPairs:
                 for kind in kinds:
                     image = pairs.read(kind, real, there)
                     height, width, _ = image.shape
-                    if kind not in images:
-                        images[kind] = torch.zeros(len(pairs), height, 3, height, dtype=torch.uint8)
-                    if not height == width == images[kind].shape[1] <= LARGEST:
+                    if not height == width == self.sides.setdefault(kind, height) <= LARGEST:
                         run.fail(
                             f"--in-memory needs squares of one size of at most {LARGEST} px; "
                             f"{pairs.originals.path(there)} is {width} x {height} px: leave "
                             "--in-memory out.",
                             2,
                         )
+                    if kind not in images:
+                        images[kind] = torch.zeros(len(pairs), height, 3, height, dtype=torch.uint8)
                     images[kind][index] = torch.from_numpy(image.transpose(0, 2, 1).copy())
                 bar.update()
         self.images = {kind: of_kind.to(device) for kind, of_kind in images.items()}
-        self.sides = {kind: of_kind.shape[1] for kind, of_kind in images.items()}
 
     def render(self, indices, chosen):
         """(views, choices that are left, indices), as a batch of the PairDataset.

@@ -70,9 +70,8 @@ def load_inception(path=None):
     state = run.load(path)
     with torch.device("meta"):
         network = FIDInception()
-    # Files from before PyTorch 0.4.1 lack the counters of BatchNorm, which evaluation does not use.
-    names = [name for name in network.state_dict() if name.endswith("num_batches_tracked")]
-    counters = {name: torch.tensor(0) for name in names}
-    load_strictly(network.to_empty(device="cpu"), counters | dict(state), path)
+    # Without a plain dict's metadata torch itself adds the counters of BatchNorm that files from
+    # before PyTorch 0.4.1 lack.
+    load_strictly(network.to_empty(device="cpu"), dict(state), path)
     network.fc = torch.nn.Identity()
     return network, path

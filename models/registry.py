@@ -25,9 +25,7 @@ class Entry(NamedTuple):
 
 
 TEMPERATURE = dict(type=cli.above_zero, help="SimCLR's or SwAV's (default: 0.1)")
-QUEUE = dict(
-    type=cli.zero_or_more, help="length of SwAV's queue, a multiple of the batch (default: 3840)"
-)
+QUEUE = dict(type=cli.zero_or_more, help="length of SwAV's queue (default: 3840)")
 QUEUE_START = dict(type=cli.from_zero, help="its first epoch (default: 15)")
 
 METHODS = {

@@ -267,9 +267,7 @@ def load_backbone(source, name="resnet50", small_images=False, seed=0):
         if path.is_dir():
             path = path / "backbone.pth"
         if not path.is_file():
-            run.fail(
-                f"--backbone {source}: no {path}: finish the pretraining, or give a weight file.", 2
-            )
+            run.fail(f"{source}: no {path}: finish the pretraining, or give a weight file.", 2)
         state, info["left_out"] = read_state(path, wanted)
         module = backbone_from_state(state, path)
         info["architecture"] = module.architecture()

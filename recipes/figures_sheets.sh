@@ -10,8 +10,8 @@
 #   22   noise-based: five draws each
 #   24   in-painting: the centre, by MaskGIT and, as 24b, by SDXL-Turbo
 #   26   out-painting: what becomes of the nine positions, beside the original
-#   27   out-painting: the nine positions, and below them what becomes of them
-#   28   diffusion at growing strengths, beside the captions
+#   27   out-painting: the nine positions, and below each what becomes of it
+#   28   diffusion at growing strengths; the captions are in captions.jsonl beside the mirrors
 # Figure 32, the satellite images, comes with figure33_satellite.sh. Figure 26 is called in-painting
 # in the text's caption; it stands in the section on out-painting. COUNT images of as many classes
 # are taken from DATA/val. The generators are the published ones. Minutes on one GPU.
@@ -73,13 +73,14 @@ say "in- and out-painting"
 make inpaint inpaint $MASKGIT
 named 24 inpaint
 make outpaint outpaint $MASKGIT
-named 27 outpaint
+named 26 outpaint
 positions="upper-left upper-center upper-right center-left center center-right lower-left"
-sheet 26 "$positions lower-center lower-right" "$MIRRORS"/outpaint/view{0,1,2,3,4,5,6,7,8}
+sheet 27 "$positions lower-center lower-right" "$MIRRORS"/outpaint/view{0,1,2,3,4,5,6,7,8} --tokens 16
 
 say "diffusion"
 run python 01_caption.py --data "$IMAGES" --out "$MIRRORS/captions.jsonl" $BLIP
-make diffusion diffusion --captions "$MIRRORS/captions.jsonl" --steps 10 $SDXL
+make diffusion diffusion --captions "$MIRRORS/captions.jsonl" --steps 10 \
+  --strength 0.1 0.2 0.3 0.4 0.5 $SDXL
 named 28 diffusion
 make diffusion diffusion-mask --mask center --strength 1 --no-caption $SDXL
 named 24b diffusion-mask

@@ -35,7 +35,8 @@ What will happen, with times on two slow cores:
   4  the report: tables, report.png and report.json                                      10 s
 PLAN
 
-mkdir -p "$RUNS/logs"
+preflight "$@"
+run mkdir -p "$RUNS/logs"
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 finish() {  # the jobs in the background
   for job in $(jobs -p); do
@@ -68,7 +69,12 @@ tiles() {
   run python 07_metrics.py sheet "$TILES/val" "$RUNS"/mirrors/tiles-{none,25,50,75}/view0 \
     --images 10 --titles reconstruction "25 %" "50 %" "75 %" --tokens 8 --out "$RUNS/tiles.png"
 }
-tiles > "$RUNS/logs/tiles.txt" 2>&1 &
+logged() {  # name of the log, then what runs in the background; DRY=1 prints its commands
+  local log=$RUNS/logs/$1.txt
+  shift
+  if [ -n "${DRY:-}" ]; then "$@"; else "$@" > "$log" 2>&1 & fi
+}
+logged tiles tiles
 paint "$DIGITS/train" "$GENERATOR" random:0.5 generated
 run python 02_augment.py same-class --data "$DIGITS/train" --size 32 --out "$RUNS/mirrors/oracle"
 run python 07_metrics.py sheet "$DIGITS/train" "$RUNS"/mirrors/{generated,oracle}/view0 --images 10 \
@@ -98,7 +104,7 @@ for seed in $SEEDS; do
         *) flags="--generated $RUNS/mirrors/$arm --mix 0.5" ;;
       esac
       echo "$arm, seed $seed"
-      encoder "$arm" "$seed" $flags > "$RUNS/logs/$arm-$seed.txt" 2>&1 &
+      logged "$arm-$seed" encoder "$arm" "$seed" $flags
     done
     finish
   done

@@ -22,14 +22,13 @@ DATA_SETS = DISSERTATION["data"]
 IGNORED = set(
     "stage data out seed seeds device precision workers checkpoint_minutes inputs images folder "
     "generated generated_by backbone architecture source classes left_out args "
-    "log_every knn knn_every peak_lr grad_checkpoint colour_on "
+    "log_every knn peak_lr grad_checkpoint colour_on "
     "percent from_scratch cache_features cache_crops labels_per_class draws dataset baselines "
-    "eval_every download subset_file".split()
+    "subset_file".split()
 )
 # The same for the arguments of a mirror. Mask and strength are named in any case.
 IGNORED_OF_A_MIRROR = IGNORED | set(
-    "weights model captions views positions mask strength batch_size strategy vae_slicing "
-    "vae_tiling variant".split()
+    "weights model captions views positions mask strength batch_size strategy".split()
 )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from augment import masks, real_images
+from augment import masks, painting, real_images
 from base import run
 from images.files import stem_of, suffixes_in
+from images.pictures import square
 from images.read import read_image
 
 
@@ -74,14 +75,23 @@ def augmented(originals, paths):
 def predicted(data, view, originals, paths, side):
     """The originals, gray where tokens were predicted for this view of a mirror; [] if none were.
 
-    side: the tokens of an image, each way.
+    Out-painting has seen them on its canvas. side: the tokens of an image, each way.
     """
-    args = run.read_json(Path(view).parent / "augment.json")["args"]
+    mirror = run.read_json(Path(view).parent / "augment.json")
+    args = mirror["args"]
+    number = int(Path(view).name.removeprefix("view"))
+    pictures = []
+    if mirror["strategy"] == "outpaint":
+        for image in originals:
+            canvas = np.full_like(image, 128)
+            places = painting.positions(len(image))
+            top, left, small = places[painting.POSITIONS[number]]
+            canvas[top : top + small, left : left + small] = square(image, small)
+            pictures.append(canvas)
+        return pictures
     if args.get("mask", "none") == "none":
         return []
-    number = int(Path(view).name.removeprefix("view"))
     mask, _ = masks.masks_of(args["mask"], data, side)
-    pictures = []
     for image, path in zip(originals, paths, strict=True):
         rng = run.seed_rng(args["seed"], path, number)
         tokens = mask(path, rng).reshape(side, side)

@@ -122,6 +122,7 @@ FOLDERS = [
     Case("one is missing", remove("gen/view0/a/003.png"), PAIRED, "1 1 of 24...a/003.png"),
     Case("beside the views", BESIDE_VIEWS, PAIRED, "0", "out/backbone.pth"),
     Case("no folder of a mirror", nothing, f"{TRAIN} --generated typo", "2 typo"),
+    Case("a mirror of one's own", put("gen/augment.json", b"{}"), PAIRED, "0", "out/backbone.pth"),
     Case("a broken mirror", put("gen/augment.json", b"{"), PAIRED, "1 augment.json...JSON"),
     Case("ssim spares the mirror", nothing, BESIDE, "0 24 pairs", "gen.view0.ssim/ssim.json"),
     Case("folders of systems", SYSTEMS, LINEAR, "0", "out/result.json"),

@@ -14,6 +14,7 @@ from PIL import Image
 from augment.strategy import read_square
 from base.run import read_json, save
 from evaluate import features as features_module
+from images.files import stem_of
 from images.read import read_image
 from models.maskgit import MaskGIT
 from models.resnet import load_backbone
@@ -178,7 +179,7 @@ def test_other_weights_and_unfinished_batches(data, generator, tmp_path, capsys)
     # Folders between the images of others, names that begin alike, views that do not exist.
     paths = sorted(["a/1.jpg", "a/2/1.jpg", "a/2/2.jpg", "a/3.jpg", "a.b/1.tiff", "b.jpg"])
     for path in paths:
-        file = tmp_path / "view0" / augment.stored_name(path, ".png")
+        file = tmp_path / "view0" / (stem_of(path) + ".png")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"an image")
 

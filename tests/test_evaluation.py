@@ -229,7 +229,6 @@ def test_rates_of_the_published_methods(study, tmp_path):
     assert steps == pytest.approx([1] * 12 + [0.2] * 4 + [0.04] * 4)
     cosine = [stage.schedule(epoch, "barlow", 20) for epoch in (0, 10)]
     assert cosine == pytest.approx([1, 0.5])
-
     write_backbone(tmp_path / "swav", method="swav")
     arguments = of(study, "--backbone", tmp_path / "swav", "--percent", 10)
     arguments += ["--batch-size", 6, "--epochs", 2, "--out", tmp_path / "out"]

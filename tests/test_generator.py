@@ -244,23 +244,14 @@ def test_bad_input_is_one_sentence(tiny, tmp_path, capsys):
     def said(*more, code=None):
         return refused(capsys, STAGE, *vqgan, *more, code=code)
 
-    (tmp_path / "empty").mkdir()
-    assert "holds no images" in said("--data", tmp_path / "empty")
-    assert "is not a folder" in said("--data", tmp_path / "nowhere")
-    assert "more than the 24 images" in said("--batch-size", 25, code=2)
     assert "is not a multiple" in said("--size", 30, code=2)
     assert "does not divide" in said("--groups", 5, code=2)
     assert "--epochs 0 trains nothing" in said("--epochs", 0, "--start-from", "random", code=2)
-    assert "--perceptual-weight 0 does without it" in said("--perceptual-weight", 1)
     assert not (tmp_path / "x").exists()  # nothing of this left a trace
-
     assert "00_train_generator maskgit" in said("--out", tiny["maskgit"], code=2)
     assert "--epochs was 12.0, now 3.0" in said("--out", tiny["vqgan"], "--epochs", 3, code=2)
     assert "not a run folder" in said("--out", tiny["data"] / "val", code=2)
-
     maskgit = ["maskgit", "--data", tiny["train"], "--out", tmp_path / "y", *MASKGIT]
     maskgit += ["--tokenizer", tiny["vqgan"]]
     assert "not a multiple of --heads 3" in refused(capsys, STAGE, *maskgit, "--heads", 3, code=2)
-    unfinished = refused(capsys, STAGE, *maskgit, "--tokenizer", tmp_path / "empty")
-    assert unfinished.startswith("--tokenizer") and "holds neither" in unfinished
     assert not (tmp_path / "y").exists()

@@ -120,7 +120,6 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     torch.save({"model": {"a": torch.ones(1)}}, evil)
     assert "not a flat dictionary of tensors" in reason(evil)
     assert "cannot be read (No such file" in reason(tmp_path / "nowhere")
-
     swav = tmp_path / noise.SWAV
     shutil.copy(release / "G_ema_best0.pth", evil)
     state = torch.load(release / noise.SWAV, weights_only=True)
@@ -223,25 +222,21 @@ def test_every_option_acts(parts, release, tmp_path, monkeypatch, capsys):
     assert (made.size, made.views) == (64, ["view0"])
     assert np.array_equal(made.read(parts / paths[0]), images[0])
     pickle.dumps(made.read)  # so that it can be sent to any worker process
-
     plain = generated("noise", views=2)
     assert same(plain[0], z[0], feature) and same(plain[1], z[1], feature)
     assert not torch.equal(plain[0], plain[1])
     assert torch.equal(generated("feature-noise", views=2), plain)
-
     assert same(generated("feature-noise", "--feature-noise", 0)[0], z[0], feature)
     noisy = generated("feature-noise", "--feature-noise", 0.05, views=2)
     for view in range(2):
         draws = [run.seed_rng(0, path, "feature noise", view) for path in paths]
         assert same(noisy[view], z[view], feature_noise.add_noise(feature, 0.05, draws))
         assert not torch.equal(noisy[view], plain[view])
-
     inverted = generated("noise", "--invert-steps", 10)[0]
     target = images.permute(0, 3, 1, 2).float()
     target = F.interpolate(target, 64, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
     before, after = ((views - target).square().mean((1, 2, 3)) for views in (plain[0], inverted))
     assert (after < before).all()
-
     direction, navigator = unit(1, seed=5)[0], feature_noise.Navigator(2048, bound=0.5)
     torch.save({"direction": direction}, tmp_path / "direction.pt")
     torch.save(navigator.state_dict(), tmp_path / "navigator.pt")

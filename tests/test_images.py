@@ -149,6 +149,7 @@ def test_views_and_files_of_a_mirror(tmp_path, capsys):
     touch(tmp_path, "a/1.png")
     said = sentence(capsys, files.suffixes_in, tmp_path, paths)
     assert "a/1.png and a/1.webp" in said
+    assert files.evenly(range(15), 10)[-1] == 13 and files.evenly([1, 2], 3) == [1, 2]
 
 
 def test_signals_do_not_stop_readers():

@@ -23,12 +23,8 @@ def test_inpainting_does_not_depend_on_batch_processes_or_kills(tiny, tmp_path):
     assert hashes(tmp_path / "two", "view0/**/*") == reference
     broken = tmp_path / "broken"
     two_at_once = [*fixed, "--out", broken, "--batch-size", 2]
-
-    def begun():
-        return any(broken.glob("view0/*/*.png"))
-
-    delay = random.uniform(0, 0.02)
-    assert run_killed("02_augment.py", *two_at_once, processes=2, when=begun, delay=delay)
+    soon = {"when": lambda: any(broken.glob("view0/*/*.png")), "delay": random.uniform(0, 0.02)}
+    assert run_killed("02_augment.py", *two_at_once, processes=2, **soon)
     whole = hashes(broken, "view0/*/[!.]*")  # hidden files were being written
     kept = {path: (broken / path).stat().st_mtime_ns for path in whole}
     run("02_augment.py", *two_at_once)

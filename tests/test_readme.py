@@ -69,7 +69,7 @@ def test_a_generator_and_a_method_of_ones_own(example, tiny, tmp_path):
     example("my_generator.py", tiny["train"], tmp_path / "tint")
     assert len(list((tmp_path / "tint" / "view0").rglob("*.jpg"))) == 24
     mirror = ["--generated", tmp_path / "tint", "--out", tmp_path / "run", "--epochs", 1]
-    flags = ["--data", tiny["train"], *mirror, "--projector", "16-8", *PRETRAIN]
+    flags = ["--data", tiny["train"], *mirror, *PRETRAIN]
     own = ["--method", "align", "--uniformity", 0.5]
     example("my_method.py", *own, "--sharpness", 3, *flags)
     assert load(tmp_path / "run" / "backbone.pth")

@@ -130,7 +130,9 @@ def test_quickstart(recipe, place):
     assert "simclr: oracle minus baseline" in said and "supervised" in said and "What next" in said
     environment = {"TINY": "1", "DRY": "1", "GENERATOR": "train", "TINY_RUNS": f"{place}/dry"}
     done = run_recipe("quickstart", **environment)
-    assert "00_train_generator.py maskgit" in done.stdout
+    assert "00_train_generator.py maskgit" in done.stdout and "03_pretrain.py" in done.stdout
+    done = run_recipe("quickstart", **environment | {"DRY": "", "CHECK": "1"})
+    assert "what this recipe needs" in done.stdout and not (place / "dry").exists()
 
 
 def test_digits_and_satellite_tiles(recipe, place):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 from conftest import call, refused
@@ -19,6 +20,7 @@ from planted_results import (
     write_run,
 )
 
+from report.arms import Column, gate
 from report.results import generation, read_runs
 from report.tables import TABLES, dissertation_table, entries, fill, select, table6
 
@@ -213,7 +215,7 @@ def test_table2(tmp_path, capsys):
     steered = [*mirror("noise"), *mirror("feature-noise", steer="gen/zoom/direction.pt")]
     write_run(tmp_path / "base", 50.0, **aug)
     write_run(tmp_path / "steered", 52.0, **both, generated_by=steered)
-    gaussian = [*mirror("noise"), *mirror("feature-noise", feature_noise=0.01)]
+    gaussian = [*mirror("noise"), *mirror("feature-noise", feature_noise=0.01, invert_steps=0)]
     write_run(tmp_path / "gaussian", 51.0, **both, generated_by=gaussian)
     write_run(tmp_path / "one", 1.0, **both | {"both_generated": False}, generated_by=steered)
     write_run(tmp_path / "real", 49.0, **both, generated_by=["real"])
@@ -249,12 +251,16 @@ def test_arms_are_compact(tmp_path, capsys):
         write_run(tmp_path / f"few{labels}", 0, **more, results=few)
     tuned = {"stage": "05_semisup_eval", "args": {"percent": 1}}
     write_run(tmp_path / "one", 40.0, **OWN, batch_size=768, **tuned)
+    birds = {"stage": "06_transfer birds2k", "args": {"dataset": "birds2k"}}
+    write_run(tmp_path / "two", 30.0, **OWN, batch_size=768, **birds, results={"top1": {"mean": 9}})
     text = reported(capsys, tmp_path)
     rows = rows_of(tmp_path, "Your arms")
     few = ["5 labels a class, top-1", "20 labels a class, top-1"]
-    assert list(rows[0]) == ["generated view", "linear top-1", "kNN top-1", *few, "1 % top-1"]
-    assert list(rows[0].values()) == ["none", "50.00", "50.00", "35.00", "50.00", "40.00"]
-    assert list(rows[2].values()) == ["majority class", "12.50", "", "12.50", "12.50", ""]
+    names = ["generated view", "linear top-1", "kNN top-1", *few, "1 % top-1", "birds2k"]
+    assert list(rows[0]) == names
+    assert list(rows[0].values()) == ["none", "50.00", "50.00", "35.00", "50.00", "40.00", ""]
+    assert rows[1]["birds2k"] == "9.00"  # the pretraining's classes are not noted: another arm
+    assert list(rows[3].values()) == ["majority class", "12.50", "", "12.50", "12.50", "", ""]
     assert "data set, method vicreg, network resnet50, epochs 100, gamma 0.5, pair crop" in text
 
 
@@ -275,7 +281,8 @@ def test_the_oracle_decides_first(tmp_path, capsys):
                 name = tmp_path / f"{method}{seed}{arm}"
                 top = {"results": {"top1": {"mean": top1}}}
                 write_run(name / "few", 0, seed, **more | few | top)
-                write_run(name / "all", 50 - arm - seed * arm, seed, **more)
+                rate = {"args": LINEAR | {"learning_rate": len(method)}}  # of a method: no column
+                write_run(name / "all", 50 - arm - seed * arm, seed, **more | rate)
     for decides, simclr in (
         ("", "minus baseline -1.00 ± 1.24 (3) linear top-1. It is not clearly above."),
         # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
@@ -288,6 +295,12 @@ def test_the_oracle_decides_first(tmp_path, capsys):
     vicreg = "vicreg: oracle minus baseline +0.67 ± 3.79 (3) 10 labels a class, top-1. It is not"
     assert vicreg in said
     assert "This budget cannot tell whether generated views help" in said
+
+
+def test_the_gate_looks_at_two_seeds():
+    arm, linear = SimpleNamespace(strategy="same-class", cells={}), Column(0, 0, "linear top-1")
+    for gains, closed in (([4, 3, 2], False), ([4, 2, 3], True), ([4], True)):
+        assert bool(gate([(arm, linear, {"minus real": {"differences": gains}})], 3)) == closed
 
 
 def test_a_report_is_no_wider_than_a_page(tmp_path, capsys):

@@ -250,7 +250,7 @@ def evaluations(report, device):
         rows = train.clone().to(features_at)
         mean, sd = linear.standardise(rows, device)
         y = labels[:400].to(features_at)
-        W, _, _ = linear.fit_linear(rows, y, 5, held.to(features_at), device, decays=(1e-3, 1e-2))
+        W, _ = linear.fit_linear(rows, y, 5, held.to(features_at), device, decays=(1e-3, 1e-2))
         scores = linear.scores(W, (val.to(device) - mean) / sd)
         return accuracy(scores, labels[400:])[0]
 
