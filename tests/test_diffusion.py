@@ -95,6 +95,7 @@ def test_equals_the_official_call(setup):
     """Same images as diffusers' own pipeline called with prompt, image and the same generators."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
     from PIL import Image
+
     strategy = build(arguments(setup, "--strength", 0.3, 0.6, "--steps", 5))
     pickle.dumps(strategy.read)  # so that it can be sent to any worker process
     assert strategy.views == ["strength0.3/view0", "strength0.6/view0"] and strategy.size == 64
@@ -323,6 +324,7 @@ def test_wrong_pipelines(setup, tmp_path, capsys):
 def test_a_ddpm_folder(setup, tmp_path):
     """It is sampled with DDIM, and starts at the level that was asked for."""
     from diffusers import DDPMScheduler
+
     (tmp_path / "unet").symlink_to(setup[2] / "unet")
     DDPMScheduler().save_pretrained(tmp_path / "scheduler")
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}

@@ -74,7 +74,6 @@ def test_mixing_rate_and_mirrors(folders):
     assert abs(share - 0.3) < 4 * (0.21 / len(shown)) ** 0.5
     counts = np.bincount([m for m in shown if m is not None], minlength=3)
     assert len(counts) == 3 and counts.min() > 0.2 * counts.sum()  # each mirror is drawn as often
-
     data = PairDataset(root / "real", paths, VICREG, 16, mix=1.0, generated=mirrors, partners=3)
     orders = [tuple(level(view) for view in views[1:]) for views, _, _ in items(data, epochs=4)]
     assert {frozenset(order) for order in orders} == {frozenset({0, 1, 2})} and len(set(orders)) > 2

@@ -51,7 +51,6 @@ def test_rows_of_the_dissertation(tmp_path, capsys):
     scratch = {"percent": 100, "from_scratch": True, "epochs": 100, "size": 128, "seed": 0}
     supervised = {"stage": "05_semisup_eval", "args": scratch | {"architecture": "resnet50"}}
     write_run(runs / "s", 97.0, **fire, **supervised)
-
     call(REPORT, runs)
     text = capsys.readouterr().out
     assert text.startswith("### Your arms")
