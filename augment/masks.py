@@ -1,6 +1,6 @@
 """Which tokens of an image are predicted, and in which order: masks and decoding schedules by name.
 
-Used by in- and out-painting, and by the training of generators.
+Used by in- and out-painting, diffusion, the training of generators, and report/sheet.py.
 
 A mask is a function mask(side, rng) -> bool (side, side), True where a token is predicted. `side`
 is the number of tokens in a row, `rng` is the image's own numpy Generator. The name of a mask with

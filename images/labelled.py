@@ -1,6 +1,7 @@
 """Labelled images: the data sets of an evaluation, and random images of each class.
 
-SETS names the data sets. Used by 04, 05 and 06, and by the probe of 03. Light at import.
+SETS names the data sets. Used by 04, 05, 06, the probe of 03, evaluate/linear.py and
+recipes/preflight.py. Light at import.
 """
 
 import os
