@@ -13,7 +13,10 @@ same command continues at the last finished epoch, and returns at once when the 
 Default: the published protocol (VICReg, Barlow Twins; their evaluate.py). The backbone is frozen in
 evaluation mode. The layer is trained on random-resized crops and flips with SGD, momentum 0.9, a
 cosine per epoch, 100 epochs, batch 256. The validation image is a centre crop of 224 from 256 px,
-resized bilinearly, for DINO bicubically (its eval_linear.py). What differs from the published code:
+resized bilinearly; for SimCLR, BYOL and DINO bicubically, as in their code, where the first two
+resize the training crops so as well. What differs from the published code:
+* SimCLR and BYOL train the layer with Nesterov's momentum, a cosine per step, for 90 and 80 epochs;
+  BYOL and DINO do not decay its weights.
 * The result is that of the last epoch. The published code reports the best epoch on val: that
   number stands beside it as best_top1.
 * The frozen backbone computes in bf16 on GPUs that have it; --precision fp32 is as published.
@@ -145,7 +148,7 @@ from models import resnet, vit
 
 
 # ---------------------------------------------------------------- the published protocol
-def published(args, backbone, data, how):
+def published(args, method, backbone, data, how):
     """(results, guesses of each seed, data) of a layer trained on random crops.
 
     The data that is returned has the part of val that could be read.
@@ -181,7 +184,12 @@ def published(args, backbone, data, how):
             epochs=args.epochs,
             batch_size=args.batch_size,
             seed=seed,
-            crop=partial(features.random_crop, size=args.size, seed=seed),
+            crop=partial(
+                features.random_crop,
+                size=args.size,
+                seed=seed,
+                interpolation=features.interpolation_of(method),
+            ),
             workers=args.workers,
             device=device,
             what=f"seed {seed}",
@@ -352,7 +360,7 @@ def main(args, device):
         measured = cached(every, backbone, data, how, args.knn)
         protocol = "logistic regression"
     else:
-        measured = [published(args, backbone, data, how)]
+        measured = [published(args, method, backbone, data, how)]
         protocol = "published"
     data = measured[0][-1]
     beside = [{}] * len(every)

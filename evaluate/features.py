@@ -54,9 +54,14 @@ def centre_crop(image, epoch, index, *, size, interpolation="bilinear"):
     return resized[top : top + size, left : left + size]
 
 
+def interpolation_of(method):
+    """How an evaluation resizes crops: SimCLR's tf2/data_util.py, BYOL's utils/dataset.py."""
+    return "bicubic" if method in ("simclr", "byol") else "bilinear"
+
+
 def crop_of(method, size):
-    """`centre_crop` as a method's own evaluation makes it: DINO's eval_linear.py, eval_knn.py."""
-    interpolation = "bicubic" if method == "dino" else "bilinear"
+    """`centre_crop` as a method's own evaluation makes it; DINO: eval_linear.py, eval_knn.py."""
+    interpolation = "bicubic" if method == "dino" else interpolation_of(method)
     return partial(centre_crop, size=size, interpolation=interpolation)
 
 
@@ -73,7 +78,9 @@ def squash(image, epoch, index, *, size):
     return resize(image, size, size)
 
 
-def random_crop(image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True):
+def random_crop(
+    image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True, interpolation="bilinear"
+):
     """Random-resized crop and flip; a function of (seed, epoch, index) alone.
 
     scale: smallest and largest share of the image's area.
@@ -81,7 +88,7 @@ def random_crop(image, epoch, index, *, size, seed, scale=(0.08, 1.0), flip=True
     rng = run.seed_rng(seed, epoch, index, "crop")
     height, width = image.shape[:2]
     box = views.draw_box(scale, height, width, rng)
-    crop = views.resized_crop(image, box, size, "bilinear")
+    crop = views.resized_crop(image, box, size, interpolation)
     if flip and rng.random() < 0.5:
         crop = np.ascontiguousarray(crop[:, ::-1])
     return crop

@@ -30,7 +30,7 @@ PUBLISHED = COMMON | dict(
     build=Siamese,
     views=(FIRST, SECOND, FIRST | LOCAL),  # main.py
     learning_rate=0.2,  # main.py:167-168
-    lr_1d=0.0048 / 0.2,
+    lr_1d=0.0048 / 0.2,  # main.py:35, for a gradient of 1 / N there; LARS hides N elsewhere
     # weight decay: main.py:37 and :100; LARS :224-226
     end=0.001,  # main.py:155-168
     zero_init_residual=True,  # main.py:192

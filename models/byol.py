@@ -45,7 +45,8 @@ class BYOL(Taught):
 
 PUBLISHED = COMMON | dict(
     build=BYOL,
-    # Published in JAX; it runs here on the arithmetic of PIL, like the others.
+    # Published in JAX; it runs here on the arithmetic of PIL, like the others. There brightness is
+    # added, contrast is of a channel, and saturation is scaled in HSV.
     views=(FIRST, SECOND, FIRST | LOCAL),  # utils/augmentations.py
     learning_rate=0.45,  # configs/byol.py:21, 100 epochs (300: 0.3, 1000: 0.2)
     # weight decay: configs/byol.py:22; LARS :57-61, not 1-D: byol_experiment.py:193

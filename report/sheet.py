@@ -84,8 +84,7 @@ def predicted(data, view, originals, paths, side):
     if mirror["strategy"] == "outpaint":
         for image in originals:
             canvas = np.full_like(image, 128)
-            places = painting.positions(len(image))
-            top, left, small = places[painting.POSITIONS[number]]
+            top, left, small = painting.positions(len(image))[painting.POSITIONS[number]]
             canvas[top : top + small, left : left + small] = square(image, small)
             pictures.append(canvas)
         return pictures

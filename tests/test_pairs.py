@@ -90,7 +90,6 @@ def test_both_views_generated(folders):
         assert None not in (first, partner) and first != partner and local == [partner] * 2
         pairs.append((first, partner))
     assert len(set(pairs)) == 6  # of three mirrors: every ordered pair
-
     settings = dict(mix=1.0, both_generated=True, pair=["none"], store_size=48)
     control = PairDataset(root / "real", paths, SIMCLR, 32, generated="real", **settings)
     for i, (views, _, _) in enumerate(items(control)):
