@@ -172,11 +172,10 @@ def main(args, device):
     for first in range(0, len(left), args.batch_size):
         batch = left[first : first + args.batch_size]
         batches.append((parts / f"{run.names_hash(batch)}.jsonl", batch))
-    waiting = []
-    for part, batch in batches:
-        # What could not be read may have been mended.
-        if not part.exists() or '"error"' in run.read_text(part):
-            waiting.append((part, batch))
+    # What could not be read may have been mended.
+    waiting = [
+        batch for batch in batches if not batch[0].exists() or '"error"' in run.read_text(batch[0])
+    ]
 
     # ---- with the same settings, and the same model as before
     settings = {"stage": STAGE} | {name: getattr(args, name) for name in SETTINGS}

@@ -332,7 +332,7 @@ def cost(args, device):
     parallel.barrier()  # every process has read the file before process 0 writes
     if parallel.rank() == 0:
         compared = ("size", "compare", "images", "batch_size", "features", "precision")
-        flags = {name: getattr(args, name) for name in compared}
+        flags = {name: vars(args)[name] for name in compared}
         identity = {"stage": "07_metrics cost", "args": flags}
         run_folder.write_or_check(out / "args.json", identity, "a folder of 07_metrics.py cost")
     parallel.barrier()

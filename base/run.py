@@ -64,8 +64,11 @@ def launch(main, args):
         parallel.leave()
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        name = signal.Signals(number).name
-        fail(f"Stopped by {name}. The same command continues where this one stopped.", 128 + number)
+        fail(
+            f"Stopped by {signal.Signals(number).name}. The same command continues where this one "
+            "stopped.",
+            128 + number,
+        )
     except (OSError, RuntimeError, MemoryError) as error:
         sentence = sentence_of(error)
         if sentence is None:
@@ -341,7 +344,11 @@ def save(path, value):
 
     # Through a file of Python's a full disk is an OSError; torch's own writer has no such error.
     with atomic(path) as temporary, open(temporary, "wb") as file:
+        stop = parallel.Stop()  # torch would take an interrupt here for a full disk
         torch.save(value, file)
+        stop.end()
+    if stop.number:
+        os.kill(os.getpid(), stop.number)
 
 
 def load(path):

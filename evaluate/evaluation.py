@@ -195,11 +195,10 @@ def conclude(evaluation, data, results, by_class, what, **measured):
     mean = np.mean(list(shown.values()))
     title = f"{what} per class, mean {mean:.2f} %"
     plots.bars(out / "result.png", shown, title)
-    pretraining = info["args"] or {key: info[key] for key in ("source", "architecture")}
     content = {
         "stage": stage,
         "args": vars(args),
-        "backbone": pretraining,
+        "backbone": info["args"] or {key: info[key] for key in ("source", "architecture")},
         "backbone_sha256": info["sha256"],
         "size": args.size,
         "images": {

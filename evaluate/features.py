@@ -266,8 +266,7 @@ def refuse_infinite(file_of, finite):
     """End all processes if features are not finite. finite: bool (m,), of the files file_of(0..)
     of this process.
     """
-    numbers = finite.logical_not().nonzero().flatten()
-    infinite = [file_of(i) for i in numbers.tolist()]
+    infinite = [file_of(i) for i in finite.logical_not().nonzero().flatten().tolist()]
     bad = sum(parallel.everyone(infinite), [])
     if bad:
         run.fail(
@@ -277,14 +276,14 @@ def refuse_infinite(file_of, finite):
 
 
 # ---------------------------------------------------------------- nearest neighbours
-def accuracy(scores, labels, k=(1, 5)):
-    """Top-k accuracies, percent, of scores (n, classes); with fewer than k classes it is 100."""
-    most = min(max(k), scores.shape[1])
+def accuracy(scores, labels):
+    """Top-1 and top-5, percent, of scores (n, classes); with fewer than 5 classes top-5 is 100."""
+    most = min(5, scores.shape[1])
     guesses = scores.topk(most, 1).indices
     labels = torch.as_tensor(labels, device=scores.device)
     hits = guesses == labels[:, None]
     percent = []
-    for n in k:
+    for n in (1, 5):
         share = hits[:, :n].any(1).double().mean()
         percent.append(100 * share.item())
     return percent

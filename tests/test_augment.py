@@ -131,7 +131,6 @@ def test_masks_from_a_folder(data, generator, tmp_path, capsys):
     nothing = inpaint(data, generator, tmp_path / "none", "--mask", "none")
     changed = {name for name in mixed if mixed[name] != nothing[name]}
     assert changed == {f"view0/{name}/000.png" for name in "abc"}
-
     more = flags(data, generator, tmp_path / "mixed", "--mask", f"file:{folder}")
     (folder / "a" / "000.bmp").rename(folder / "a" / "000.png")
     assert "mask names" in refused(capsys, "02_augment.py", "inpaint", *more, code=2)

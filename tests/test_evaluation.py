@@ -172,7 +172,6 @@ def test_what_changed_behind_a_result(study, tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
     (tmp_path / "list").write_text("a/001.png\nb/001.png\nc/002.png\n")
     assert "training set was" in refused(capsys, SEMISUP, *semi, *SMALL)
-
     (data / "val/a/000.png").rename(data / "val/b/x.png")
     assert "evaluation set was" in refused(capsys, LINEAR, *linear)
     (data / "val/b/x.png").rename(data / "val/a/000.png")

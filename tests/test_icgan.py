@@ -68,7 +68,6 @@ def test_release_as_folder_tarball_and_file(release, tmp_path, capsys, monkeypat
     with torch.inference_mode():
         expected = F.normalize(reference(noise.encoder_input(images)))
         assert torch.allclose(noise.encode(encoder, images), expected, atol=1e-6)
-
     several = tmp_path / "several"
     several.mkdir()
     state = official_state("tiny")
@@ -107,7 +106,6 @@ def test_bad_release_files(release, tmp_path, capsys, monkeypatch):
     assert "holds 2 G_ema_*.pth" in reason(two)
     (tmp_path / "cut.tar.gz").write_bytes(two.read_bytes()[:100_000])
     assert "cannot be read as a tarball" in reason(tmp_path / "cut.tar.gz")
-
     evil = tmp_path / "G_ema_best0.pth"
     torch.save({"shared.weight": Evil(tmp_path / "executed")}, evil)
     assert "refused" in reason(evil)

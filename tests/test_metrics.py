@@ -47,7 +47,6 @@ def test_ssim_command(folders, tmp_path, capsys):
     assert f"{np.mean(list(expected.values())):.4f}" in capsys.readouterr().out
     for picture in ("histogram.png", "least_similar.png"):
         assert (tmp_path / "out" / picture).exists()
-
     write_image(tmp_path / "x" / "1.png", np.zeros((40, 30, 3), np.uint8))
     write_image(tmp_path / "y" / "1.png", np.zeros((32, 32, 3), np.uint8))
     command = ("ssim", tmp_path / "x", tmp_path / "y", "--workers", 0)
@@ -102,7 +101,6 @@ def test_cost(mirrors, backbone, tmp_path, capsys):
     assert found["rows"]["crop"]["parameters"] is None
     assert found["rows"]["blur"]["ssim"] > found["rows"]["crop"]["ssim"]
     assert found["ratios"].keys() == {"inpaint_over_jitter"}
-
     pretraining = tmp_path / "runs/a"
     pretraining.mkdir(parents=True)
     (pretraining / "args.json").write_text('{"stage": "03_pretrain"}')

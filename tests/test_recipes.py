@@ -164,7 +164,6 @@ def test_weights(recipe, place):
     said = recipe("weights", code=1, GCL_WEIGHTS=str(place / "empty"), **unplugged)
     sentence = said.strip().splitlines()[-1]
     assert "https://dl.fbaipublicfiles.com/ic_gan/" in sentence and str(place / "empty") in sentence
-
     folder = shutil.copytree(place / "data/weights", place / "prepared")
     offline = unplugged | {"GCL_WEIGHTS": str(folder), "FILES": "icgan swav maskgit-tokenizer"}
     offline["HUB"] = ""

@@ -68,6 +68,15 @@ def test_names_must_be_utf8():
     assert "set PYTHONUTF8=1." in start("07_metrics.py check .", code=2, env=env, cold=True).stderr
 
 
+def test_a_signal_while_a_checkpoint_is_written(capsys, monkeypatch, tmp_path):
+    write = torch.save
+    monkeypatch.setattr(torch, "save", lambda *a: [os.kill(os.getpid(), 15), write(*a)])
+    args = (capsys, lambda args, device: run.save(tmp_path / "x.pth", {"a": 1}))
+    assert "Stopped by SIGTERM" in said(*args, code=143) and run.load(tmp_path / "x.pth") == {
+        "a": 1
+    }
+
+
 def test_our_own_faults_stay_tracebacks():
     def main(args, device):
         raise RuntimeError("shapes do not fit")

@@ -30,7 +30,6 @@ def test_voc07(study, tmp_path, capsys):
     assert set(one["svm_c"].values()) <= set(stage_module(TRANSFER).COSTS)
     call(TRANSFER, *arguments, "--out", tmp_path / "two")
     assert numbers(tmp_path / "two") == numbers(tmp_path / "one")
-
     call(TRANSFER, *arguments, "--pool", 1, "--out", tmp_path / "pooled")  # the whole 2 x 2 map
     assert result(tmp_path / "pooled")["results"]["map"]["mean"] > 50
     no = ["--out", tmp_path / "no"]
