@@ -348,7 +348,7 @@ def save(path, value):
         torch.save(value, file)
         stop.end()
     if stop.number:
-        os.kill(os.getpid(), stop.number)
+        signal.raise_signal(stop.number)
 
 
 def load(path):

@@ -209,7 +209,6 @@ def test_memory_and_operations():
     build_network = partial(vit.VisionTransformer, 128, 4, patch=4, side=8)
     model = build_method("vicreg", build_network(), 128, projector="16-16")
     crops = [(8, 3, 32, 32)] * 2, []
-
     build = partial(build_optimizer, recipe=recipe_of("dino", "vit_tiny_patch4"))
     plain = memory.count_step(model, build, crops)
     less = memory.count_step(model, build, crops, grad_checkpoint=True)
