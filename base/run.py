@@ -345,8 +345,10 @@ def save(path, value):
     # Through a file of Python's a full disk is an OSError; torch's own writer has no such error.
     with atomic(path) as temporary, open(temporary, "wb") as file:
         stop = parallel.Stop()  # torch would take an interrupt here for a full disk
-        torch.save(value, file)
-        stop.end()
+        try:
+            torch.save(value, file)
+        finally:
+            stop.end()
     if stop.number:
         signal.raise_signal(stop.number)
 

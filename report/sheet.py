@@ -77,19 +77,19 @@ def predicted(data, view, originals, paths, side):
 
     Out-painting has seen them on its canvas. side: the tokens of an image, each way.
     """
-    mirror = run.read_json(Path(view).parent / "augment.json")
-    args = mirror["args"]
+    args = run.read_json(Path(view).parent / "augment.json")["args"]
+    outpainted = "positions" in args
+    if not outpainted and args.get("mask", "none") == "none":
+        return []
     number = int(Path(view).name.removeprefix("view"))
     pictures = []
-    if mirror["strategy"] == "outpaint":
+    if outpainted:
         for image in originals:
             canvas = np.full_like(image, 128)
             top, left, small = painting.positions(len(image))[painting.POSITIONS[number]]
             canvas[top : top + small, left : left + small] = square(image, small)
             pictures.append(canvas)
         return pictures
-    if args.get("mask", "none") == "none":
-        return []
     mask, _ = masks.masks_of(args["mask"], data, side)
     for image, path in zip(originals, paths, strict=True):
         rng = run.seed_rng(args["seed"], path, number)

@@ -71,10 +71,9 @@ def test_names_must_be_utf8():
 def test_a_signal_while_a_checkpoint_is_written(capsys, monkeypatch, tmp_path):
     write = torch.save
     monkeypatch.setattr(torch, "save", lambda *a: [os.kill(os.getpid(), 15), write(*a)])
-    args = (capsys, lambda args, device: run.save(tmp_path / "x.pth", {"a": 1}))
-    assert "Stopped by SIGTERM" in said(*args, code=143) and run.load(tmp_path / "x.pth") == {
-        "a": 1
-    }
+    file = tmp_path / "x.pth"
+    found = said(capsys, lambda args, device: run.save(file, {"a": 1}), code=143)
+    assert "Stopped by SIGTERM" in found and run.load(file) == {"a": 1}
 
 
 def test_our_own_faults_stay_tracebacks():
