@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # `python` of a recipe is the one that runs the tests.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 os.environ["GCL_WEIGHTS"] = "/nonexistent"  # not those that happen to be on the machine
+
+from gpu_tools import gone  # on the path only now
 
 
 def words_of(script, *args):
@@ -110,9 +111,7 @@ class Ranks:
         for process in self.running:
             process.kill()
             process.wait()
-            ends = select.poll()
-            ends.register(process.stdin, 0)
-            ends.poll(60_000)  # until nobody holds the other end
+            gone(process)
 
     def end(self, timeout):
         """SIGTERM to all processes, as by torchrun; what subprocess.run returns."""

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -127,6 +128,7 @@ def started(*words, processes=1, **environment):
     return subprocess.Popen(
         command(words, processes),
         cwd=ROOT,
+        stdin=subprocess.PIPE,  # tells kill_group when all of them are gone
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -147,6 +149,14 @@ def kill_group(process):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
+    gone(process)
+
+
+def gone(process, seconds=60):
+    """Wait for the end of all that a Popen's process has started: nobody holds its input then."""
+    ends = select.poll()
+    ends.register(process.stdin, 0)
+    ends.poll(1000 * seconds)
 
 
 def children(process):
