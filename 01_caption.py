@@ -161,8 +161,7 @@ def main(args, device):
         run.fail(f"--out {out} must be the name of a .jsonl file.", 2)
     paths = find_images(args.data)
     folder = None if out.exists() else blip_folder(args.model)  # before anything is written
-    if parallel.rank() == 0:
-        run.lock(out)
+    run.lock(out)
 
     # ---- what is left to do; a batch's file is named after its images
     done = read_captions(out) if out.exists() else {}

@@ -217,7 +217,6 @@ def main(args, device):
                 f"{len(failed)} of {len(paths)} images could not be read; {out / 'failed.jsonl'} "
                 "names them."
             )
-    parallel.barrier()
 
 
 if __name__ == "__main__":

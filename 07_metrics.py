@@ -246,7 +246,6 @@ def fid(args, device):
             f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}), {left_out} "
             f"left out: {value:.4f}"
         )
-    parallel.barrier()
 
 
 # ---------------------------------------------------------------- ssim
@@ -307,7 +306,7 @@ def cost(args, device):
     """Measure the mirrors that cost.json has no row for; print Table 6."""
     from evaluate.frechet import load_features, warn_if_few
     from images.pairs import mirrors_of
-    from report.cost import made_by, measure_row, name_of, ratios
+    from report.cost import made_by, measure_row, name_of, originals_of, ratios
     from report.results import read_runs
     from report.tables import dissertation_table, fill, table6
 
@@ -316,7 +315,7 @@ def cost(args, device):
     if len(set(names)) < len(names):
         run.fail(f"Two mirrors have one name ({' '.join(names)}): rows are named after them.", 2)
     for mirror in descriptions:
-        run.keep_apart(mirror["args"]["data"], out=args.out)
+        run.keep_apart(originals_of(mirror), out=args.out)
     out = Path(args.out)
     file = out / "cost.json"
     content = run.read_json(file) if file.exists() else {"rows": {}}
@@ -329,7 +328,6 @@ def cost(args, device):
         features = load_features(
             args.features, args.weights, args.size, args.precision, args.batch_size, device
         )
-    parallel.barrier()  # every process has read the file before process 0 writes
     if parallel.rank() == 0:
         compared = ("size", "compare", "images", "batch_size", "features", "precision")
         flags = {name: vars(args)[name] for name in compared}
@@ -350,7 +348,6 @@ def cost(args, device):
         about = table6(content)
         results = read_runs(args.runs) if args.runs else []
         print(dissertation_table(about, fill(about, results)))
-    parallel.barrier()
 
 
 # ---------------------------------------------------------------- sheet and report

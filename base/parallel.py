@@ -69,7 +69,8 @@ def join(device, shared_gpu=False):
 
 
 def leave():
-    """Close the connections, so that the process ends without a warning."""
+    """Wait for the slowest process and close the connections: the end is without a warning."""
+    barrier()
     if _Store.store is not None:
         import torch
 

@@ -266,8 +266,11 @@ def lock(path):
     """Hold the lock of a file that only one command may write, until this process ends.
 
     Another writer is named in one sentence. The lock is a hidden file beside `path` that says who
-    holds it. Disks that two machines share hand locks on.
+    holds it. Disks that two machines share hand locks on. The processes of one command are one
+    writer, its process 0.
     """
+    if rank():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -279,8 +282,7 @@ def lock(path):
     except OSError:
         return  # the folder cannot be written: whoever tries will say so; or a disk has no locks
     file.truncate(0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(f"process {os.getpid()} of {socket.gethostname()} (since {since})")
+    file.write(f"process {os.getpid()} of {socket.gethostname()} (since {time.ctime()})")
     file.flush()
     _locks.append(file)
 

@@ -228,8 +228,8 @@ def extract(
 class Settings(NamedTuple):
     """How a stage makes features of labelled images.
 
-    crop, device, precision, workers: as for `extract`. share: of the images that may be unreadable.
-    out: the run folder, where these are recorded.
+    crop, device, precision, workers: for `extract`, in its order. share: of the images that may be
+    unreadable. out: the run folder, where these are recorded.
     """
 
     crop: Callable
@@ -242,16 +242,9 @@ class Settings(NamedTuple):
 
 def extract_split(backbone, split, name, how, everywhere=False):
     """`extract` for a labelled split. how: the Settings. name: of its unreadable images' list."""
-    return extract(
-        backbone,
-        listed(split.files, how.share, how.out, name),
-        how.crop,
-        how.device,
-        how.precision,
-        how.workers,
-        what=f"{name} features",
-        everywhere=everywhere,
-    )
+    files = listed(split.files, how.share, how.out, name)
+    what = f"{name} features"
+    return extract(backbone, files, *how[:4], what=what, everywhere=everywhere)
 
 
 def extract_val(backbone, data, how):

@@ -50,6 +50,7 @@ def mirrors_of(generated, mix):
         folders += views_of(mirror)
         noted = run.read_json(root / "augment.json")
         noted.pop("versions", None)
+        noted.setdefault("strategy", mirror.name)
         args = noted.setdefault("args", {})
         if "data" in args:  # as it was typed, and where
             args["data"] = os.path.join(noted.get("folder", ""), args["data"])

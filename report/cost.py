@@ -44,9 +44,9 @@ def milliseconds(strategy, images, paths, batch):
 
 def time_of(mirror, data, paths, batch, device):
     """{latency_ms, batch_ms, parameters}: of one image alone, and of one image in batches."""
-    if mirror["strategy"] not in STRATEGIES:  # its program is not part of this project
+    entry = STRATEGIES.get(mirror["strategy"])
+    if entry is None:  # its program is not part of this project
         return {"latency_ms": None}
-    entry = STRATEGIES[mirror["strategy"]]
     flags = cli.parser("")
     cli.device_arguments(flags)
     args = vars(flags.parse_args([])) | mirror["args"]
@@ -63,7 +63,6 @@ def time_of(mirror, data, paths, batch, device):
         read = list(images)
         times["latency_ms"] = milliseconds(strategy, tensor, read, 1)
         times["batch_ms"] = milliseconds(strategy, tensor, read, batch)
-    parallel.barrier()
     return times
 
 
@@ -125,6 +124,15 @@ def name_of(folder):
     return str(Path(folder).resolve().relative_to(mirror_root(folder).parent))
 
 
+def originals_of(mirror):
+    """The folder of a mirror's originals. mirror: what its augment.json says."""
+    if "data" not in mirror["args"]:
+        run.fail(
+            f"{mirror['folder']}/augment.json has no data in its args: where are the originals?"
+        )
+    return mirror["args"]["data"]
+
+
 def measure_row(folder, features, moments, most, timed, how):
     """All that Table 6 says of one mirror: of one of its views, drawn for each image, and their
     originals.
@@ -134,7 +142,7 @@ def measure_row(folder, features, moments, most, timed, how):
     and the share of unreadable images.
     """
     views, (mirror,) = mirrors_of([folder], 1)
-    data = mirror["args"]["data"]
+    data = originals_of(mirror)
     name = name_of(folder)
     device = features.device
     compared = evenly(matched(data, views[0]), most)
@@ -157,7 +165,7 @@ def measure_row(folder, features, moments, most, timed, how):
     (_, *of_generated), stored_rows = measured(stored, name)
     every_row = parallel.union(rows | stored_rows)
     again = evenly([original for original, _ in compared], timed)
-    row = {
+    return {
         "fid": frechet_distance(*of_originals, *of_generated),
         "ssim": float(np.nanmean(similarities(pairs, features.size, name, *how))),
         **kept(pairs, every_row, data, device),
@@ -166,8 +174,8 @@ def measure_row(folder, features, moments, most, timed, how):
         "made_by": made_by(mirror),
         "timed": len(again),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        **time_of(mirror, data, again, features.batch_size, device),
     }
-    return row | time_of(mirror, data, again, features.batch_size, device)
 
 
 def made_by(mirror):

@@ -77,7 +77,7 @@ def predicted(data, view, originals, paths, side):
 
     Out-painting has seen them on its canvas. side: the tokens of an image, each way.
     """
-    args = run.read_json(Path(view).parent / "augment.json")["args"]
+    args = run.read_json(Path(view).parent / "augment.json").get("args", {})
     outpainted = "positions" in args
     if not outpainted and args.get("mask", "none") == "none":
         return []

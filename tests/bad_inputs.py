@@ -291,6 +291,7 @@ REPORT = "07_metrics.py report"
 SHEET = "07_metrics.py sheet data/train gen/view0 --out"
 MEASURED = "04_linear_eval.py --data ../data --backbone ../runs/base --cache-features"
 COST = "07_metrics.py cost ../gen --out ../out --features ../runs/base --images 2 --workers 0"
+COSTS = "07_metrics.py cost gen --out out --images 2 --workers 0"
 WRITTEN = "1 is being written by process 7 of host: wait for its end"
 ELSEWHERE = spoil.enter("elsewhere")
 MOVED = spoil.rename("data", "moved")
@@ -321,6 +322,7 @@ SURROUNDINGS = [
     Case("from elsewhere, 03", ELSEWHERE, TRAIN_ELSEWHERE, "0 is finished"),
     Case("in its folder", spoil.enter("runs/base"), BESIDE_IT, "0 runs/base-cached is finished"),
     Case("a mirror from elsewhere", ELSEWHERE, COST, "0", "out/cost.json"),
+    Case("a mirror of no originals", put("gen/augment.json", b"{}"), COSTS, "1 has no data in its"),
     Case("a report of images", nothing, f"{REPORT} --all data/train", "1 no result", "runs/base"),
     Case("two, --init, none named", TWO, f"{TRAIN} --init {FILE}", "2 :NAME, where"),
     Case("two, neighbour", TWO, NEIGHBOUR, "2 :NAME, where NAME can be one., two."),
@@ -332,6 +334,7 @@ SURROUNDINGS = [
     Case("no step of a tokenizer", *NO_STEP, "1 --tokenizer vqgan holds neither"),
     Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
     Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),
+    Case("its sheet", put("gen/augment.json", b"{}"), f"{SHEET} x.png --tokens 4", "0", "x.png"),
     Case("a sheet without .png", nothing, f"{SHEET} typo", "2 typo must be the name of a .png"),
     Case("a sheet of another kind", nothing, f"{SHEET} x.0.1", "2 x.0.1 must be the name"),
     Case("a huge projector", nothing, f"{TRAIN} --projector {MANY}-8", "2 --projector"),
@@ -343,7 +346,6 @@ CASES = [*FOLDERS, *VALUES, *NUMBERS, *CHANGES, *OTHER_TOOLS, *SURROUNDINGS]
 PAINT = "02_augment.py inpaint --data data/train --out out --workers 0 --steps 2"
 LABELS = f"{PAINT} --weights {Path(__file__).parent}/goldens/maskgit"
 DENOISE = "02_augment.py diffusion --data data/train --out out --workers 0 --strength 0 --model"
-COSTS = "07_metrics.py cost gen --out out --images 2 --workers 0"
 NEAR = "02_augment.py neighbour --data data/train --out out --size 32 --workers 0 --backbone"
 DENOISER = "extras/train_diffusion.py --data data/train --out out --size 16 --epochs 1 --width 32 "
 DENOISER += "--multipliers 1 1 --blocks 1 --ema 0.9 --workers 0 --batch-size"

@@ -73,6 +73,7 @@ def test_a_generator_and_a_method_of_ones_own(example, tiny, tmp_path):
     own = ["--method", "align", "--uniformity", 0.5]
     example("my_method.py", *own, "--sharpness", 3, *flags)
     assert load(tmp_path / "run" / "backbone.pth")
+    run(f"07_metrics.py cost {tmp_path}/tint --out {tmp_path}/cost --features {tmp_path}/run")
     args = run_arguments(tmp_path / "run")
     assert (args["uniformity"], args["sharpness"], args["queue"]) == (0.5, 3.0, None)
     said = example("my_method.py", *own, "--sharpness", 2, *flags, code=2)
