@@ -20,8 +20,8 @@ The defaults are the dissertation's satellite study: 128 px, 8x8-pixel patches, 
 1,024 codes, 300 epochs of batch 32; then 24 layers of width 768 without a label token, 3,000 epochs
 of batch 48. It does not give the optimiser's values: they are those of the VQGAN paper
 (arXiv:2012.09841) and of the MaskGIT paper (arXiv:2202.04200). Small images want a smaller --size,
-fewer --multipliers and narrow networks: recipes/quickstart.sh shows a set that trains in minutes on
-a CPU.
+fewer --multipliers and narrow networks: recipes/digits_settings.sh has a set that trains in minutes
+on a CPU.
 """
 
 import os

@@ -143,7 +143,7 @@ def arguments(argv=None):
         "runs",
         metavar="RUNS",
         help="folder of runs; report.md, report.json and report.png are written there. A file of "
-        "--merge does as well: they are then written beside it",
+        "--merge does as well: they are then written into a folder of its name",
     )
     c.add_argument(
         "--merge",

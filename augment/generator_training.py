@@ -1,7 +1,7 @@
 """A generator's training: what it reads, the k-means start, the code book, the pictures it draws.
 
-Used by 00 alone. Images are uint8 (B, size, size, 3) as they are read and float in [0, 1] on the
-device.
+Used by 00 and extras/train_augmenter.py. Images are uint8 (B, size, size, 3) as they are read and
+float in [0, 1] on the device.
 """
 
 import math

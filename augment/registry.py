@@ -1,7 +1,7 @@
 """The strategies of stage 02 by name (dissertation, chapter 4).
 
 A strategy of one's own is one more entry: `STRATEGIES["mine"] = Entry(...)`. Used by
-02, and by report/ for their names.
+02, and by report/, which times them and tells which settings differ.
 """
 
 from functools import partial

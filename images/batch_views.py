@@ -1,6 +1,7 @@
 """Crops and colours of a whole batch of images, on the device where the batch lies.
 
-Used by 03 alone. The choices are those of images/views.py and give the same images, up to rounding.
+Used by 03 and images/pairs.py. The choices are those of images/views.py and give the same images,
+up to rounding.
 """
 
 import functools

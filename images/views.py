@@ -3,7 +3,8 @@
 An augmentation has two halves. `draw_choices` makes every random choice, from a numpy Generator.
 `resized_crop`, a flip and `colour` apply the choices to one image, in a worker of the loader.
 (images/batch_views.py applies the colour half to a whole batch on a GPU, with the same choices.)
-Used by images/pairs.py, by the methods, whose files name their views, and by 02 and 04 for crops.
+Used by images/pairs.py, by the methods, whose files name their views, and by 02, 04 and 05 for
+crops.
 """
 
 import math

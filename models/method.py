@@ -1,6 +1,7 @@
 """What the methods of 03_pretrain.py share: layers, teachers, base classes, settings.
 
-Used by the file of each method. On N processes, loss and gradient equal those of one process.
+Used by 03, each method and extras/train_augmenter.py. On N processes, loss and gradient equal those
+of one process.
 """
 
 import copy

@@ -47,7 +47,7 @@ def variance_and_covariance(z):
 PUBLISHED = COMMON | dict(
     build=Siamese,
     views=(FIRST, SECOND, FIRST | LOCAL),  # augmentations.py
-    learning_rate=0.3,  # README, 100 epochs; the dissertation: 0.3 x 800 / 256
+    learning_rate=0.3,  # README, 100 epochs; at batch 800: 0.3 x 800 / 256
     # weight decay: main_vicreg.py:53; LARS :245-254, not for 1-D parameters :112
     end=0.001,  # main_vicreg.py:167-181
     zero_init_residual=True,  # resnet.py:200-214

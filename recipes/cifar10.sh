@@ -6,12 +6,12 @@
 #   SET=cifar100 bash recipes/cifar10.sh             the same on CIFAR-100
 #   DATA=/my/cifar bash recipes/cifar10.sh           image files instead: train/ and val/ or test/
 #
-# BUDGET says how much is trained; every list below can be given as well (SEEDS="0 1 2" ...):
+# BUDGET says how much is trained; METHODS, LABELS, ARMS, SEEDS and DECLARED can be given as well:
 #   cpu     SimCLR, a 10-layer ResNet, 60 epochs of 10,000 images, 15 arms, 2 to 5 seeds: 20 minutes
 #           of one core an encoder, some 16 hours in all; it can be stopped and continued
 #   hour    SimCLR, ResNet-18, 16 epochs, 4 arms, 2 seeds
 #   night   SimCLR, ResNet-18, 45 epochs, 12 arms, 3 seeds
-#   full    VICReg and SimCLR as solo-learn publishes them: 1,000 epochs, all arms, 3 seeds
+#   full    VICReg and SimCLR with solo-learn's settings: 1,000 epochs, 17 arms, 3 seeds
 # Half of the pairs (gamma 0.5) have a view from the arm's images:
 #   baseline             hand-crafted views only
 #   control              the real image where the generated one would stand
@@ -41,7 +41,7 @@ case $SET in
 esac
 preflight "$@"
 if [ "$GPUS" -gt 0 ]; then BUDGET=${BUDGET:-night}; else BUDGET=${BUDGET:-cpu}; fi
-METHODS=simclr
+ALL_METHODS=simclr
 PART=""
 TOKENIZER="--size 32 --filters 128 --multipliers 1 2 --unshuffle 2 --blocks 2 --codes 1024
   --code-dim 64 --gan-weight 0 --perceptual-weight 0 --learning-rate 5e-4 --batch-size 128"
@@ -49,7 +49,7 @@ TRANSFORMER="--layers 8 --dim 384 --heads 6 --learning-rate 5e-4 --batch-size 25
 DIFFUSION="--size 32 --multipliers 1 2 2 --learning-rate 2e-4"
 PRETRAIN="--preset cifar --in-memory"
 EVAL="--cache-features"
-LABELS=${LABELS:-"10 100"}
+ALL_LABELS="10 100"
 case $BUDGET in
   cpu)
     PART="--limit $((10000 / CLASSES)) $((10000 / CLASSES))"
@@ -68,7 +68,7 @@ case $BUDGET in
     PRETRAIN="$PRETRAIN --backbone resnet10 --crop-scale 0.2 1 --optimizer adamw --learning-rate 4e-3
       --warmup-epochs 1 --batch-size 128 --projector 256-128 --log-every 78 --workers 0"
     EVAL="$EVAL --workers 0"
-    LABELS=10
+    ALL_LABELS=10
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     ;;
   hour)
@@ -88,7 +88,7 @@ case $BUDGET in
     DIFFUSION="$DIFFUSION --epochs 100 --ema 0.999"
     ;;
   full)
-    METHODS="vicreg simclr"
+    ALL_METHODS="vicreg simclr"
     ALL_ARMS="reconstruction keep25 keep50 mask25 mask50 mask75 weak50 outpaint diffusion0.1
       diffusion0.2 diffusion0.3 diffusion0.4 diffusion0.5 neighbour"
     ALL_SEEDS="0 1 2"
@@ -102,6 +102,8 @@ case $BUDGET in
     exit 2
     ;;
 esac
+METHODS=${METHODS:-$ALL_METHODS}
+LABELS=${LABELS:-$ALL_LABELS}
 ARMS=${ARMS:-$ALL_ARMS}
 SEEDS=${SEEDS:-$ALL_SEEDS}
 DECLARED=${DECLARED:-${ALL_DECLARED:-$ALL_ARMS}}

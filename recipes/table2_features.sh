@@ -4,8 +4,8 @@
 #   DATA=/path/to/imagenet bash recipes/table2_features.sh
 #
 # The dissertation quotes COP-Gen's numbers: SimCLR at 128 px on images of BigBiGAN, both views
-# generated, with SimCLR's augmentations on top. BigBiGAN is not published in PyTorch, so IC-GAN's
-# feature maps stand in its place. A pair is the image G(z, f) of a real image's feature map f and
+# generated, with SimCLR's augmentations on top. IC-GAN, the generator of the other tables, stands in
+# BigBiGAN's place. A pair is the image G(z, f) of a real image's feature map f and
 # G(z, f + w) from the same noise vector z, where w is
 #   gaussian   Gaussian noise of standard deviation 0.01, cut at two of them (GenRep)
 #   steer-*    the direction that imitates an edit, at its full strength (GenRep)

@@ -4,8 +4,8 @@
 #   bash recipes/weights.sh        into $GCL_WEIGHTS, else ~/.cache/gcl; some 11 GB
 #   HUB= bash recipes/weights.sh   without SDXL-Turbo and BLIP (8 GB, in the hub's cache, $HF_HOME)
 #
-# A file whose publisher states a hash is checked against it. The hashes of all are kept in
-# SHA256SUMS, and are checked when this is run again. A file that is there is not fetched again.
+# A file whose name begins or ends with its hash is checked against it. The hashes of all in
+# $GCL_WEIGHTS are kept in SHA256SUMS and checked when this is run again. What is there is kept.
 source "$(dirname "$0")/start.sh"
 export GCL_WEIGHTS=${GCL_WEIGHTS:-$HOME/.cache/gcl}
 FILES=${FILES-"icgan swav maskgit-tokenizer maskgit-transformer inception vgg16"}

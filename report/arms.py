@@ -326,7 +326,7 @@ def verdicts(arms, rows, decides):
                 "train longer, or on more seeds."
             )
         gain = f" minus baseline {interval(gains)} {name}" if gains else ""
-        sentences.append(f"{arm.cells['method']}: oracle{gain}. {verdict}")
+        sentences.append(f"{arm.cells['method']}: oracle{gain}.\n{verdict}")
     return sentences
 
 

@@ -87,7 +87,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert methods == {row[0] for row in gpu_memory.ROWS}
     done = run("tools/gpu_check.py", code=2, env={"CUDA_VISIBLE_DEVICES": ""})
     assert "no GPU is visible" in done.stderr
-    assert "written without a GPU" in run("tools/gpu_check.py --help").stdout
+    assert "docs/costs.md" in run("tools/gpu_check.py --help").stdout
 
 
 def test_resume(report, workshop, monkeypatch, warm_start):
