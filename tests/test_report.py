@@ -283,15 +283,15 @@ def test_the_oracle_decides_first(tmp_path, capsys):
                 rate = {"args": LINEAR | {"learning_rate": len(method)}}  # of a method: no column
                 write_run(name / "all", 50 - arm - seed * arm, seed, **more | rate)
     for decides, simclr in (
-        ("", "minus baseline -1.00 ± 1.24 (3) linear top-1.\nIt is not clearly above."),
+        ("", "minus baseline -1.00 ± 1.24 (3) linear top-1. It is not clearly above."),
         # 2, 2.1, 1.9: mean 2, standard error 0.0577, t(0.975, 2) = 4.303
-        ("10 l", "minus baseline +2.00 ± 0.25 (3) 10 labels a class, top-1.\nThis budget can tell"),
+        ("10 l", "minus baseline +2.00 ± 0.25 (3) 10 labels a class, top-1. This budget can tell"),
     ):
         said = reported(capsys, tmp_path, "--decides", decides)
         assert f"simclr: oracle {simclr}" in said
-        assert "byol: oracle.\nNo interval without two seeds" in said
+        assert "byol: oracle. No interval without two seeds" in said
         assert "swav: oracle minus baseline" in said and "(1)" in said
-    vicreg = "vicreg: oracle minus baseline +0.67 ± 3.79 (3) 10 labels a class, top-1.\nIt is not"
+    vicreg = "vicreg: oracle minus baseline +0.67 ± 3.79 (3) 10 labels a class, top-1. It is not"
     assert vicreg in said
     assert "This budget cannot tell whether generated views help" in said
 
