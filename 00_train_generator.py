@@ -376,8 +376,8 @@ def main(args, device):
     files = listed(paths, args.max_unreadable, args.out, root=args.data)
     result = train(args, device, out, files, total, ready)
     if parallel.rank() == 0:
-        run.save(out / RESULT, result)
         (out / TOKENS).unlink(missing_ok=True)
+        run.save(out / RESULT, result)
     run_folder.close_run(out)
 
 

@@ -66,7 +66,7 @@ def arguments(argv=None):
     c.add_argument("folders", nargs="+", metavar="FOLDER", help="folder trees of images")
     cli.reading_arguments(c)
 
-    manual = "Frechet Inception Distance of A and B: folders, or .npz files with mu and sigma."
+    manual = "Frechet Inception Distance of A and B: two folders."
     c = cli.subparser(commands, "fid", manual)
     folder_arguments(c)
     feature_arguments(c)
@@ -212,15 +212,14 @@ def check(args, device):
 
 # ---------------------------------------------------------------- fid
 def fid(args, device):
-    """Print the Frechet distance of two folders, or of .npz files in their place."""
+    """Print the Frechet distance of two folders."""
     from evaluate import frechet
 
     sides = [args.a, args.b]
-    folders = [side for side in sides if not side.endswith(".npz")]
-    if args.common or (folders == sides and mirror_root(args.b)):
+    if args.common or mirror_root(args.b):
         chosen = zip(*matched(args.a, args.b, args.common), strict=True)
     else:
-        chosen = [side in folders and find_images(side) for side in sides]
+        chosen = map(find_images, sides)
     how = (args.workers, args.max_unreadable)
     features = frechet.load_features(
         args.features, args.weights, args.size, args.precision, args.batch_size, device
@@ -228,12 +227,9 @@ def fid(args, device):
     measured = []
     left_out = 0
     for side, paths in zip(sides, chosen, strict=True):
-        if paths:
-            files = [os.path.join(side, path) for path in paths]
-            statistics = frechet.moments_of_files(files, features, Path(side).name, *how)
-            left_out += len(files) - statistics[0]
-        else:
-            statistics = frechet.read_statistics(side, features)
+        files = [os.path.join(side, path) for path in paths]
+        statistics = frechet.moments_of_files(files, features, Path(side).name, *how)
+        left_out += len(files) - statistics[0]
         frechet.warn_if_few(statistics[0], features, side)
         measured.append(statistics)
     if parallel.rank() == 0:
@@ -243,7 +239,7 @@ def fid(args, device):
         if features.name != "inception":
             name = f"Frechet distance ({features.name} features)"
         print(
-            f"{name} of {args.a} ({n or '?'} images) and {args.b} ({other_n or '?'}), {left_out} "
+            f"{name} of {args.a} ({n} images) and {args.b} ({other_n}), {left_out} "
             f"left out: {value:.4f}"
         )
 
@@ -318,6 +314,9 @@ def cost(args, device):
         run.keep_apart(originals_of(mirror), out=args.out)
     out = Path(args.out)
     file = out / "cost.json"
+    if file.exists():
+        run.lock(file)
+    parallel.barrier()
     content = run.read_json(file) if file.exists() else {"rows": {}}
     rows = content["rows"]
     missing = []
@@ -358,6 +357,8 @@ def sheet(args, device):
     from augment.strategy import read_square
     from report.sheet import augmented, predicted, read_beside
 
+    if parallel.rank() > 0:
+        return
     if not args.out.endswith(".png"):
         run.fail(f"--out {args.out} must be the name of a .png file.", 2)
     titles = args.titles or args.views

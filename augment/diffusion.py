@@ -149,7 +149,7 @@ def load_pipeline(model, device, precision):
     if kind not in LATENT and kind not in PIXEL:
         run.fail(f"--model {model} is a {kind}. Expected: {PIPELINE_LAYOUT}.", 2)
     # One process of a machine after the other: so its memory holds one copy at a time.
-    for turn in range(parallel.local_world()):
+    for turn in range(max(parallel.everyone(parallel.local_world()))):
         if turn == parallel.local_rank():
             parts = load_parts(folder, index, device, precision)
         parallel.barrier()

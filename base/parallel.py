@@ -56,7 +56,10 @@ def join(device, shared_gpu=False):
 
     # Die with torchrun: a process left behind would go on writing to the run's folder.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is Linux's PR_SET_PDEATHSIG
-    _Store.store, _, _ = next(rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://"))
+    # torchrun keeps its store when it starts the processes again: nothing in it counts any more.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    _Store.store = torch.distributed.PrefixStore(attempt, store)
     nccl = device.type == "cuda" and not shared_gpu
     torch.distributed.init_process_group(
         "nccl" if nccl else "gloo",

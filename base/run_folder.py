@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from base.cli import from_zero
-from base.parallel import barrier, rank, world
+from base.parallel import barrier, everyone, rank, world
 from base.run import (
     ROOT,
     fail,
@@ -126,20 +126,22 @@ def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
     Returns the folder, or None if the run is finished, after a word to the user.
     """
     out = Path(args.out)
-    done = (out / result).exists()
-    barrier()  # every process has looked before process 0 writes
+    done = False
     if rank() == 0:
         free = {*MAY_CHANGE, *may_change}
         arguments = {key: value for key, value in vars(args).items() if key not in free}
         identity = {"stage": stage, "args": arguments, "inputs": inputs or {}}
-        write_or_check(out / "args.json", identity, "a run folder", extra, done)
+        finished = (out / result).exists()
+        write_or_check(out / "args.json", identity, "a run folder", extra, finished)
+        done = (out / result).exists()  # another writer may have ended meanwhile
         if done:
             print(f"{out} is finished: {out / result}")
+            (out / "checkpoint.pth").unlink(missing_ok=True)  # it may have been killed just then
         elif not ((out / "checkpoint.pth").exists() and (out / "log.jsonl").exists()):
             first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
             write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
             (out / RECORD).unlink(missing_ok=True)
-    barrier()
+    done, *_ = everyone(done)
     return None if done else out
 
 

@@ -161,7 +161,7 @@ def copies(train, val):
     def end_of(file, size):
         with open(file, "rb") as opened:
             opened.seek(max(0, size - 4096))
-            return size, opened.read()
+            return size, hash(opened.read())  # ImageNet has 300,000 of a size of val's
 
     train = sized(train)
     sizes = {size for _, size in train}

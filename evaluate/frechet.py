@@ -177,7 +177,8 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     """(number, mean, covariance) of the features of the files, over all processes, in one pass.
 
     what: the progress bar's name. max_unreadable: the share of the files that may be unreadable;
-    they are named and left out. keep: a dict that gets {file: features (width,)} of this process.
+    they are named and left out. keep: a function that gets the files of each batch of this
+    process and their features (B, width).
     """
     size, device = features.batch_size, features.device
     moments = Moments(features.width, device)
@@ -197,8 +198,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
             rows = features.network(stacks)
             moments.add(rows)
             if keep is not None:
-                # Of a view of its batch, all would be sent to the other processes.
-                keep.update(zip(batch, map(torch.clone, rows.float().cpu()), strict=True))
+                keep(batch, rows)
             # Whether they are finite is looked at later: nothing waits for the device here.
             finite.append(rows.isfinite().all(1))
             names += batch
@@ -207,29 +207,9 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
     return moments.result()
 
 
-# ---------------------------------------------------------------- statistics
-def read_statistics(path, features):
-    """(None, mu, sigma) of an .npz file of pytorch-fid, which holds Inception's."""
-    try:
-        with np.load(path) as file:
-            mu = file["mu"].astype(np.float64)
-            sigma = file["sigma"].astype(np.float64)
-    except FileNotFoundError:
-        run.fail(f"{path} does not exist.", 2)
-    except (OSError, ValueError, KeyError) as error:
-        run.fail(f"{path} is not a file of statistics with mu and sigma ({error}).")
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        run.fail(f"{path} holds values that are not finite: delete it.")
-    width = features.width
-    fits = mu.shape == (width,) and sigma.shape == (width, width)
-    if features.name != "inception" or not fits:
-        run.fail(f"{path} holds statistics of {mu.size} other features than these {width}.", 2)
-    return None, mu, sigma
-
-
 def warn_if_few(n, features, what):
-    """A warning where the covariance is singular. n: the number of images, None if unknown."""
-    if n is not None and n < features.width:
+    """A warning where the covariance is singular. n: the number of images."""
+    if n < features.width:
         run.warn(
             f"{what} has {n} images, fewer than the {features.width} features: its covariance is "
             "singular and the Frechet distance unreliable (biased upwards)."

@@ -204,8 +204,8 @@ def matched(a, b, common=False):
     left_out = (of_a.keys() - both) & unread(b).keys()
     if left_out:
         warn(f"{len(left_out)} images of {a} are left out: 02_augment.py could not read them.")
-    only_a = [path for stem, path in of_a.items() if stem not in both | left_out]
-    only_b = [path for stem, path in of_b.items() if stem not in both]
+    only_a = sorted(of_a[stem] for stem in of_a.keys() - both - left_out)
+    only_b = sorted(of_b[stem] for stem in of_b.keys() - both)
     if both and (common or not only_a and not only_b):
         return [(path, of_b[stem]) for stem, path in of_a.items() if stem in both]
     missing = []

@@ -42,7 +42,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file
 
-from base import cli, run, run_folder
+from base import cli, parallel, run, run_folder
 
 SIDE = 32  # pixels of an image
 BORDER = 2  # pixels around a digit
@@ -151,6 +151,8 @@ def make_once(out, name, arguments, images, limits):
     """
     out = Path(out).resolve()
     record = out / f"{name}.json"
+    partial = out.with_name(f".{out.name}.partial")
+    run.lock(out)
     if record.is_file():
         if run.read_json(record)["arguments"] != arguments:
             run.fail(
@@ -162,7 +164,6 @@ def make_once(out, name, arguments, images, limits):
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         run.fail(f"{out} exists and holds something else: choose another --out.", 2)
-    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {"train": Counter(), "val": Counter()}
     most = dict(zip(counts, limits or (None, None), strict=True))
@@ -358,6 +359,8 @@ def write_square(path, data, out, size):
 
 
 def main(args, device):
+    if parallel.world() > 1:
+        run.fail("datasets.py is one process: start it with python.", 2)
     if args.name == "resize":
         resize(args, device)
         return

@@ -10,6 +10,7 @@
 # A recipe that was stopped is continued by the same command. What is finished is skipped, and what
 # is not is resumed.
 set -euo pipefail
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600} # s, for the last checkpoint
 RECIPE=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DATA_ROOT=data

@@ -25,6 +25,7 @@ from images.read import UnreadableImage
 from report.results import files_below
 
 WARM_UP = 10  # batches
+KEPT = 10000  # images, at the most, of which the class and the distance are measured
 
 
 # ---------------------------------------------------------------- time
@@ -63,6 +64,7 @@ def time_of(mirror, data, paths, batch, device):
         read = list(images)
         times["latency_ms"] = milliseconds(strategy, tensor, read, 1)
         times["batch_ms"] = milliseconds(strategy, tensor, read, batch)
+    parallel.barrier()  # the others do nothing meanwhile
     return times
 
 
@@ -157,7 +159,14 @@ def measure_row(folder, features, moments, most, timed, how):
 
     def measured(files, what):
         rows = {}
-        return moments_of_files(files, features, what, *how, rows), rows
+        wanted = set(evenly(files, KEPT))
+
+        def keep(batch, batch_rows):
+            for file, row in zip(batch, batch_rows.float().cpu(), strict=True):
+                if file in wanted:
+                    rows[file] = row.clone()  # a view of its batch would hold all of it
+
+        return moments_of_files(files, features, what, *how, keep), rows
 
     if tuple(originals) not in moments:
         moments[tuple(originals)] = measured(originals, "originals")

@@ -293,6 +293,7 @@ def merge(new, file):
 
     A run that stands there already is replaced if it has the same settings, else refused.
     """
+    run.lock(file)
     kept = read_study(file) if Path(file).exists() else {"runs": {}, "cost": {}}
     for name, result in new["runs"].items():
         result.pop("confusion", None)

