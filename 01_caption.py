@@ -202,7 +202,8 @@ def main(args, device):
     if parallel.rank() > 0:
         return
     if left:
-        write_captions(out, [done[path] for path in paths])
+        # Those of other folders are kept.
+        write_captions(out, [done[path] for path in dict.fromkeys([*paths, *done])])
     shutil.rmtree(parts, ignore_errors=True)
     print(f"{out} is finished: {len(paths)} captions, {len(failed)} of them empty")
 

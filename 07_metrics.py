@@ -357,10 +357,9 @@ def sheet(args, device):
     from augment.strategy import read_square
     from report.sheet import augmented, predicted, read_beside
 
-    if parallel.rank() > 0:
-        return
     if not args.out.endswith(".png"):
         run.fail(f"--out {args.out} must be the name of a .png file.", 2)
+    run.keep_apart(args.data, out=args.out)
     titles = args.titles or args.views
     if len(titles) != len(args.views):
         run.fail("--titles needs one title for each view folder.", 2)

@@ -58,7 +58,7 @@ def join(device, shared_gpu=False):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is Linux's PR_SET_PDEATHSIG
     store, _, _ = next(rendezvous("env://"))
     # torchrun keeps its store when it starts the processes again: nothing in it counts any more.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     _Store.store = torch.distributed.PrefixStore(attempt, store)
     nccl = device.type == "cuda" and not shared_gpu
     torch.distributed.init_process_group(

@@ -271,7 +271,6 @@ def lock(path):
     """
     if rank():
         return
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = open(path.with_name(f".{path.name}.lock"), "a+")

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from base.cli import from_zero
-from base.parallel import barrier, everyone, rank, world
+from base.parallel import everyone, rank, world
 from base.run import (
     ROOT,
     fail,
@@ -84,16 +84,21 @@ def check_identity(path, identity):
     """Refuse an identity (see `write_or_check`) unless that of the JSON file `path` is equal.
 
     Of paths it counts where they lead, not how they are written. Where the inputs hold a hash of
-    the list of images, those may have been moved: --data is free.
+    the list of images, those may have been moved: --data is free, with a warning if the old images
+    are still there.
     """
     there = read_json(path)
     old, new = named(there), named(identity)
+    folder = there.get("folder", "")
     if new.keys() & {"list of images", "training set"}:
-        new.pop("--data", None)
+        data = where(new.pop("--data", None))
+        before = where(old.get("--data"), folder)
+        if data != before and os.path.exists(before):
+            warn(f"{path.parent} was started with --data {before}: its images have the same names.")
     changed = []
     for name, value in new.items():
         before = old.get(name)
-        if value != before and where(value) != where(before, there.get("folder", "")):
+        if value != before and where(value) != where(before, folder):
             changed.append(f"{name} was {before}, now {value}")
     if changed:
         fail(
@@ -131,8 +136,8 @@ def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
         free = {*MAY_CHANGE, *may_change}
         arguments = {key: value for key, value in vars(args).items() if key not in free}
         identity = {"stage": stage, "args": arguments, "inputs": inputs or {}}
-        finished = (out / result).exists()
-        write_or_check(out / "args.json", identity, "a run folder", extra, finished)
+        what = "a run folder"
+        write_or_check(out / "args.json", identity, what, extra, (out / result).exists())
         done = (out / result).exists()  # another writer may have ended meanwhile
         if done:
             print(f"{out} is finished: {out / result}")
@@ -141,8 +146,7 @@ def open_run(args, stage, result, may_change=(), inputs=None, extra=None):
             first = {"event": "start", "command": sys.argv, "world": world(), "time": time.time()}
             write_text(out / "log.jsonl", json.dumps(first | versions()) + "\n")
             (out / RECORD).unlink(missing_ok=True)
-    done, *_ = everyone(done)
-    return None if done else out
+    return None if everyone(done)[0] else out
 
 
 def run_arguments(folder):
@@ -181,7 +185,6 @@ def load_checkpoint(out):
     if not path.exists():
         return None
     state = load(path)
-    barrier()
     log_file = Path(out) / "log.jsonl"
     if rank() == 0 and log_file.stat().st_size > state["log_bytes"]:  # it may have been lost
         os.truncate(log_file, state["log_bytes"])

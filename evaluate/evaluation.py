@@ -155,8 +155,7 @@ def copies(train, val):
     """How many files of `val` are in `train`, or copies: of equal size, with equal last 4 KB."""
 
     def sized(files):
-        present = filter(os.path.exists, files)
-        return [(file, os.path.getsize(file)) for file in present]
+        return [(file, os.path.getsize(file)) for file in files if os.path.exists(file)]
 
     def end_of(file, size):
         with open(file, "rb") as opened:

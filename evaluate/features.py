@@ -243,8 +243,7 @@ class Settings(NamedTuple):
 def extract_split(backbone, split, name, how, everywhere=False):
     """`extract` for a labelled split. how: the Settings. name: of its unreadable images' list."""
     files = listed(split.files, how.share, how.out, name)
-    what = f"{name} features"
-    return extract(backbone, files, *how[:4], what=what, everywhere=everywhere)
+    return extract(backbone, files, *how[:4], what=f"{name} features", everywhere=everywhere)
 
 
 def extract_val(backbone, data, how):

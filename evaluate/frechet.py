@@ -197,7 +197,7 @@ def moments_of_files(files, features, what, workers, max_unreadable, keep=None):
                 continue
             rows = features.network(stacks)
             moments.add(rows)
-            if keep is not None:
+            if keep:
                 keep(batch, rows)
             # Whether they are finite is looked at later: nothing waits for the device here.
             finite.append(rows.isfinite().all(1))

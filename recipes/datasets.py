@@ -294,6 +294,8 @@ def of_split(args, split):
         members[label].append(image)
     for label, of_class in members.items():
         first = len(of_class) - args.held_out
+        if first < 1:
+            run.fail(f"--held-out {args.held_out} takes all images of {label}.", 2)
         chosen = of_class[:first] if split == "train" else of_class[first:]
         for image in chosen:
             yield label, image

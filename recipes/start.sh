@@ -12,6 +12,16 @@
 set -euo pipefail
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600} # s, for the last checkpoint
 RECIPE=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
+for name in DATA RUNS; do  # they are meant from where the recipe is started
+  case ${!name:-/} in
+    *[[:space:]]*)
+      echo "$name=${!name}: a recipe's folders must have no spaces in their names." >&2
+      exit 2
+      ;;
+    /*) ;;
+    *) printf -v "$name" %s "$PWD/${!name}" ;;
+  esac
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DATA_ROOT=data
 RUN_ROOT=runs
@@ -31,6 +41,10 @@ gpus_seen() {
   }
 }
 GPUS=${GPUS:-$(gpus_seen)}
+if [[ ! $GPUS =~ ^[0-9]+$ ]]; then
+  echo "GPUS=$GPUS: it is the number of processes." >&2
+  exit 2
+fi
 export GPUS  # for recipes that call others
 LAUNCH="run python"
 if [ "$GPUS" -gt 1 ]; then LAUNCH="run torchrun --standalone --nproc_per_node=$GPUS"; fi

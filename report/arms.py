@@ -313,9 +313,10 @@ def verdicts(arms, rows, decides):
     for arm in arms:
         if arm.strategy != "same-class":
             continue
-        measured = [(column.name, of) for one, column, of in rows if one is arm]
-        declared = [pair for pair in measured if pair[0].startswith(decides)]
-        name, of_partner = [*declared, *measured, ("", {})][0]
+        name, of_partner = "", {}
+        for one, column, of in reversed(rows):
+            if one is arm and column.name.startswith(decides):
+                name, of_partner = column.name, of
         gains = of_partner.get("minus baseline", {}).get("differences", [])
         verdict = "This budget can tell a good partner from a bad one."
         if len(gains) < 2:

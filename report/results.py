@@ -103,7 +103,7 @@ def making_of(mirror):
     if args.get("mask"):
         making["mask"] = re.sub(r"^random:0(\.0*)?$", "none", args["mask"])
     if "strength" in args:  # of the part of the mirror that was used
-        making["strength"] = " ".join(map(str, args["strength"]))
+        making["strength"] = str(args["strength"]).strip("[]")
     flags = cli.parser("")
     if name in STRATEGIES:
         STRATEGIES[name].add_arguments(flags)
@@ -261,7 +261,7 @@ def read_study(source):
     file of `merge`.
     """
     if Path(source).is_file():
-        return run.read_json(source)
+        return {"runs": {}, "cost": {}} | run.read_json(source)
     runs = {}
     for file in files_below(source, "result.json"):
         runs[str(file.parent.relative_to(source))] = run.read_json(file)
@@ -293,7 +293,7 @@ def merge(new, file):
 
     A run that stands there already is replaced if it has the same settings, else refused.
     """
-    run.lock(file)
+    run.lock(Path(file))
     kept = read_study(file) if Path(file).exists() else {"runs": {}, "cost": {}}
     for name, result in new["runs"].items():
         result.pop("confusion", None)

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from augment import masks, painting, real_images
 from base import run
-from images.files import stem_of, suffixes_in
+from images.files import mirror_root, stem_of, suffixes_in
 from images.pictures import square
 from images.read import read_image
 
@@ -77,7 +77,7 @@ def predicted(data, view, originals, paths, side):
 
     Out-painting has seen them on its canvas. side: the tokens of an image, each way.
     """
-    args = run.read_json(Path(view).parent / "augment.json").get("args", {})
+    args = run.read_json(mirror_root(view) / "augment.json").get("args", {})
     outpainted = "positions" in args
     if not outpainted and args.get("mask", "none") == "none":
         return []

@@ -101,9 +101,7 @@ BESIDE_VIEWS = all_of(put("gen/view0.ssim/ssim.json", b"{}"), put("gen/views1/x.
 FOLDERS = [
     *each("name not UTF-8", CAFE, "0"),
     *each("class not UTF-8", ETE, "0", MEASURES, "out/result.png"),
-    Case("not UTF-8, no image", put(b"data/train/a/caf\xe9.png"), TRAIN, "1 caf...is empty"),
     *each("line break", BREAK, "0"),
-    Case("line break, no image", put("data/train/a/x\ny.png"), TRAIN, "1 y.png...is empty"),
     Case("no folder", remove("data"), AUGMENT, "2 data/train is not a folder"),
     Case("a file", nothing, f"{AUGMENT} --data {FIRST}", "2 is not a folder"),
     Case("no images", put("x/x.txt"), f"{AUGMENT} --data x", "2 holds no images: 1 .txt"),
@@ -267,7 +265,6 @@ OTHER_TOOLS = [
     Case("a line without a class", NO_CLASS, PLACES, "1 places365_val.txt...a/001.png"),
     Case("an unread original, 03", UNREAD, PAIRED, "1 1 of 24...a/000.png"),
     Case("unread, allowed, 03", UNREAD, f"{PAIRED} --max-unreadable 0.3", "0", "out/backbone.pth"),
-    Case("an unread original, 07", UNREAD, SSIM, "0 1 images...23 pairs", "out/ssim.json"),
     Case("broken failures, 02", FAILURES, f"{AUGMENT} --out gen", "1 failed.jsonl"),
 ]
 
@@ -320,9 +317,11 @@ SURROUNDINGS = [
     Case("--seed -1, 06", nothing, f"{TRANSFER} --seed -1", "0", "out/result.json"),
     Case("--seed 2**32, 06", nothing, f"{TRANSFER} --seed {2**32}", "0", "out/result.json"),
     Case("no step of a tokenizer", *NO_STEP, "1 --tokenizer vqgan holds neither"),
-    Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
     Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),
     Case("its sheet", put("gen/augment.json", b"{}"), f"{SHEET} x.png --tokens 4", "0", "x.png"),
+    Case("a sheet in data", nothing, f"{SHEET} data/train/a/000.png", "2 --out...inside --data"),
+    Case("another JSON", nothing, f"{REPORT} runs/base/args.json", "1 no result"),
+    Case("other data, 04", copy("data", "B"), f"{CACHED} --data B", "0 have the same names"),
     Case("a sheet without .png", nothing, f"{SHEET} typo", "2 typo must be the name of a .png"),
     Case("a sheet of another kind", nothing, f"{SHEET} x.0.1", "2 x.0.1 must be the name"),
     Case("a huge projector", nothing, f"{TRAIN} --projector {MANY}-8", "2 --projector"),
