@@ -12,6 +12,9 @@
 set -euo pipefail
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600} # s, for the last checkpoint
 RECIPE=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
+for name in TINY CHECK PART DRY; do
+  if [ "${!name:-}" = 0 ]; then unset "$name"; fi
+done
 for name in DATA RUNS; do  # they are meant from where the recipe is started
   case ${!name:-/} in
     *[[:space:]]*)
