@@ -326,7 +326,7 @@ def test_generation_and_the_dissertations_file():
     assert generation(mirror("inpaint", mask="random:0.0")) == ("inpaint", {"mask": "none"})
     assert generation(mirror("diffusion", strength=[0.0])) == ("diffusion", {"strength": "0.0"})
     two = mirror("diffusion", strength=[0.1, 0.2])
-    assert generation(two) == ("diffusion", {"strength": "0.1 0.2"})
+    assert generation(two) == ("diffusion", {"strength": "0.1, 0.2"})
     assert generation(mirror("mine", colour="red")) == ("mine", {"colour": "red"})
     # Each row has a value or a null for every column; the numbers are all there.
     for key, about in TABLES.items():
