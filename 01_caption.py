@@ -173,7 +173,9 @@ def main(args, device):
         batches.append((parts / f"{run.names_hash(batch)}.jsonl", batch))
     # What could not be read may have been mended.
     waiting = [
-        batch for batch in batches if not batch[0].exists() or '"error"' in run.read_text(batch[0])
+        (part, batch)
+        for part, batch in batches
+        if not part.exists() or '"error"' in run.read_text(part)
     ]
 
     # ---- with the same settings, and the same model as before

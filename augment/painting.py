@@ -1,8 +1,7 @@
 """In- and out-painting with MaskGIT (dissertation, section 4.3).
 
 The tokenizer turns an image into a grid of tokens, some are masked, the transformer predicts those,
-and the tokenizer turns the tokens into an image again. Used by 02 and by
-report/sheet.py.
+and the tokenizer turns the tokens into an image again. Used by 02 and report/sheet.py.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """What a generative augmentation is to stage 02: the contract that every strategy keeps.
 
 This file and those of the strategies import nothing heavy at the top, so that --help answers at
-once. Their functions import what they need. Used by every strategy;
-its squares and bytes by 00, 07 and extras/, too.
+once. Their functions import what they need. Used by every strategy, and by 00, 07 and extras/ for
+squares and bytes.
 """
 
 from collections.abc import Callable

@@ -81,8 +81,6 @@ def pair(name, size=(32, 32)):
 
 # ---------------------------------------------------------------- kind 1: folders and names
 FIRST = "data/train/a/000.png"
-CAFE = pair(b"a/caf\xe9.png")
-BREAK = pair("a/x\ny.png")
 ETE = all_of(
     spoil.rename("data/train/c", b"data/train/\xe9t\xe9"),
     spoil.rename("data/val/c", b"data/val/\xe9t\xe9"),
@@ -99,9 +97,9 @@ INTO_DATA = [f"{command} --out data/train/x" for command in (VQ, AUGMENT, TRAIN)
 INTO_DATA += [f"{command} --out data/x" for command in MEASURES]
 BESIDE_VIEWS = all_of(put("gen/view0.ssim/ssim.json", b"{}"), put("gen/views1/x.png"))
 FOLDERS = [
-    *each("name not UTF-8", CAFE, "0"),
+    *each("name not UTF-8", pair(b"a/caf\xe9.png"), "0"),
     *each("class not UTF-8", ETE, "0", MEASURES, "out/result.png"),
-    *each("line break", BREAK, "0"),
+    *each("line break", pair("a/x\ny.png"), "0"),
     Case("no folder", remove("data"), AUGMENT, "2 data/train is not a folder"),
     Case("a file", nothing, f"{AUGMENT} --data {FIRST}", "2 is not a folder"),
     Case("no images", put("x/x.txt"), f"{AUGMENT} --data x", "2 holds no images: 1 .txt"),
@@ -253,19 +251,23 @@ MOCO = weights(lambda state: {"state_dict": spoil.prefixed(state, "module.encode
 OTHER_TOOLS = [
     Case("MoCo", MOCO, LINEAR, "0", "out/result.json"),
     Case("two networks", TWO, LINEAR, "2 :NAME, where NAME can be one., two."),
+    Case("two, none named", TWO, f"{LINEAR} {PART}:three", "2 :NAME, where"),
     Case("two, one named", TWO, f"{LINEAR} {PART}:two", "0", "out/result.json"),
     Case("two, --init", TWO, f"{TRAIN} --init {FILE}:two", "0", "out/backbone.pth"),
     Case("val in train", COPIED, LINEAR, "0 warning: 1 of the...are among the training images"),
     Case("a cut weight file", spoil.edit(FILE, lambda data: data[:9000]), LINEAR, "1 backbone.pth"),
+    Case("an empty weight file", put(FILE), LINEAR, "1 backbone.pth"),
     Case("no backbone", nothing, f"{LINEAR} --backbone typo", "2 typo"),
+    *each("typo", nothing, "2 typo", [f"{TRAIN} --{x} typo" for x in ("knn", "init")], nothing),
     Case("a subset from Windows", subset(windows(SUBSET)), LISTED, "0", EIGHT),
     Case("ambiguous", all_of(TWICE, subset(b"x.png")), LISTED, "1 x.png fits 2...b/x.png...c/x"),
     Case("an unknown name", subset(b"x.png\n"), LISTED, "1 list.txt...x.png"),
+    Case("an empty subset", subset(b""), LISTED, "2 list.txt"),
     Case("lists from Windows", places, PLACES, "0", "out/result.json"),
     Case("a line without a class", NO_CLASS, PLACES, "1 places365_val.txt...a/001.png"),
     Case("an unread original, 03", UNREAD, PAIRED, "1 1 of 24...a/000.png"),
     Case("unread, allowed, 03", UNREAD, f"{PAIRED} --max-unreadable 0.3", "0", "out/backbone.pth"),
-    Case("broken failures, 02", FAILURES, f"{AUGMENT} --out gen", "1 failed.jsonl"),
+    *each("failures", FAILURES, "1 failed.jsonl", (f"{AUGMENT} --out gen", SSIM), nothing),
 ]
 
 
@@ -279,6 +281,7 @@ MEASURED = "04_linear_eval.py --data ../data --backbone ../runs/base --cache-fea
 COST = "07_metrics.py cost ../gen --out ../out --features ../runs/base --images 2 --workers 0"
 COSTS = "07_metrics.py cost gen --out out --images 2 --workers 0"
 WRITTEN = "1 is being written by process 7 of host: wait for its end"
+DONE = "0 is finished"
 ELSEWHERE = spoil.enter("elsewhere")
 MOVED = spoil.rename("data", "moved")
 ANOTHER_NAME = "data/./../data/train/"
@@ -287,36 +290,33 @@ MANY = "99999999999999999999"
 MASKGIT = "00_train_generator.py maskgit --data data/train --out out --epochs 1 --layers 1 "
 MASKGIT += "--dim 32 --heads 2 --batch-size 8 --workers 0 --tokenizer"
 NO_STEP = put("vqgan/log.jsonl"), f"{MASKGIT} vqgan"
-OUT = spoil.writer("out/args.json")
-OWN_MIRROR = spoil.writer("gen/augment.json")
 TRAIN_ELSEWHERE = f"{AGAIN} --out ../runs/base --data ../data/train"
 BESIDE_IT = "04_linear_eval.py --data ../../data --backbone . --cache-features"
 NEIGHBOUR = f"{AUGMENT.replace('blur', 'neighbour')} {PART}"
 SURROUNDINGS = [
-    *each("two writers", OUT, WRITTEN, (VQ, TRAIN, LAYER, TUNE), nothing),
+    *each("two writers", spoil.writer("out/args.json"), WRITTEN, (VQ, TRAIN, LAYER, TUNE), nothing),
     Case("two writers, 01", CAPTIONS, f"{CAPTION} blip", WRITTEN),
     Case("two writers, 02", spoil.writer("out/augment.json"), AUGMENT, WRITTEN),
-    Case("a mirror and its writer", OWN_MIRROR, f"{AUGMENT} --out gen", WRITTEN),
+    Case("a mirror, a writer", spoil.writer("gen/augment.json"), f"{AUGMENT} --out gen", WRITTEN),
     Case("two writers, 07", spoil.writer("runs/report.json"), f"{REPORT} runs", WRITTEN),
     Case("a finished run, a writer", spoil.writer("runs/base/args.json"), AGAIN, "0 is finished"),
     Case("data/, 03", nothing, f"{AGAIN} --data {ANOTHER_NAME}", "0 is finished"),
     Case("data/, 04", nothing, f"{CACHED} --data ./data/", "0 is finished"),
     Case("data/, 02", nothing, f"{AUGMENT} --out gen --data {ANOTHER_NAME}", "0 is finished"),
-    Case("moved images, 03", MOVED, f"{AGAIN} --data moved/train", "0 is finished"),
-    Case("from elsewhere, 04", ELSEWHERE, MEASURED, "0 is finished"),
-    Case("moved images, 04", MOVED, f"{CACHED} --data moved", "0 is finished"),
-    Case("from elsewhere, 03", ELSEWHERE, TRAIN_ELSEWHERE, "0 is finished"),
+    *each("moved", MOVED, DONE, (f"{AGAIN} --data moved/train", f"{CACHED} --data moved"), nothing),
+    *each("from elsewhere", ELSEWHERE, DONE, (MEASURED, TRAIN_ELSEWHERE), nothing),
     Case("in its folder", spoil.enter("runs/base"), BESIDE_IT, "0 runs/base-cached is finished"),
     Case("a mirror from elsewhere", ELSEWHERE, COST, "0", "out/cost.json"),
     Case("a mirror of no originals", put("gen/augment.json", b"{}"), COSTS, "1 has no data in its"),
     Case("a report of images", nothing, f"{REPORT} --all data/train", "1 no result", "runs/base"),
+    Case("two, --init, none named", TWO, f"{TRAIN} --init {FILE}", "2 :NAME, where"),
     Case("two, neighbour", TWO, NEIGHBOUR, "2 :NAME, where NAME can be one., two."),
     Case("--size of 20 digits", nothing, f"{AUGMENT} --size {MANY}", "2 --size...below 2**31"),
     Case("--codes of 20 digits", nothing, f"{VQ} --codes {MANY}", "2 --codes...below 2**31"),
     Case("--seeds of 20 digits", nothing, f"{LAYER} --seeds {MANY} -1", "0", "out/result.json"),
-    Case("--seed -1, 06", nothing, f"{TRANSFER} --seed -1", "0", "out/result.json"),
-    Case("--seed 2**32, 06", nothing, f"{TRANSFER} --seed {2**32}", "0", "out/result.json"),
+    *each("seed", nothing, "0", [f"{TRANSFER} --seed {x}" for x in (-1, 2**32)], "out/result.json"),
     Case("no step of a tokenizer", *NO_STEP, "1 --tokenizer vqgan holds neither"),
+    Case("a huge image, 04", nothing, f"{LINEAR} --size 2147483647", "1 memory is full"),
     Case("a huge image, 02", nothing, f"{AUGMENT} --size 2147483647", "1 memory is full"),
     Case("its sheet", put("gen/augment.json", b"{}"), f"{SHEET} x.png --tokens 4", "0", "x.png"),
     Case("a sheet in data", nothing, f"{SHEET} data/train/a/000.png", "2 --out...inside --data"),

@@ -11,6 +11,7 @@ from conftest import call, refused, run, run_killed, stage_module
 from PIL import Image
 
 from augment.diffusion import read_captions
+from images.files import find_images
 from images.pictures import write_image
 
 
@@ -62,6 +63,7 @@ def test_lines_of_windows_and_of_names_that_are_not_utf8(setup, capsys, tmp_path
     out = tmp_path / "names.jsonl"
     call(*arguments, out, "--max-tokens", 5)
     assert b'"path": "class0/caf\xe9.jpg"' in out.read_bytes()
+    assert list(read_captions(out)) == find_images(data)
     call(*arguments[:2], photographs(tmp_path / "more", 3), *arguments[3:], out, "--max-tokens", 5)
     assert list(read_captions(out))[-1] == "class0/caf\udce9.jpg", "other folders' captions stay"
 

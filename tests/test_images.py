@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -30,8 +29,8 @@ def touch(root, *names):
 def test_matching_a_million_names_takes_seconds(monkeypatch):
     names = [f"{number}.png" for number in range(50_000)]
     monkeypatch.setattr(files, "find_images", lambda root: names)
-    end = time.process_time() + 5
-    assert len(files.matched("a", "b")) == 50_000 and time.process_time() < end
+    end = os.times().user + 5
+    assert len(files.matched("a", "b")) == 50_000 and os.times().user < end
 
 
 def test_every_extension_that_the_reader_reads(tmp_path):
