@@ -132,7 +132,7 @@ def test_sync_and_speed(report, workshop, monkeypatch, warm_start):
 
 
 def test_session(warm_start, tmp_path):
-    """A part that fails, here without images to evaluate on, ends nothing; small files are left."""
+    """A part that fails, here without images to evaluate on, ends nothing; files are left."""
     write_images(tmp_path / "data/train", size=32)
     python = tmp_path / "bin/python3"
     python.parent.mkdir()
@@ -146,6 +146,12 @@ def test_session(warm_start, tmp_path):
     names = sorted(file.name for file in results.iterdir())
     assert names == ["baseline.jsonl", "control.jsonl", "pretrain.txt"]
     assert "loss" in (results / "baseline.jsonl").read_text()
+    settings |= {"ARMS": "oracle", "LATER": "", "SEEDS": "0"}
+    study = tmp_path / "study"
+    words = [tmp_path / "data", "none", study, "mirrors", "encoders"]
+    done = shell("bash", "tools/gpu_study.sh", *words, **settings)
+    assert (study / "simclr-oracle-seed0/backbone.pth").exists()
+    assert done.stdout.count("failed: 04_linear_eval.py") == 2
 
 
 def test_make_gpu_installs_nothing():

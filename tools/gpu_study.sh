@@ -20,12 +20,12 @@ JOBS=${JOBS:-3}
 ARMS=${ARMS:-control oracle keep10}
 LATER=${LATER-diffusion0.1}
 SEEDS=${SEEDS:-0 1 2}
-export LAST=${LAST:-86400} BEGAN=$(date +%s) LABELS=10 DRAWS=10
+export LAST=${LAST:-86400} BEGAN=$(date +%s) LABELS=10 DRAWS=10 WORKERS=3
 PRETRAIN="--method simclr --preset cifar --in-memory --batch-size 512 --warmup-epochs 4 --mix 0.5"
-PRETRAIN="$PRETRAIN --log-every 20 --workers 2"
+PRETRAIN="$PRETRAIN --log-every 20"
 INPAINT="--steps 6 --top-k 24 --softmax-temperature 0.67 --batch-size 1000"
 if [ -n "${TINY:-}" ]; then
-  EPOCHS=1 LABELS=2 DRAWS=2
+  EPOCHS=1 LABELS=2 DRAWS=2 WORKERS=0
   PRETRAIN="$PRETRAIN --backbone resnet10 --projector 16-16 --batch-size 8 --warmup-epochs 0"
 fi
 export PRETRAIN INPAINT
@@ -34,11 +34,11 @@ ago() { echo $(($(date +%s) - BEGAN)); }
 stage() {  # script, arguments: what it says is shown when it ends, without its progress bars
   local log
   log=$(mktemp)
-  python3 "$@" --device "$DEVICE" > "$log" 2>&1 || echo "== failed: $*" >> "$log"
+  python3 "$@" --device "$DEVICE" --workers "$WORKERS" > "$log" 2>&1 || echo "== failed: $*" >> "$log"
   tr "\r" "\n" < "$log" | grep -Ev "(/s|s/it)[],]|^$"
 }
 mirror() {  # arm
-  local to=(--data "$DATA/train" --out "$RUNS/mirrors/$1" --workers 4)
+  local to=(--data "$DATA/train" --out "$RUNS/mirrors/$1")
   case $1 in
     oracle) stage 02_augment.py same-class "${to[@]}" --size 32 ;;
     keep*)
@@ -65,8 +65,8 @@ arm() {  # arm, seed: the encoder and its evaluations
   local name=$RUNS/simclr-$1-seed$2
   if [ "$(ago)" -gt "$LAST" ]; then return; fi
   pretrain "$1" "$name" "$EPOCHS" "$2"
-  stage 04_linear_eval.py --data "$DATA" --backbone "$name" --cache-features --knn --workers 4
-  stage 04_linear_eval.py --data "$DATA" --backbone "$name" --cache-features --workers 4 \
+  stage 04_linear_eval.py --data "$DATA" --backbone "$name" --cache-features --knn
+  stage 04_linear_eval.py --data "$DATA" --backbone "$name" --cache-features \
     --labels-per-class "$LABELS" --draws "$DRAWS"
   echo "== $1, seed $2: ended $(ago) s after the start"
 }
@@ -90,8 +90,12 @@ for part in $PARTS; do
       ;;
     encoders)
       {
-        for seed in $SEEDS; do printf "%s $seed\n" $ARMS; done
-        for seed in $SEEDS; do printf "%s $seed\n" $LATER; done
+        for seed in $SEEDS; do
+          for name in $ARMS; do echo "$name $seed"; done
+        done
+        for seed in $SEEDS; do
+          for name in $LATER; do echo "$name $seed"; done
+        done
       } | each "$JOBS" arm
       python3 07_metrics.py report "$RUNS" --gate 3
       ;;
