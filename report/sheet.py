@@ -93,8 +93,7 @@ def predicted(data, view, originals, paths, side):
     mask, _ = masks.masks_of(args["mask"], data, side)
     for image, path in zip(originals, paths, strict=True):
         rng = run.seed_rng(args["seed"], path, number)
-        tokens = mask(path, rng).reshape(side, side)
-        scale = len(image) // side
-        pixels = tokens.repeat(scale, 0).repeat(scale, 1)
+        tokens = mask(path, rng).reshape(side, side).astype(np.uint8)
+        pixels = cv2.resize(tokens, image.shape[:2], interpolation=cv2.INTER_NEAREST)
         pictures.append(np.where(pixels[..., None], np.uint8(128), image))
     return pictures
