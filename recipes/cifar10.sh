@@ -8,7 +8,8 @@
 #
 # BUDGET says how much is trained; METHODS, LABELS, ARMS, SEEDS and DECLARED can be given as well:
 #   cpu     SimCLR, a 10-layer ResNet, 60 epochs of 10,000 images, 15 arms, 2 to 5 seeds: 20 minutes
-#           of one core an encoder, some 17 hours in all; it can be stopped and continued
+#           of one core an encoder, or 13 of two with OMP_NUM_THREADS=2, some 17 hours of one core in
+#           all; it can be stopped and continued
 #   hour    SimCLR, ResNet-18, 16 epochs, 4 arms, 2 seeds
 #   night   SimCLR, ResNet-18, 45 epochs, 12 arms, 3 seeds
 #   full    VICReg and SimCLR with solo-learn's settings: 1,000 epochs, 17 arms, 3 seeds
