@@ -11,7 +11,7 @@
 # later than LAST seconds after the start. What is finished is skipped when the command is repeated.
 set -u
 cd "$(dirname "$0")/.."
-DATA=$1 GENERATORS=$2 RUNS=$3
+DATA=${1:?the folder of the images} GENERATORS=${2:?the folder of the generators} RUNS=${3:?where the runs go}
 shift 3
 PARTS=${*:-mirrors probe encoders}
 export DATA GENERATORS RUNS
