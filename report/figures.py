@@ -95,8 +95,7 @@ def draw_gains(differences, cost, path):
                 change[name],
                 fmean(gains),
                 half_width(gains),
-                fmt="o",
-                color=f"C{number % 10}",
+                fmt="os^vDP*"[number // 10],  # the colours repeat after ten
                 capsize=3,
                 label=f"{cells['method']} {cells['generated view']}",
             )
