@@ -95,7 +95,7 @@ def draw_gains(differences, cost, path):
                 change[name],
                 fmean(gains),
                 half_width(gains),
-                fmt="os^vDP*"[number // 10],  # the colours repeat after ten
+                fmt="os^vDP*"[number % 7],  # the colours repeat after ten
                 capsize=3,
                 label=f"{cells['method']} {cells['generated view']}",
             )

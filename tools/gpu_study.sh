@@ -38,6 +38,7 @@ stage() {  # script, arguments: what it says is shown when it ends, without its 
   log=$(mktemp)
   python3 "$@" --device "$DEVICE" --workers "$WORKERS" > "$log" 2>&1 || echo "== failed: $*" >> "$log"
   tr "\r" "\n" < "$log" | grep -Ev "(/s|s/it)[],]|^$"
+  rm "$log"
 }
 mirror() {  # arm
   local to=(--data "$DATA/train" --out "$RUNS/mirrors/$1")
